@@ -1,0 +1,5 @@
+//! The engine of the Ara gateway.
+
+mod limits;
+
+pub use limits::Limits;

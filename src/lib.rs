@@ -1,0 +1,2 @@
+//! The Ara gateway.
+pub mod config;
