@@ -33,3 +33,50 @@ impl Default for Limits {
         }
     }
 }
+
+/// Room for adoptions and questions. At 25 µs to adopt a client this is 0.1 s of work; beyond it a
+/// new client hears 503 at once instead of waiting.
+pub const CONTROL_LANE_CAPACITY: usize = 4096;
+
+/// Room for reports. The router drains it before every trigger; when it is full the shard waits.
+pub const REPORT_LANE_CAPACITY: usize = 16_384;
+
+/// Control messages taken in one turn: adoption is the dearest (about 25 µs), so 6 ms at most.
+pub const CONTROLS_PER_TURN: usize = 256;
+
+/// Deliveries taken in one turn. What is taken together is flushed together.
+pub const DELIVERIES_PER_TURN: usize = 64;
+
+/// Frames put into outboxes in one turn before no further delivery is taken. 262,144 entries of
+/// 16 bytes are 4 MiB: the most a turn's burst can hold beyond the bytes themselves.
+pub const FRAMES_PER_TURN: usize = 262_144;
+
+/// Readable sockets served in one turn, each with one read of the shared buffer.
+pub const READS_PER_TURN: usize = 256;
+
+/// Sockets of a wide fan-out written in one turn, about 3 ms; replies and notifications to single
+/// users are written before them in every turn, whatever is left of the fan-out.
+pub const FAN_OUT_FLUSHES_PER_TURN: usize = 512;
+
+/// A delivery that touches more connections than this is a wide fan-out.
+pub const PROMPT_RECIPIENTS_MAX: usize = 64;
+
+/// The shard's one read buffer. A connection keeps a copy only of an unfinished frame.
+pub const READ_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Frames written by one `writev`.
+pub const FRAMES_PER_WRITE: usize = 64;
+
+/// Poller events taken at once.
+pub const POLLER_EVENTS: usize = 1024;
+
+/// How long a closing connection may take to flush, answer and go.
+pub const LINGER: Duration = Duration::from_secs(3);
+
+/// Bytes of unfinished client messages a shard keeps over all its connections. A client whose
+/// message would go beyond is closed with 1013: 64 MiB are 1,024 messages of the default maximum.
+pub const UNFINISHED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+const _: () = assert!(FRAMES_PER_WRITE <= 1024, "IOV_MAX of Linux");
+const _: () = assert!(DELIVERIES_PER_TURN < REPORT_LANE_CAPACITY, "a turn's reports fit the lane");
+const _: () = assert!(CONTROLS_PER_TURN < REPORT_LANE_CAPACITY, "a turn's reports fit the lane");

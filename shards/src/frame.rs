@@ -1,0 +1,87 @@
+//! What waits in an outbox: bytes for one transport, shared by all who get them.
+//!
+//! **Runs on**: one shard (`Rc`, so that a recipient costs no atomic operation). **Owns**: the
+//! bytes, or a share of the notification. **Never**: crosses a thread.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tungstenite::protocol::frame::coding::OpCode;
+
+use crate::codec::dialect::ServerMessage;
+use crate::codec::{sse, websocket};
+use crate::message::Transport;
+use crate::notification::Notification;
+
+/// A frame on its way to one or more connections of this shard.
+#[derive(Debug)]
+pub enum Frame {
+    /// A notification: the bytes depend on the reader's transport.
+    Notification(Arc<Notification>),
+    /// Bytes made for the transport they are offered to.
+    Bytes(Box<[u8]>),
+}
+
+impl Frame {
+    /// The bytes a connection of that transport is written.
+    #[must_use]
+    pub fn bytes(&self, transport: Transport) -> &[u8] {
+        match self {
+            Self::Notification(notification) => notification.bytes(transport),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+
+    /// A server message in a transport's form.
+    #[must_use]
+    pub fn message(message: &ServerMessage<'_>, transport: Transport) -> Rc<Self> {
+        let json = message.json();
+        Rc::new(Self::Bytes(match transport {
+            Transport::WebSocket => websocket::text_frame(&json),
+            Transport::Sse => sse::event(message.event_name(), None, &json),
+        }))
+    }
+
+    /// A heartbeat: the message, and on WebSocket a protocol ping that makes the client answer.
+    #[must_use]
+    pub fn heartbeat(transport: Transport) -> Rc<Self> {
+        let json = ServerMessage::Heartbeat.json();
+        Rc::new(Self::Bytes(match transport {
+            Transport::WebSocket => {
+                let mut bytes = websocket::text_frame(&json).into_vec();
+                bytes.extend_from_slice(&websocket::ping_frame());
+                bytes.into_boxed_slice()
+            }
+            Transport::Sse => sse::event(ServerMessage::Heartbeat.event_name(), None, &json),
+        }))
+    }
+
+    /// A goodbye with the delay after which the client should come back. An SSE client's own
+    /// reconnection is set to it as well.
+    #[must_use]
+    pub fn shutdown(transport: Transport, reconnect_after_ms: u32) -> Rc<Self> {
+        let message = ServerMessage::Shutdown {
+            reason: "server shutting down",
+            reconnect_after_seconds: f64::from(reconnect_after_ms) / 1000.0,
+        };
+        let json = message.json();
+        Rc::new(Self::Bytes(match transport {
+            Transport::WebSocket => websocket::text_frame(&json),
+            Transport::Sse => {
+                sse::event_with_retry(message.event_name(), &json, u64::from(reconnect_after_ms))
+            }
+        }))
+    }
+
+    /// A frame with these bytes as they are.
+    #[must_use]
+    pub fn raw(bytes: Box<[u8]>) -> Rc<Self> {
+        Rc::new(Self::Bytes(bytes))
+    }
+
+    /// An unfragmented message frame, text or binary.
+    #[must_use]
+    pub fn websocket(opcode: OpCode, payload: &[u8]) -> Rc<Self> {
+        Rc::new(Self::Bytes(websocket::frame(opcode, payload)))
+    }
+}

@@ -1,0 +1,240 @@
+//! What crosses threads, one variant a message: who sends it, who takes it, what its loss costs.
+//!
+//! **Runs on**: built on the router (inputs) or a shard (reports), read on the other side.
+//! **Owns**: its own data; shared bytes are immutable. **Never**: carries a lock or a callback.
+//!
+//! The star: the router is the only sender to shards, and shards report only to the router.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::id::{NotificationId, Ticket};
+use crate::meter::ShardSnapshot;
+use crate::notification::Notification;
+use crate::placement::UserHash;
+
+/// Router → shard, control lane: never behind deliveries. Each is answered by a [`Report`].
+#[derive(Debug)]
+pub enum Control {
+    /// Take over a client that was admitted. Answered by `Closed` once, when it is gone.
+    /// Refused (lane full): the router tells the client 503 itself.
+    Adopt(Box<Adoption>),
+    /// Answer a question about this shard. Refused: the caller gets 503.
+    Ask {
+        /// Whom the answer is for.
+        ticket: Ticket,
+        /// What is asked.
+        question: Question,
+    },
+    /// Say goodbye to every client and flush: `Drained` follows when the last has gone.
+    Drain(Drain),
+    /// End the thread now. What it still holds is dropped.
+    Stop,
+}
+
+/// How clients are sent away on a graceful stop.
+#[derive(Debug, Clone, Copy)]
+pub struct Drain {
+    /// Each client is asked to return after a delay of its own, spread over this window.
+    pub reconnect_window: Duration,
+    /// Clients that did not finish by then are cut.
+    pub grace: Duration,
+}
+
+/// The transport a client chose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// RFC 6455 frames, both ways.
+    WebSocket,
+    /// A `text/event-stream` response, one way.
+    Sse,
+}
+
+/// An admitted client on its way to its home shard: the socket and who is behind it.
+#[derive(Debug)]
+pub struct Adoption {
+    /// The client's socket, non-blocking.
+    pub stream: TcpStream,
+    /// How it speaks.
+    pub transport: Transport,
+    /// Who it is and what it may hear.
+    pub member: Member,
+    /// What must be written first: the 101 or 200 response head.
+    pub greeting: Box<[u8]>,
+    /// What is written instead when the user has too many connections already.
+    pub refusal: Arc<[u8]>,
+    /// Bytes the client sent after its request head.
+    pub leftover: Box<[u8]>,
+    /// The connection's public id (a UUID), for `connected`.
+    pub connection_id: NotificationId,
+}
+
+/// A user's connection as the shard's state sees it.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// The tenant's name.
+    pub tenant: Arc<str>,
+    /// The user's id within the tenant.
+    pub user: Box<str>,
+    /// The hash that chose this shard.
+    pub hash: UserHash,
+    /// The roles its token carries.
+    pub roles: Box<[Box<str>]>,
+    /// The channels its token allows: names or `prefix.*`; `None` = all.
+    pub grants: Option<Box<[Box<str>]>>,
+    /// What it listens to from the start.
+    pub listens: Listens,
+}
+
+/// The channels a connection hears without having sent `Subscribe`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listens {
+    /// None: a WebSocket client subscribes by message.
+    Nothing,
+    /// These (an SSE client that named them).
+    Channels(Box<[Box<str>]>),
+    /// All of its tenant that its token allows (an SSE client that named none).
+    Everything,
+}
+
+/// A question to a shard, answered between two turns, so that the answer is one coherent state.
+#[derive(Debug, Clone)]
+pub enum Question {
+    /// Counters and sizes.
+    Snapshot,
+    /// Every channel of the tenant with subscribers here.
+    Channels {
+        /// The tenant asked about.
+        tenant: Arc<str>,
+    },
+    /// One channel's subscribers.
+    Channel {
+        /// The tenant asked about.
+        tenant: Arc<str>,
+        /// The channel's name.
+        name: Arc<str>,
+    },
+    /// One user's connections and subscriptions.
+    User(Recipient),
+}
+
+/// The answer to a [`Question`].
+#[derive(Debug)]
+pub enum Answer {
+    /// To `Snapshot`.
+    Snapshot(Box<ShardSnapshot>),
+    /// To `Channels` and `Channel`: names with their subscriber counts on this shard.
+    Channels(Vec<(Arc<str>, usize)>),
+    /// To `User`: its number of connections and the channels any of them subscribed to.
+    User {
+        /// Open connections; 0 = the user is not connected.
+        connections: usize,
+        /// Subscribed channels, sorted, each once.
+        subscriptions: Vec<Arc<str>>,
+    },
+}
+
+/// Router → shard, delivery lanes: what to send to whom. Refused (lane full): the whole trigger is
+/// refused before any shard got it. Answered by exactly one [`Report::Delivered`].
+#[derive(Debug)]
+pub struct Delivery {
+    /// Whose report this is.
+    pub ticket: Ticket,
+    /// Who is meant.
+    pub audience: Recipients,
+}
+
+/// The recipients of a delivery on one shard, and the notification they get.
+#[derive(Debug)]
+pub enum Recipients {
+    /// All connections of each of these users.
+    Users {
+        /// What they get.
+        notification: Arc<Notification>,
+        /// Users whose home this shard is.
+        users: Box<[Recipient]>,
+    },
+    /// Every connection of a tenant.
+    Everyone {
+        /// The tenant.
+        tenant: Arc<str>,
+        /// What they get.
+        notification: Arc<Notification>,
+    },
+    /// The subscribers of these channels; a connection on several gets the first only.
+    Channels {
+        /// The tenant.
+        tenant: Arc<str>,
+        /// Each channel and the notification as it reads there.
+        parts: Arc<[(Arc<str>, Arc<Notification>)]>,
+    },
+}
+
+/// One user a delivery or a question is about.
+#[derive(Debug, Clone)]
+pub struct Recipient {
+    /// The tenant's name.
+    pub tenant: Arc<str>,
+    /// The user's id.
+    pub user: Arc<str>,
+    /// Their hash, as the placement computed it.
+    pub hash: UserHash,
+}
+
+/// What became of one delivery, or of one user's or channel's part of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Connections whose socket or outbox took the frame.
+    pub delivered: u32,
+    /// Connections that could not take it.
+    pub failed: u32,
+}
+
+impl Tally {
+    /// Adds another part.
+    pub fn add(&mut self, other: Self) {
+        self.delivered = self.delivered.saturating_add(other.delivered);
+        self.failed = self.failed.saturating_add(other.failed);
+    }
+}
+
+/// Shard → router. The lane has bounded room and no report is ever lost: a shard that cannot
+/// report holds its turn (reads nothing, writes nothing) until the router has made room.
+#[derive(Debug)]
+pub enum Report {
+    /// What became of a delivery on this shard.
+    Delivered {
+        /// The delivery's ticket.
+        ticket: Ticket,
+        /// The sum over all recipients on this shard.
+        total: Tally,
+        /// One entry per user or channel, in the delivery's order; empty for `Everyone` and
+        /// wherever there is just one recipient.
+        parts: Box<[Tally]>,
+    },
+    /// The first subscriber of a channel came (or the last went). Sent before the client can see
+    /// `subscribed`, so that a trigger it causes finds the channel.
+    Interest {
+        /// The tenant.
+        tenant: Arc<str>,
+        /// The channel; `None` = connections that hear all channels of the tenant.
+        channel: Option<Arc<str>>,
+        /// Whether this shard has subscribers now.
+        present: bool,
+    },
+    /// An adopted client's socket is closed and its place in the admission count is free.
+    Closed {
+        /// How it spoke.
+        transport: Transport,
+    },
+    /// The answer to a question.
+    Answered {
+        /// The question's ticket.
+        ticket: Ticket,
+        /// The answer.
+        answer: Answer,
+    },
+    /// Every client has left after a `Drain`.
+    Drained,
+}

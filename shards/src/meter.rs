@@ -1,0 +1,62 @@
+//! What a shard counts: plain numbers with one writer, read as one coherent copy.
+//!
+//! **Runs on**: written on its shard between two awaits, copied out by `Question::Snapshot`.
+//! **Owns**: the counters. **Never**: is atomic or shared: a reader asks the shard.
+
+/// Counters since start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Meter {
+    /// Clients taken over.
+    pub connections_opened: u64,
+    /// Clients gone.
+    pub connections_closed: u64,
+    /// Clients turned away because the user had too many connections.
+    pub connections_refused: u64,
+    /// Deliveries applied.
+    pub deliveries: u64,
+    /// Frames a socket or outbox took, over all recipients.
+    pub frames_delivered: u64,
+    /// Frames that could not be taken.
+    pub frames_failed: u64,
+    /// Taken notifications that a closing connection had not written.
+    pub frames_discarded: u64,
+    /// Messages clients sent.
+    pub messages_received: u64,
+    /// Client messages answered with an error.
+    pub messages_refused: u64,
+    /// Connections closed because their outbox was full or did not move (4429).
+    pub slow_consumers: u64,
+    /// Connections closed because no frame came (4408).
+    pub timeouts: u64,
+    /// Connections closed for breaking the protocol (1002, 1007, 1009).
+    pub violations: u64,
+    /// Heartbeats sent.
+    pub heartbeats: u64,
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Write system calls on client sockets.
+    pub writes: u64,
+}
+
+/// One shard between two turns.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ShardSnapshot {
+    /// Its counters.
+    pub meter: Meter,
+    /// Open WebSocket connections.
+    pub websocket_connections: usize,
+    /// Open SSE connections.
+    pub sse_connections: usize,
+    /// Users with at least one connection.
+    pub users: usize,
+    /// Channels with at least one subscriber.
+    pub channels: usize,
+    /// Subscriptions over all channels.
+    pub subscriptions: usize,
+    /// Bytes waiting in all outboxes.
+    pub outbox_bytes: usize,
+    /// Bytes of unfinished client messages.
+    pub unfinished_bytes: usize,
+    /// The core it is pinned to.
+    pub core: Option<usize>,
+}

@@ -1,0 +1,416 @@
+//! A shard put together: state, sockets, timers and inbox, driven turn by turn.
+//!
+//! **Runs on**: its worker's thread. **Owns**: all four. **Never**: awaits, or reads a clock.
+
+use std::collections::VecDeque;
+use std::io;
+
+use tungstenite::protocol::frame::coding::{Data, OpCode};
+
+use crate::codec::dialect::{self, ServerMessage};
+use crate::codec::websocket::{self, Event, Violation};
+use crate::frame::Frame;
+use crate::id::{ConnectionKey, Tick};
+use crate::inbox::{Inbox, Refused};
+use crate::io::connections::{Connections, Received};
+use crate::limits::{
+    CONTROLS_PER_TURN, DELIVERIES_PER_TURN, FAN_OUT_FLUSHES_PER_TURN, FRAMES_PER_TURN, LINGER,
+    Limits, READ_BUFFER_BYTES, READS_PER_TURN, UNFINISHED_BYTES_MAX,
+};
+use crate::message::{Adoption, Answer, Control, Drain, Question, Report, Transport};
+use crate::state::timer::Wheel;
+use crate::state::{Farewell, Outgoing, State, Urgency};
+
+/// What a client's data messages mean.
+///
+/// The gateway's contract is [`Contract`]; the echo server that the conformance suite drives is
+/// another, on the same sockets, frames and close rules.
+pub trait Conversation: Send + 'static {
+    /// Whether a new client is told `connected`.
+    const GREETS: bool;
+
+    /// A whole text message came.
+    fn text(&mut self, key: ConnectionKey, text: &str, state: &mut State, out: &mut impl Outgoing);
+
+    /// A whole binary message came.
+    fn binary(
+        &mut self,
+        key: ConnectionKey,
+        bytes: &[u8],
+        state: &mut State,
+        out: &mut impl Outgoing,
+    );
+}
+
+/// The gateway's client messages: JSON text, or binary with UTF-8 JSON.
+#[derive(Debug, Default)]
+pub struct Contract;
+
+impl Conversation for Contract {
+    const GREETS: bool = true;
+
+    fn text(&mut self, key: ConnectionKey, text: &str, state: &mut State, out: &mut impl Outgoing) {
+        state.handle_message(key, dialect::parse(text), out);
+    }
+
+    fn binary(
+        &mut self,
+        key: ConnectionKey,
+        bytes: &[u8],
+        state: &mut State,
+        out: &mut impl Outgoing,
+    ) {
+        let message = std::str::from_utf8(bytes)
+            .map_err(|_invalid| "a binary message must be JSON in UTF-8".to_owned())
+            .and_then(dialect::parse);
+        state.handle_message(key, message, out);
+    }
+}
+
+/// Sends every message back as it came.
+#[derive(Debug, Default)]
+pub struct Echo;
+
+impl Conversation for Echo {
+    const GREETS: bool = false;
+
+    fn text(&mut self, key: ConnectionKey, text: &str, _: &mut State, out: &mut impl Outgoing) {
+        let opcode = OpCode::Data(Data::Text);
+        out.offer(key, &Frame::websocket(opcode, text.as_bytes()), Urgency::Prompt);
+    }
+
+    fn binary(&mut self, key: ConnectionKey, bytes: &[u8], _: &mut State, out: &mut impl Outgoing) {
+        let opcode = OpCode::Data(Data::Binary);
+        out.offer(key, &Frame::websocket(opcode, bytes), Urgency::Prompt);
+    }
+}
+
+/// What the loop does after a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// Wait for the bell, the poller or this time.
+    Idle(Option<Tick>),
+    /// There is more to do at once.
+    Again,
+    /// The router must make room for reports first.
+    Held,
+    /// End the thread.
+    Stop,
+}
+
+/// One shard.
+pub(crate) struct Shard {
+    state: State,
+    connections: Connections,
+    wheel: Wheel,
+    inbox: Inbox,
+    core: Option<usize>,
+    limits: Limits,
+    buffer: Vec<u8>,
+    fired: Vec<(ConnectionKey, Tick)>,
+    draining: Option<Leaving>,
+}
+
+/// A drain under way.
+struct Leaving {
+    rest: VecDeque<ConnectionKey>,
+    order: Drain,
+    until: Tick,
+    reported: bool,
+}
+
+impl Shard {
+    pub(crate) fn new(
+        limits: Limits,
+        now: Tick,
+        connections: Connections,
+        inbox: Inbox,
+        core: Option<usize>,
+    ) -> Self {
+        Self {
+            state: State::new(limits.clone(), fastrand::u64(..)),
+            connections,
+            wheel: Wheel::new(now),
+            inbox,
+            core,
+            limits,
+            buffer: vec![0; READ_BUFFER_BYTES],
+            fired: Vec::new(),
+            draining: None,
+        }
+    }
+
+    /// One turn: everything it does is bounded, and nothing in it waits.
+    pub(crate) fn turn(
+        &mut self,
+        conversation: &mut impl Conversation,
+        now: Tick,
+    ) -> io::Result<Flow> {
+        self.state.meter.turns += 1;
+        self.connections.set_now(now);
+        if !self.hand_over_reports() {
+            return Ok(Flow::Held);
+        }
+        self.inbox.answer_bell();
+        let more_events = self.connections.poll_events()?;
+        for _ in 0..CONTROLS_PER_TURN {
+            let Some(control) = self.inbox.next_control() else { break };
+            match control {
+                Control::Stop => return Ok(Flow::Stop),
+                other => self.handle_control(other, conversation, now),
+            }
+        }
+        self.take_deliveries();
+        for _ in 0..READS_PER_TURN {
+            let Some(key) = self.connections.next_readable() else { break };
+            self.handle_readable(key, conversation, now);
+        }
+        self.fire_timers(now);
+        self.send_some_away(now);
+        if !self.hand_over_reports() {
+            return Ok(Flow::Held);
+        }
+        self.connections.flush_touched();
+        self.bury(now);
+        let busy = more_events || self.connections.has_work() || !self.inbox.is_empty();
+        if busy || !self.hand_over_reports() || self.draining.as_ref().is_some_and(Leaving::is_busy)
+        {
+            return Ok(Flow::Again);
+        }
+        Ok(Flow::Idle(self.wheel.next()))
+    }
+
+    /// Gives the router every report there is; false if its lane is full.
+    fn hand_over_reports(&mut self) -> bool {
+        let mut sent = false;
+        let mut room = true;
+        while let Some(report) = self.state.poll_report() {
+            match self.inbox.report(report) {
+                Ok(()) => sent = true,
+                Err(Refused(report)) => {
+                    self.state.return_report(report);
+                    room = false;
+                    break;
+                }
+            }
+        }
+        if sent || !room {
+            self.inbox.ring_router();
+        }
+        room
+    }
+
+    fn handle_control(&mut self, control: Control, talk: &mut impl Conversation, now: Tick) {
+        match control {
+            Control::Adopt(adoption) => self.adopt(*adoption, talk, now),
+            Control::Ask { ticket, question } => {
+                let answer = self.answer(&question);
+                self.state.push_report(Report::Answered { ticket, answer });
+            }
+            Control::Drain(order) => {
+                let rest = self.connections.keys().into();
+                let until = now.after(order.grace);
+                // A timer of its own would be one more concept: any key serves as an alarm.
+                self.wheel.arm(ConnectionKey(u32::MAX), until);
+                self.draining = Some(Leaving { rest, order, until, reported: false });
+            }
+            Control::Stop => {}
+        }
+    }
+
+    fn answer(&self, question: &Question) -> Answer {
+        let mut answer = self.state.handle_question(question);
+        if let Answer::Snapshot(snapshot) = &mut answer {
+            snapshot.outbox_bytes = self.connections.outbox_bytes();
+            snapshot.unfinished_bytes = self.connections.unfinished_bytes;
+            snapshot.core = self.core;
+            snapshot.meter.writes = self.connections.writes();
+            snapshot.meter.frames_discarded = self.connections.discarded;
+        }
+        answer
+    }
+
+    fn adopt<C: Conversation>(&mut self, adoption: Adoption, talk: &mut C, now: Tick) {
+        let transport = adoption.transport;
+        let member = adoption.member;
+        let key = match self.connections.adopt(adoption.stream, transport) {
+            Ok(key) if self.draining.is_none() => key,
+            Ok(key) => return self.part_with(key),
+            Err(error) => {
+                tracing::warn!(%error, "a client socket could not be registered");
+                return self.state.push_report(Report::Closed { transport });
+            }
+        };
+        let user = member.user.clone();
+        let Ok(next) = self.state.handle_connect(key, member, transport, now) else {
+            self.connections.finish(key, Some(Box::from(&*adoption.refusal)), true);
+            return;
+        };
+        self.connections.push_bytes(key, adoption.greeting);
+        if C::GREETS {
+            let connection_id = adoption.connection_id.to_string();
+            let hello = ServerMessage::Connected { connection_id, user_id: &user };
+            self.connections.offer(key, &Frame::message(&hello, transport), Urgency::Prompt);
+        }
+        self.arm(key, next);
+        let mut leftover = adoption.leftover;
+        self.decode(key, &mut leftover, talk, now);
+    }
+
+    fn arm(&mut self, key: ConnectionKey, at: Tick) {
+        if at < Tick(u32::MAX) {
+            let due = self.wheel.arm(key, at);
+            self.connections.set_timer(key, due);
+        }
+    }
+
+    /// Takes deliveries until the turn's budget of messages or frames is used.
+    fn take_deliveries(&mut self) {
+        let mut frames = 0;
+        for _ in 0..DELIVERIES_PER_TURN {
+            if frames >= FRAMES_PER_TURN {
+                return;
+            }
+            let Some(delivery) = self.inbox.next_delivery() else { return };
+            frames += self.state.handle_delivery(delivery, &mut self.connections) as usize;
+        }
+    }
+
+    fn handle_readable(&mut self, key: ConnectionKey, talk: &mut impl Conversation, now: Tick) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        match self.connections.read(key, &mut buffer) {
+            Received::Nothing => {}
+            Received::End => self.part_with(key),
+            Received::Bytes(count) => {
+                let listens = self.connections.transport(key) == Some(Transport::WebSocket)
+                    && self.connections.is_open(key);
+                if let Some(bytes) = buffer.get_mut(..count).filter(|_| listens) {
+                    self.decode(key, bytes, talk, now);
+                }
+            }
+        }
+        self.buffer = buffer;
+    }
+
+    /// Feeds a client's bytes to the codec and does what its messages ask.
+    fn decode<C: Conversation>(
+        &mut self,
+        key: ConnectionKey,
+        bytes: &mut [u8],
+        talk: &mut C,
+        now: Tick,
+    ) {
+        if bytes.is_empty() {
+            return;
+        }
+        let mut unfinished = self.connections.take_unfinished(key);
+        let (state, connections) = (&mut self.state, &mut self.connections);
+        let mut heard = false;
+        let result =
+            websocket::decode(bytes, &mut unfinished, self.limits.message_bytes_max, |event| {
+                heard = true;
+                match event {
+                    Event::Text(text) => talk.text(key, text, state, connections),
+                    Event::Binary(bytes) => talk.binary(key, bytes, state, connections),
+                    Event::Ping(payload) => {
+                        let pong = Frame::raw(websocket::pong_frame(payload));
+                        if !connections.offer(key, &pong, Urgency::Prompt) {
+                            state.dismiss_slow(key, connections);
+                        }
+                    }
+                    Event::Pong => {}
+                    Event::Close(code) => {
+                        state.handle_disconnect(key);
+                        connections.finish(key, Some(websocket::close_frame(code, "")), true);
+                    }
+                }
+                connections.is_open(key)
+            });
+        if heard {
+            self.state.handle_heard(key, now);
+        }
+        if let Err(Violation { code, reason }) = result {
+            self.state.meter.violations += 1;
+            let farewell = Farewell { code, reason, flush: true };
+            self.state.dismiss(key, farewell, &mut self.connections);
+        } else if unfinished.is_some() && self.connections.is_open(key) {
+            self.connections.return_unfinished(key, unfinished);
+            if self.connections.unfinished_bytes > UNFINISHED_BYTES_MAX {
+                self.state.dismiss(key, Farewell::OVERLOADED, &mut self.connections);
+            }
+        }
+    }
+
+    fn fire_timers(&mut self, now: Tick) {
+        let mut fired = std::mem::take(&mut self.fired);
+        self.wheel.expire(now, &mut fired);
+        for (key, due) in fired.drain(..) {
+            if !self.connections.is_timer_current(key, due) {
+                continue;
+            }
+            if !self.connections.is_open(key) {
+                // It had its time to say goodbye.
+                self.part_with(key);
+            } else if self.is_stalled(key, now) {
+                self.state.dismiss_slow(key, &mut self.connections);
+            } else if let Some(next) = self.state.handle_timer(key, now, &mut self.connections) {
+                self.arm(key, next);
+            }
+        }
+        self.fired = fired;
+    }
+
+    /// Whether a reader has taken nothing of what waits for it for the connection timeout.
+    fn is_stalled(&self, key: ConnectionKey, now: Tick) -> bool {
+        let timeout = self.limits.connection_timeout;
+        let ticks = Tick::default().after(timeout).0;
+        !timeout.is_zero()
+            && now
+                .0
+                .checked_sub(ticks)
+                .is_some_and(|since| self.connections.is_stalled(key, Tick(since)))
+    }
+
+    /// Sends the next few clients away while draining, and cuts the rest when its time is over.
+    fn send_some_away(&mut self, now: Tick) {
+        let Some(mut leaving) = self.draining.take() else { return };
+        for _ in 0..FAN_OUT_FLUSHES_PER_TURN {
+            let Some(key) = leaving.rest.pop_front() else { break };
+            self.state.send_away(key, leaving.order.reconnect_window, &mut self.connections);
+        }
+        if now >= leaving.until {
+            for key in self.connections.keys() {
+                self.part_with(key);
+            }
+        }
+        if !leaving.reported && self.connections.len() == 0 {
+            leaving.reported = true;
+            self.state.push_report(Report::Drained);
+        }
+        self.draining = Some(leaving);
+    }
+
+    /// Forgets a connection and closes its socket.
+    fn part_with(&mut self, key: ConnectionKey) {
+        self.state.handle_disconnect(key);
+        if let Some(transport) = self.connections.remove(key) {
+            self.state.push_report(Report::Closed { transport });
+        }
+    }
+
+    /// Closes broken sockets and gives those that are closing their deadline.
+    fn bury(&mut self, now: Tick) {
+        while let Some(key) = self.connections.next_broken() {
+            self.part_with(key);
+        }
+        while let Some(key) = self.connections.next_closing() {
+            self.arm(key, now.after(LINGER));
+        }
+    }
+}
+
+impl Leaving {
+    fn is_busy(&self) -> bool {
+        !self.rest.is_empty()
+    }
+}

@@ -1,0 +1,174 @@
+//! Fanning one delivery out over this shard's connections.
+//!
+//! **Runs on**: a shard. **Owns**: nothing beyond the call. **Never**: allocates or logs per
+//! recipient; counts a frame that no outbox took.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::directory::Directory;
+use super::session::Session;
+use super::{Outgoing, State, Urgency};
+use crate::frame::Frame;
+use crate::id::ConnectionKey;
+use crate::limits::PROMPT_RECIPIENTS_MAX;
+use crate::message::{Delivery, Recipients, Report, Tally};
+use crate::notification::{Audience, Notification};
+
+impl State {
+    /// Applies one delivery, reports what became of it, and sends slow consumers away. Returns
+    /// how many frames were put into outboxes.
+    pub fn handle_delivery(&mut self, delivery: Delivery, out: &mut impl Outgoing) -> u32 {
+        let mut refused = std::mem::take(&mut self.refused);
+        let mut fan = Fan { directory: &self.directory, out, refused: &mut refused };
+        let mut parts = Vec::new();
+        let total = match delivery.audience {
+            Recipients::Users { notification, users } => {
+                let frame = Rc::new(Frame::Notification(notification));
+                parts.extend(users.iter().map(|user| {
+                    let keys = self.directory.connections(&user.tenant, &user.user, user.hash);
+                    fan.offer_all(keys, &frame, urgency_for(users.len()))
+                }));
+                sum(&parts)
+            }
+            Recipients::Everyone { tenant, notification } => {
+                let frame = Rc::new(Frame::Notification(notification));
+                let members = self.directory.tenant(&tenant).map_or(&[][..], |t| &t.members);
+                fan.offer_all(members, &frame, urgency_for(members.len()))
+            }
+            Recipients::Channels { tenant, parts: channels } => {
+                fan.offer_channels(&tenant, &channels, &mut self.seen, &mut parts);
+                sum(&parts)
+            }
+        };
+        if parts.len() == 1 {
+            parts.clear();
+        }
+        self.meter.deliveries += 1;
+        self.meter.frames_delivered += u64::from(total.delivered);
+        self.meter.frames_failed += u64::from(total.failed);
+        let parts = parts.into_boxed_slice();
+        self.push_report(Report::Delivered { ticket: delivery.ticket, total, parts });
+        for key in refused.drain(..) {
+            if self.directory.session(key).is_some() {
+                self.dismiss_slow(key, out);
+            }
+        }
+        self.refused = refused;
+        total.delivered
+    }
+}
+
+fn sum(parts: &[Tally]) -> Tally {
+    let mut total = Tally::default();
+    for part in parts {
+        total.add(*part);
+    }
+    total
+}
+
+const fn urgency_for(recipients: usize) -> Urgency {
+    if recipients > PROMPT_RECIPIENTS_MAX { Urgency::FanOut } else { Urgency::Prompt }
+}
+
+/// One delivery on its way to its recipients.
+struct Fan<'a, O> {
+    directory: &'a Directory,
+    out: &'a mut O,
+    /// Connections whose outbox refused.
+    refused: &'a mut Vec<ConnectionKey>,
+}
+
+impl<O: Outgoing> Fan<'_, O> {
+    fn offer_all(&mut self, keys: &[ConnectionKey], frame: &Rc<Frame>, urgency: Urgency) -> Tally {
+        let mut tally = Tally::default();
+        for key in keys {
+            self.offer(*key, frame, urgency, &mut tally);
+        }
+        tally
+    }
+
+    /// Offers each channel's notification to its hearers; who hears several gets the first.
+    fn offer_channels(
+        &mut self,
+        tenant: &str,
+        channels: &[(Arc<str>, Arc<Notification>)],
+        seen: &mut Vec<u64>,
+        tallies: &mut Vec<Tally>,
+    ) {
+        seen.clear();
+        if channels.len() > 1 {
+            seen.resize(self.directory.key_bound().div_ceil(64), 0);
+        }
+        let tenant = self.directory.tenant(tenant);
+        for (name, notification) in channels {
+            let mut tally = Tally::default();
+            if let Some(tenant) = tenant {
+                let frame = Rc::new(Frame::Notification(Arc::clone(notification)));
+                let subscribers =
+                    self.directory.channel(tenant, name).map_or(&[][..], |c| &c.subscribers);
+                let urgency = urgency_for(subscribers.len() + tenant.listeners.len());
+                for key in subscribers {
+                    if first_time(seen, *key) {
+                        self.offer(*key, &frame, urgency, &mut tally);
+                    }
+                }
+                for key in &tenant.listeners {
+                    let hears = self.directory.session(*key).is_some_and(|s| s.may_hear(name));
+                    if hears && first_time(seen, *key) {
+                        self.offer(*key, &frame, urgency, &mut tally);
+                    }
+                }
+            }
+            tallies.push(tally);
+        }
+    }
+
+    fn offer(
+        &mut self,
+        key: ConnectionKey,
+        frame: &Rc<Frame>,
+        urgency: Urgency,
+        tally: &mut Tally,
+    ) {
+        let Some(session) = self.directory.session(key) else { return };
+        if let Frame::Notification(notification) = &**frame {
+            let meant = notification
+                .audience
+                .as_deref()
+                .is_none_or(|audience| self.is_meant(session, audience));
+            // No encoding for its transport: it was admitted after the trigger, so not a recipient.
+            if !meant || notification.bytes(session.transport).is_empty() {
+                return;
+            }
+        }
+        if self.out.offer(key, frame, urgency) {
+            tally.delivered += 1;
+        } else {
+            tally.failed += 1;
+            self.refused.push(key);
+        }
+    }
+
+    fn is_meant(&self, session: &Session, audience: &Audience) -> bool {
+        match audience {
+            Audience::Roles(roles) => session.has_role(roles),
+            Audience::Users(users) => {
+                let name = self.directory.user_name(session);
+                users.iter().any(|user| &**user == name)
+            }
+            Audience::Channels(channels) => {
+                channels.iter().any(|channel| self.directory.hears(session, channel))
+            }
+        }
+    }
+}
+
+/// Marks a connection; false if it was marked before. Without marks everyone is new.
+fn first_time(seen: &mut [u64], key: ConnectionKey) -> bool {
+    let Some(word) = seen.get_mut(key.index() / 64) else { return true };
+    let bit = 1 << (key.index() % 64);
+    let new = *word & bit == 0;
+    *word |= bit;
+    new
+}

@@ -1,0 +1,344 @@
+//! Who is here and who listens to what: the shard's indexes, kept consistent in one place.
+//!
+//! **Runs on**: a shard. **Owns**: sessions, users, tenants, channels. **Never**: keeps an entry
+//! that the last connection has left: an empty shard's indexes are empty.
+//!
+//! Membership lists are plain vectors. A session remembers its place in each list it is on, so
+//! that leaving is a swap with the last entry, whatever the list's length.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use hashbrown::HashTable;
+use slab::Slab;
+use smallvec::SmallVec;
+
+use super::session::{Session, Subscription};
+use crate::id::ConnectionKey;
+use crate::message::{Member, Report, Transport};
+use crate::placement::UserHash;
+
+/// The indexes of one shard.
+#[derive(Debug, Default)]
+pub struct Directory {
+    /// By connection key.
+    sessions: Vec<Option<Session>>,
+    users: Slab<User>,
+    /// User slots by hash.
+    users_by_name: HashTable<u32>,
+    pub(super) tenants: Slab<Tenant>,
+    tenants_by_name: AHashMap<Arc<str>, u32>,
+    pub(super) channels: Slab<Channel>,
+    /// How many connections, and subscriptions, there are.
+    pub(super) totals: Totals,
+}
+
+/// Sums over the directory.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) websocket: usize,
+    pub(super) sse: usize,
+    pub(super) subscriptions: usize,
+}
+
+#[derive(Debug)]
+struct User {
+    hash: UserHash,
+    tenant: u32,
+    name: Box<str>,
+    connections: SmallVec<[ConnectionKey; 2]>,
+}
+
+/// One tenant's members and channels.
+#[derive(Debug)]
+pub(super) struct Tenant {
+    pub(super) name: Arc<str>,
+    /// All its connections.
+    pub(super) members: Vec<ConnectionKey>,
+    /// Those that hear every channel their token allows.
+    pub(super) listeners: Vec<ConnectionKey>,
+    pub(super) channels: AHashMap<Arc<str>, u32>,
+}
+
+/// One channel's subscribers.
+#[derive(Debug)]
+pub(super) struct Channel {
+    pub(super) name: Arc<str>,
+    tenant: u32,
+    pub(super) subscribers: Vec<ConnectionKey>,
+}
+
+impl Directory {
+    /// The session under a key.
+    pub(super) fn session(&self, key: ConnectionKey) -> Option<&Session> {
+        self.sessions.get(key.index())?.as_ref()
+    }
+
+    pub(super) fn session_mut(&mut self, key: ConnectionKey) -> Option<&mut Session> {
+        self.sessions.get_mut(key.index())?.as_mut()
+    }
+
+    /// One more than the highest key in use.
+    pub(super) fn key_bound(&self) -> usize {
+        self.sessions.len()
+    }
+
+    pub(super) fn user_count(&self) -> usize {
+        self.users.len()
+    }
+
+    pub(super) fn tenant(&self, name: &str) -> Option<&Tenant> {
+        self.tenants.get(*self.tenants_by_name.get(name)? as usize)
+    }
+
+    pub(super) fn channel(&self, tenant: &Tenant, name: &str) -> Option<&Channel> {
+        self.channels.get(*tenant.channels.get(name)? as usize)
+    }
+
+    /// A user's connections; empty if there are none.
+    pub(super) fn connections(&self, tenant: &str, user: &str, hash: UserHash) -> &[ConnectionKey] {
+        let found = self
+            .tenants_by_name
+            .get(tenant)
+            .and_then(|tenant| self.user_slot(*tenant, user, hash))
+            .and_then(|slot| self.users.get(slot as usize));
+        found.map_or(&[], |user| &user.connections)
+    }
+
+    pub(super) fn connections_of(&self, member: &Member) -> usize {
+        self.connections(&member.tenant, &member.user, member.hash).len()
+    }
+
+    /// The name of a session's user.
+    pub(super) fn user_name(&self, session: &Session) -> &str {
+        self.users.get(session.home.user as usize).map_or("", |user| &user.name)
+    }
+
+    fn user_slot(&self, tenant: u32, name: &str, hash: UserHash) -> Option<u32> {
+        let same = |slot: &u32| {
+            self.users
+                .get(*slot as usize)
+                .is_some_and(|user| user.tenant == tenant && &*user.name == name)
+        };
+        self.users_by_name.find(hash.0, same).copied()
+    }
+
+    /// Enters a session under `key`, creating its tenant and user as needed.
+    pub(super) fn join(&mut self, key: ConnectionKey, member: &Member, mut session: Session) {
+        let (user, hash) = (&*member.user, member.hash);
+        let tenant_slot = self.tenant_slot(&member.tenant);
+        let user_slot = self.user_slot(tenant_slot, user, hash).unwrap_or_else(|| {
+            let connections = SmallVec::new();
+            let entry = User { hash, tenant: tenant_slot, name: user.into(), connections };
+            let slot = narrow(self.users.insert(entry));
+            let users = &self.users;
+            let rehash = |slot: &u32| users.get(*slot as usize).map_or(0, |user| user.hash.0);
+            self.users_by_name.insert_unique(hash.0, slot, rehash);
+            slot
+        });
+        if let Some(user) = self.users.get_mut(user_slot as usize) {
+            user.connections.push(key);
+        }
+        session.home.tenant = tenant_slot;
+        session.home.user = user_slot;
+        if let Some(tenant) = self.tenants.get_mut(tenant_slot as usize) {
+            session.home.member_at = narrow(tenant.members.len());
+            tenant.members.push(key);
+        }
+        *self.total_of(session.transport) += 1;
+        if self.sessions.len() <= key.index() {
+            self.sessions.resize_with(key.index() + 1, || None);
+        }
+        if let Some(place) = self.sessions.get_mut(key.index()) {
+            *place = Some(session);
+        }
+    }
+
+    fn total_of(&mut self, transport: Transport) -> &mut usize {
+        match transport {
+            Transport::WebSocket => &mut self.totals.websocket,
+            Transport::Sse => &mut self.totals.sse,
+        }
+    }
+
+    fn tenant_slot(&mut self, name: &Arc<str>) -> u32 {
+        if let Some(slot) = self.tenants_by_name.get(name) {
+            return *slot;
+        }
+        let slot = narrow(self.tenants.insert(Tenant {
+            name: Arc::clone(name),
+            members: Vec::new(),
+            listeners: Vec::new(),
+            channels: AHashMap::new(),
+        }));
+        self.tenants_by_name.insert(Arc::clone(name), slot);
+        slot
+    }
+
+    /// Removes a session from every index. False if there was none.
+    pub(super) fn leave(&mut self, key: ConnectionKey, reports: &mut VecDeque<Report>) -> bool {
+        while let Some(last) = self.session(key).and_then(|s| s.subscriptions.last().copied()) {
+            reports.extend(self.drop_subscription(key, last));
+        }
+        let Some(session) = self.sessions.get_mut(key.index()).and_then(Option::take) else {
+            return false;
+        };
+        *self.total_of(session.transport) -= 1;
+        let home = session.home;
+        self.leave_user(key, home.user);
+        let Some(tenant) = self.tenants.get_mut(home.tenant as usize) else { return true };
+        tenant.members.swap_remove(home.member_at as usize);
+        let moved_member = tenant.members.get(home.member_at as usize).copied();
+        let mut moved_listener = None;
+        if let Some(at) = home.listener_at {
+            tenant.listeners.swap_remove(at as usize);
+            moved_listener = tenant.listeners.get(at as usize).copied();
+            if tenant.listeners.is_empty() {
+                reports.push_back(interest(&tenant.name, None, false));
+            }
+        }
+        if tenant.members.is_empty() {
+            let name = Arc::clone(&tenant.name);
+            self.tenants_by_name.remove(&name);
+            self.tenants.remove(home.tenant as usize);
+        }
+        if let Some(moved) = moved_member.and_then(|moved| self.session_mut(moved)) {
+            moved.home.member_at = home.member_at;
+        }
+        if let Some(moved) = moved_listener.and_then(|moved| self.session_mut(moved)) {
+            moved.home.listener_at = home.listener_at;
+        }
+        true
+    }
+
+    fn leave_user(&mut self, key: ConnectionKey, slot: u32) {
+        let Some(user) = self.users.get_mut(slot as usize) else { return };
+        user.connections.retain(|other| *other != key);
+        if user.connections.is_empty() {
+            let hash = user.hash;
+            self.users.remove(slot as usize);
+            if let Ok(entry) = self.users_by_name.find_entry(hash.0, |other| *other == slot) {
+                entry.remove();
+            }
+        }
+    }
+
+    /// Makes a session hear every channel. Returns the news for the router, if any.
+    pub(super) fn listen_to_all(&mut self, key: ConnectionKey) -> Option<Report> {
+        let session = self.sessions.get_mut(key.index())?.as_mut()?;
+        if session.home.listener_at.is_some() {
+            return None;
+        }
+        let tenant = self.tenants.get_mut(session.home.tenant as usize)?;
+        session.home.listener_at = Some(narrow(tenant.listeners.len()));
+        tenant.listeners.push(key);
+        (tenant.listeners.len() == 1).then(|| interest(&tenant.name, None, true))
+    }
+
+    pub(super) fn is_subscribed(&self, key: ConnectionKey, name: &str) -> bool {
+        self.subscription(key, name).is_some()
+    }
+
+    fn subscription(&self, key: ConnectionKey, name: &str) -> Option<Subscription> {
+        let session = self.session(key)?;
+        let tenant = self.tenants.get(session.home.tenant as usize)?;
+        let channel = *tenant.channels.get(name)?;
+        session.subscriptions.iter().find(|entry| entry.channel == channel).copied()
+    }
+
+    /// Adds a session to a channel it is not on. Returns the news for the router, if any.
+    pub(super) fn subscribe(&mut self, key: ConnectionKey, name: &str) -> Option<Report> {
+        let session = self.sessions.get_mut(key.index())?.as_mut()?;
+        let tenant_slot = session.home.tenant;
+        let tenant = self.tenants.get_mut(tenant_slot as usize)?;
+        let mut news = None;
+        let slot = tenant.channels.get(name).copied().unwrap_or_else(|| {
+            let name: Arc<str> = name.into();
+            news = Some(interest(&tenant.name, Some(&name), true));
+            let slot = narrow(self.channels.insert(Channel {
+                name: Arc::clone(&name),
+                tenant: tenant_slot,
+                subscribers: Vec::new(),
+            }));
+            tenant.channels.insert(name, slot);
+            slot
+        });
+        let channel = self.channels.get_mut(slot as usize)?;
+        session
+            .subscriptions
+            .push(Subscription { channel: slot, at: narrow(channel.subscribers.len()) });
+        channel.subscribers.push(key);
+        self.totals.subscriptions += 1;
+        news
+    }
+
+    /// Ends a subscription if there is one.
+    pub(super) fn unsubscribe(
+        &mut self,
+        key: ConnectionKey,
+        name: &str,
+        reports: &mut VecDeque<Report>,
+    ) {
+        if let Some(entry) = self.subscription(key, name) {
+            reports.extend(self.drop_subscription(key, entry));
+        }
+    }
+
+    fn drop_subscription(&mut self, key: ConnectionKey, entry: Subscription) -> Option<Report> {
+        let session = self.session_mut(key)?;
+        session.subscriptions.retain(|other| other.channel != entry.channel);
+        self.totals.subscriptions -= 1;
+        let channel = self.channels.get_mut(entry.channel as usize)?;
+        channel.subscribers.swap_remove(entry.at as usize);
+        if let Some(moved) = channel.subscribers.get(entry.at as usize).copied() {
+            let moved = self.session_mut(moved)?;
+            let mut places = moved.subscriptions.iter_mut();
+            places.find(|other| other.channel == entry.channel)?.at = entry.at;
+            return None;
+        }
+        if !channel.subscribers.is_empty() {
+            return None;
+        }
+        let channel = self.channels.remove(entry.channel as usize);
+        let tenant = self.tenants.get_mut(channel.tenant as usize)?;
+        tenant.channels.remove(&channel.name);
+        Some(interest(&tenant.name, Some(&channel.name), false))
+    }
+
+    /// The names of the channels a session subscribed to.
+    pub(super) fn channel_names(&self, session: &Session) -> impl Iterator<Item = &Arc<str>> {
+        session
+            .subscriptions
+            .iter()
+            .filter_map(|entry| self.channels.get(entry.channel as usize))
+            .map(|channel| &channel.name)
+    }
+
+    /// Whether the session hears this channel, by subscription or because it hears all.
+    pub(super) fn hears(&self, session: &Session, channel: &str) -> bool {
+        let subscribed = self.channel_names(session).any(|name| &**name == channel);
+        subscribed || (session.home.listener_at.is_some() && session.may_hear(channel))
+    }
+
+    /// Whether every index is empty, as it must be when the last client has left.
+    #[cfg(test)]
+    pub(super) fn is_clear(&self) -> bool {
+        self.sessions.iter().all(Option::is_none)
+            && self.users.is_empty()
+            && self.users_by_name.is_empty()
+            && self.tenants.is_empty()
+            && self.tenants_by_name.is_empty()
+            && self.channels.is_empty()
+            && self.totals == Totals::default()
+    }
+}
+
+fn interest(tenant: &Arc<str>, channel: Option<&Arc<str>>, present: bool) -> Report {
+    Report::Interest { tenant: Arc::clone(tenant), channel: channel.cloned(), present }
+}
+
+/// A table index as stored: a shard holds far fewer than 2³² of anything.
+fn narrow(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}

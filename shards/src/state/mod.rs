@@ -1,0 +1,367 @@
+//! A shard's users, sessions and channels: what a message means, without sockets and clocks.
+//!
+//! **Runs on**: its shard; in tests, virtual time. **Owns**: every index of the shard.
+//! **Never**: does I/O, reads a clock, awaits, or knows how bytes look on a wire.
+//!
+//! Inputs are `handle_*`; what they cause goes to an [`Outgoing`] at once (frames, closes) or
+//! waits in `reports` until the worker has handed it to the router.
+
+pub mod directory;
+pub mod session;
+pub mod timer;
+
+mod delivery;
+mod question;
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::codec::dialect::{ClientMessage, ServerMessage, is_channel_name};
+use crate::frame::Frame;
+use crate::id::{ConnectionKey, Tick};
+use crate::limits::Limits;
+use crate::message::{Listens, Member, Report, Transport};
+use crate::meter::Meter;
+use directory::Directory;
+use session::{Grants, Session};
+
+/// Where frames go and connections end: the sockets, or a model of them in tests.
+pub trait Outgoing {
+    /// Puts a frame into a connection's outbox; false if it is full or the connection is leaving.
+    /// `urgency` says what is flushed first.
+    fn offer(&mut self, to: ConnectionKey, frame: &Rc<Frame>, urgency: Urgency) -> bool;
+
+    /// Begins to close a connection. The state has forgotten it already.
+    fn close(&mut self, key: ConnectionKey, farewell: Farewell);
+}
+
+/// The order in which touched connections are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// Replies, and notifications to few: written in the same turn.
+    Prompt,
+    /// A wide fan-out: written in slices, between other work.
+    FanOut,
+}
+
+/// Why a connection is closed by the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Farewell {
+    /// The WebSocket close code.
+    pub code: u16,
+    /// A short reason.
+    pub reason: &'static str,
+    /// Whether what waits unwritten is still written first.
+    pub flush: bool,
+}
+
+impl Farewell {
+    /// Its outbox was full, or did not move for the connection timeout.
+    pub const SLOW_CONSUMER: Self =
+        Self { code: 4429, reason: "slow consumer: outbox full", flush: false };
+    /// No frame came for the connection timeout.
+    pub const SILENT: Self = Self { code: 4408, reason: "no frame from the client", flush: true };
+    /// The gateway stops.
+    pub const SHUTDOWN: Self = Self { code: 1001, reason: "server shutting down", flush: true };
+    /// The shard holds too many unfinished client messages.
+    pub const OVERLOADED: Self = Self { code: 1013, reason: "overloaded, try later", flush: true };
+}
+
+/// A member was not taken in: it has as many connections as it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooManyConnections;
+
+/// The shard's state.
+#[derive(Debug)]
+pub struct State {
+    pub(crate) limits: Limits,
+    pub(crate) directory: Directory,
+    pub(crate) meter: Meter,
+    reports: VecDeque<Report>,
+    heartbeats: [Rc<Frame>; 2],
+    random: fastrand::Rng,
+    /// Scratch: connections whose outbox refused a frame of the current delivery.
+    refused: Vec<ConnectionKey>,
+    /// Scratch: one bit a connection, for deliveries over several channels.
+    seen: Vec<u64>,
+}
+
+impl State {
+    /// An empty state. `seed` drives the jitter, so that a test can repeat itself.
+    #[must_use]
+    pub fn new(limits: Limits, seed: u64) -> Self {
+        Self {
+            limits,
+            directory: Directory::default(),
+            meter: Meter::default(),
+            reports: VecDeque::new(),
+            heartbeats: [Transport::WebSocket, Transport::Sse].map(Frame::heartbeat),
+            random: fastrand::Rng::with_seed(seed),
+            refused: Vec::new(),
+            seen: Vec::new(),
+        }
+    }
+
+    /// Takes a client in under a key the caller has chosen. Its timer must be armed at the result.
+    pub fn handle_connect(
+        &mut self,
+        key: ConnectionKey,
+        member: Member,
+        transport: Transport,
+        now: Tick,
+    ) -> Result<Tick, TooManyConnections> {
+        let most = self.limits.connections_per_user_max;
+        if most != 0 && self.directory.connections_of(&member) >= most {
+            self.meter.connections_refused += 1;
+            return Err(TooManyConnections);
+        }
+        let grants = Grants::new(member.roles.clone(), member.grants.clone());
+        let beat_at = now.after(self.heartbeat_delay());
+        let session = Session::new(transport, grants, now, beat_at);
+        let next = self.next_deadline(&session);
+        self.directory.join(key, &member, session);
+        match member.listens {
+            Listens::Nothing => {}
+            Listens::Channels(names) => {
+                for name in &names {
+                    let _outcome = self.subscribe(key, name);
+                }
+            }
+            Listens::Everything => {
+                if let Some(interest) = self.directory.listen_to_all(key) {
+                    self.reports.push_back(interest);
+                }
+            }
+        }
+        self.meter.connections_opened += 1;
+        Ok(next)
+    }
+
+    /// Forgets a connection; nothing of it stays in any index. Unknown keys are ignored.
+    pub fn handle_disconnect(&mut self, key: ConnectionKey) {
+        if self.directory.leave(key, &mut self.reports) {
+            self.meter.connections_closed += 1;
+        }
+    }
+
+    /// A frame of any kind came from the client.
+    pub fn handle_heard(&mut self, key: ConnectionKey, now: Tick) {
+        if let Some(session) = self.directory.session_mut(key) {
+            session.heard_at = now;
+        }
+    }
+
+    /// Does what a client message asks and offers the answer.
+    pub fn handle_message(
+        &mut self,
+        key: ConnectionKey,
+        message: Result<ClientMessage<'_>, String>,
+        out: &mut impl Outgoing,
+    ) {
+        self.meter.messages_received += 1;
+        match message {
+            Ok(ClientMessage::Ping) => self.reply(key, &ServerMessage::Pong, out),
+            Ok(ClientMessage::Subscribe(names)) => self.handle_subscribe(key, names, out),
+            Ok(ClientMessage::Unsubscribe(names)) => {
+                for name in &names {
+                    self.directory.unsubscribe(key, name, &mut self.reports);
+                }
+                self.reply(key, &ServerMessage::Unsubscribed { payload: &names }, out);
+            }
+            Ok(ClientMessage::Ack(_)) => {
+                self.refuse(key, "ACK_UNKNOWN", "no such notification awaits your Ack", out);
+            }
+            Err(sentence) => self.refuse(key, "INVALID_MESSAGE", &sentence, out),
+        }
+    }
+
+    fn handle_subscribe(
+        &mut self,
+        key: ConnectionKey,
+        mut names: Vec<Cow<'_, str>>,
+        out: &mut impl Outgoing,
+    ) {
+        let mut refusals: Vec<(SubscribeRefusal, String)> = Vec::new();
+        names.retain(|name| match self.subscribe(key, name) {
+            Ok(()) => true,
+            Err(refusal) => {
+                if !refusals.iter().any(|(known, _)| *known == refusal) {
+                    refusals.push((refusal, name.chars().take(64).collect()));
+                }
+                false
+            }
+        });
+        if !names.is_empty() || refusals.is_empty() {
+            self.reply(key, &ServerMessage::Subscribed { payload: &names }, out);
+        }
+        for (refusal, name) in refusals {
+            let (code, message) = refusal.describe(&name, &self.limits);
+            self.refuse(key, code, &message, out);
+        }
+    }
+
+    fn subscribe(&mut self, key: ConnectionKey, name: &str) -> Result<(), SubscribeRefusal> {
+        if !is_channel_name(name) {
+            return Err(SubscribeRefusal::InvalidName);
+        }
+        let Some(session) = self.directory.session(key) else { return Ok(()) };
+        if !session.may_hear(name) {
+            return Err(SubscribeRefusal::Forbidden);
+        }
+        if self.directory.is_subscribed(key, name) {
+            return Ok(());
+        }
+        let most = self.limits.subscriptions_per_connection_max;
+        if most != 0 && session.subscriptions.len() >= most {
+            return Err(SubscribeRefusal::Limit);
+        }
+        if let Some(interest) = self.directory.subscribe(key, name) {
+            self.reports.push_back(interest);
+        }
+        Ok(())
+    }
+
+    /// A connection's timer fired: heartbeat, 4408, or nothing yet. Returns when to look again;
+    /// `None` if the connection is gone or leaves now.
+    pub fn handle_timer(
+        &mut self,
+        key: ConnectionKey,
+        now: Tick,
+        out: &mut impl Outgoing,
+    ) -> Option<Tick> {
+        let session = self.directory.session(key)?;
+        if self.silent_at(session).is_some_and(|at| now >= at) {
+            self.meter.timeouts += 1;
+            self.dismiss(key, Farewell::SILENT, out);
+            return None;
+        }
+        if session.beat_at <= now {
+            let transport = session.transport;
+            let next_beat = now.after(self.heartbeat_delay());
+            let [websocket, sse] = &self.heartbeats;
+            let frame = match transport {
+                Transport::WebSocket => websocket,
+                Transport::Sse => sse,
+            };
+            let taken = out.offer(key, frame, Urgency::Prompt);
+            if let Some(session) = self.directory.session_mut(key) {
+                session.beat_at = next_beat;
+            }
+            if !taken {
+                self.dismiss_slow(key, out);
+                return None;
+            }
+            self.meter.heartbeats += 1;
+        }
+        self.directory.session(key).map(|session| self.next_deadline(session))
+    }
+
+    /// Sends a client away as too slow, and counts it.
+    pub fn dismiss_slow(&mut self, key: ConnectionKey, out: &mut impl Outgoing) {
+        self.meter.slow_consumers += 1;
+        self.dismiss(key, Farewell::SLOW_CONSUMER, out);
+    }
+
+    /// Forgets a connection and begins to close it.
+    pub fn dismiss(&mut self, key: ConnectionKey, farewell: Farewell, out: &mut impl Outgoing) {
+        self.handle_disconnect(key);
+        out.close(key, farewell);
+    }
+
+    /// Tells a client to go and come back later, each after a delay of its own.
+    pub fn send_away(&mut self, key: ConnectionKey, window: Duration, out: &mut impl Outgoing) {
+        let Some(session) = self.directory.session(key) else { return };
+        let window_ms = u32::try_from(window.as_millis()).unwrap_or(u32::MAX).max(1);
+        let delay_ms = 500 + self.random.u32(0..window_ms);
+        let frame = Frame::shutdown(session.transport, delay_ms);
+        // A full outbox: the client is closed all the same and uses its own delay.
+        let _taken = out.offer(key, &frame, Urgency::Prompt);
+        self.dismiss(key, Farewell::SHUTDOWN, out);
+    }
+
+    /// The oldest report that has not been handed over.
+    pub fn poll_report(&mut self) -> Option<Report> {
+        self.reports.pop_front()
+    }
+
+    /// Puts back a report the lane had no room for.
+    pub fn return_report(&mut self, report: Report) {
+        self.reports.push_front(report);
+    }
+
+    /// Adds a report of the worker's own, in order with the state's.
+    pub fn push_report(&mut self, report: Report) {
+        self.reports.push_back(report);
+    }
+
+    fn reply(&mut self, key: ConnectionKey, message: &ServerMessage<'_>, out: &mut impl Outgoing) {
+        let Some(session) = self.directory.session(key) else { return };
+        let frame = Frame::message(message, session.transport);
+        if !out.offer(key, &frame, Urgency::Prompt) {
+            self.dismiss_slow(key, out);
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        key: ConnectionKey,
+        code: &'static str,
+        message: &str,
+        out: &mut impl Outgoing,
+    ) {
+        self.meter.messages_refused += 1;
+        self.reply(key, &ServerMessage::Error { code, message }, out);
+    }
+
+    /// The interval ± 20 %, so that connections which came together do not beat together.
+    fn heartbeat_delay(&mut self) -> Duration {
+        self.limits.heartbeat_interval.mul_f64(0.8 + 0.4 * self.random.f64())
+    }
+
+    /// When the session counts as silent; SSE clients cannot speak, so never for them.
+    fn silent_at(&self, session: &Session) -> Option<Tick> {
+        let timeout = self.limits.connection_timeout;
+        (session.transport == Transport::WebSocket && !timeout.is_zero())
+            .then(|| session.heard_at.after(timeout))
+    }
+
+    fn next_deadline(&self, session: &Session) -> Tick {
+        let beat =
+            if self.limits.heartbeat_interval.is_zero() { Tick(u32::MAX) } else { session.beat_at };
+        self.silent_at(session).map_or(beat, |silent| silent.min(beat))
+    }
+}
+
+/// Why a channel was not subscribed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SubscribeRefusal {
+    InvalidName,
+    Forbidden,
+    Limit,
+}
+
+impl SubscribeRefusal {
+    fn describe(self, name: &str, limits: &Limits) -> (&'static str, String) {
+        match self {
+            Self::InvalidName => (
+                "INVALID_CHANNEL",
+                format!("`{name}` is not a channel name: use 1 to 64 of A-Z a-z 0-9 . _ -"),
+            ),
+            Self::Forbidden => {
+                ("FORBIDDEN_CHANNEL", format!("your token does not allow channel `{name}`"))
+            }
+            Self::Limit => (
+                "SUBSCRIPTION_LIMIT",
+                format!(
+                    "`{name}` was not subscribed: a connection may have {} subscriptions",
+                    limits.subscriptions_per_connection_max
+                ),
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

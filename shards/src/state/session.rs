@@ -1,0 +1,93 @@
+//! One connection as the state sees it.
+//!
+//! **Runs on**: a shard. **Owns**: its subscriptions and what its token allows.
+//! **Never**: knows its socket.
+
+use smallvec::SmallVec;
+
+use crate::id::Tick;
+use crate::message::Transport;
+
+/// A connection's record, about 88 bytes; `tests` hold its size.
+#[derive(Debug)]
+pub struct Session {
+    /// How it speaks.
+    pub transport: Transport,
+    /// What its token allows; `None` = no roles and all channels.
+    pub grants: Option<Box<Grants>>,
+    /// When its last frame came.
+    pub heard_at: Tick,
+    /// When its next heartbeat is due.
+    pub beat_at: Tick,
+    /// Its channels, in the order subscribed.
+    pub subscriptions: SmallVec<[Subscription; 2]>,
+    /// Where the directory keeps it.
+    pub(super) home: Home,
+}
+
+/// A session's places in the directory's tables.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Home {
+    pub(super) tenant: u32,
+    pub(super) user: u32,
+    /// Index in the tenant's member list.
+    pub(super) member_at: u32,
+    /// Index in the tenant's list of those who hear everything.
+    pub(super) listener_at: Option<u32>,
+}
+
+/// A channel and the session's place in its subscriber list.
+#[derive(Debug, Clone, Copy)]
+pub struct Subscription {
+    pub(super) channel: u32,
+    pub(super) at: u32,
+}
+
+/// What a token allows.
+#[derive(Debug)]
+pub struct Grants {
+    roles: Box<[Box<str>]>,
+    channels: Option<Box<[Box<str>]>>,
+}
+
+impl Grants {
+    /// `None` where there is nothing to remember.
+    #[must_use]
+    pub fn new(roles: Box<[Box<str>]>, channels: Option<Box<[Box<str>]>>) -> Option<Box<Self>> {
+        (!roles.is_empty() || channels.is_some()).then(|| Box::new(Self { roles, channels }))
+    }
+}
+
+impl Session {
+    pub(super) fn new(
+        transport: Transport,
+        grants: Option<Box<Grants>>,
+        heard_at: Tick,
+        beat_at: Tick,
+    ) -> Self {
+        let home = Home::default();
+        Self { transport, grants, heard_at, beat_at, subscriptions: SmallVec::new(), home }
+    }
+
+    /// Whether the token allows this channel: by name, or by a `prefix.*` pattern.
+    #[must_use]
+    pub fn may_hear(&self, channel: &str) -> bool {
+        let Some(allowed) = self.grants.as_ref().and_then(|grants| grants.channels.as_ref()) else {
+            return true;
+        };
+        allowed.iter().any(|pattern| {
+            pattern
+                .strip_suffix('*')
+                .map_or_else(|| channel == &**pattern, |prefix| channel.starts_with(prefix))
+        })
+    }
+
+    /// Whether the token carries one of these roles.
+    #[must_use]
+    pub fn has_role(&self, roles: &[Box<str>]) -> bool {
+        self.grants.as_ref().is_some_and(|grants| grants.roles.iter().any(|r| roles.contains(r)))
+    }
+}
+
+// A million connections: every eight bytes here are eight megabytes.
+const _: () = assert!(size_of::<Session>() <= 88);

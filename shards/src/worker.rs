@@ -1,0 +1,185 @@
+//! The shard's thread: one loop that takes inputs, applies them, and settles.
+//!
+//! **Runs on**: a named thread of its own, pinned where allowed, with a current-thread runtime.
+//! **Owns**: everything of its shard. **Never**: locks, blocks, shares; a turn does not await.
+//!
+//! wait (bell, poller, next timer) → take a bounded batch → apply → report → flush what was
+//! touched, once each. Reports go before bytes: whatever a client could cause after reading a
+//! reply, the router has heard of before. If the report lane is full, the turn stops there.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use core_affinity::CoreId;
+use mio::{Poll, Waker};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::{Builder as RuntimeBuilder, LocalOptions};
+
+use crate::doorbell::Doorbell;
+use crate::inbox::{self, Inbox, ShardLink};
+use crate::io::connections::{BELL, Connections};
+use crate::limits::Limits;
+use crate::pin;
+use crate::shard::{Conversation, Flow, Shard};
+
+/// Where a shard runs and within which bounds.
+#[derive(Debug, Clone)]
+pub struct Seat {
+    /// Its number, from 0.
+    pub index: usize,
+    /// The core to pin to; `None` = wherever the system puts it.
+    pub core: Option<CoreId>,
+    /// Room in each delivery lane, in messages.
+    pub inbox_capacity: usize,
+    /// The engine's bounds.
+    pub limits: Limits,
+    /// The moment tick 0 was, the same for all shards.
+    pub epoch: Instant,
+}
+
+/// A shard that has its lanes but no thread yet. `Send`; nothing can be done with it but
+/// [`Self::spawn`].
+#[derive(Debug)]
+pub struct Unstarted {
+    seat: Seat,
+    poll: Poll,
+    inbox: Inbox,
+}
+
+/// Why a shard's thread ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// It was told to stop.
+    Stopped,
+    /// Its poller failed.
+    Failed(io::Error),
+    /// A bug; the panic's message is on standard error.
+    Panicked,
+}
+
+/// Makes a shard's lanes and poller. The thread starts with [`Unstarted::spawn`].
+pub fn prepare(seat: Seat, router_bell: Arc<Doorbell>) -> io::Result<(ShardLink, Unstarted)> {
+    let poll = Poll::new()?;
+    let waker = Waker::new(poll.registry(), BELL)?;
+    let bell = Arc::new(Doorbell::new(move || {
+        if let Err(error) = waker.wake() {
+            // An eventfd write fails only when its counter is full: the shard is awake then.
+            tracing::debug!(%error, "a shard's bell was already ringing");
+        }
+    }));
+    let (link, inbox) = inbox::lanes(seat.inbox_capacity, bell, router_bell);
+    Ok((link, Unstarted { seat, poll, inbox }))
+}
+
+impl Unstarted {
+    /// Starts the thread. `on_thread` runs there first, inside the runtime: what it spawns (a
+    /// door) shares the thread. `on_end` hears why the thread ended, whatever ended it.
+    pub fn spawn<C: Conversation>(
+        self,
+        conversation: C,
+        on_thread: impl FnOnce() + Send + 'static,
+        on_end: impl FnOnce(Ending) + Send + 'static,
+    ) -> io::Result<JoinHandle<()>> {
+        let name = format!("shard-{}", self.seat.index);
+        Builder::new().name(name).spawn(move || {
+            let run = AssertUnwindSafe(|| self.run(conversation, on_thread));
+            on_end(match catch_unwind(run) {
+                Ok(Ok(())) => Ending::Stopped,
+                Ok(Err(error)) => Ending::Failed(error),
+                Err(_panic) => Ending::Panicked,
+            });
+        })
+    }
+
+    fn run<C: Conversation>(self, conversation: C, on_thread: impl FnOnce()) -> io::Result<()> {
+        let mut core = None;
+        if let Some(wanted) = self.seat.core {
+            if pin::pin_current_thread(wanted) {
+                core = Some(wanted.id);
+            } else {
+                tracing::warn!(
+                    shard = self.seat.index,
+                    core = wanted.id,
+                    "this system does not allow pinning; the shard runs unpinned"
+                );
+            }
+        }
+        let runtime = RuntimeBuilder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default())?;
+        runtime.block_on(async move {
+            on_thread();
+            // A second handle on the same epoll instance: the first lives in the connections.
+            let poller = self.poll.registry().as_fd().try_clone_to_owned()?;
+            let epoch = self.seat.epoch;
+            let connections =
+                Connections::new(self.poll, self.seat.limits.outbox_bytes_per_connection_max);
+            let clock = Clock { epoch };
+            let shard = Shard::new(self.seat.limits, clock.now(), connections, self.inbox, core);
+            serve(shard, conversation, poller, &clock).await
+        })
+    }
+}
+
+/// The only place in the engine that reads a clock.
+#[derive(Debug)]
+struct Clock {
+    epoch: Instant,
+}
+
+impl Clock {
+    #[expect(clippy::disallowed_methods, reason = "the one reader of the clock")]
+    fn now(&self) -> crate::id::Tick {
+        let elapsed = Instant::now().saturating_duration_since(self.epoch).as_millis();
+        let ticks = elapsed / u128::from(crate::id::Tick::MILLISECONDS);
+        crate::id::Tick(u32::try_from(ticks).unwrap_or(u32::MAX))
+    }
+
+    fn instant_of(&self, tick: crate::id::Tick) -> Instant {
+        self.epoch + Duration::from_millis(tick.as_millis())
+    }
+}
+
+/// Lets the runtime wake this task when the shard's own poller has something.
+#[expect(unsafe_code, reason = "AsyncFd takes its descriptor on trust")]
+fn watch(poller: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the value owns its descriptor, so it stays open and the same while it is watched.
+    unsafe { AsyncFd::register_with_interest(poller, Interest::READABLE) }
+        .map_err(|error| error.into_parts().1)
+}
+
+async fn serve<C: Conversation>(
+    mut shard: Shard,
+    mut conversation: C,
+    poller: OwnedFd,
+    clock: &Clock,
+) -> io::Result<()> {
+    let watch = watch(poller)?;
+    loop {
+        match shard.turn(&mut conversation, clock.now())? {
+            Flow::Stop => return Ok(()),
+            // Let the door's tasks on this thread have their turn too.
+            Flow::Again => tokio::task::yield_now().await,
+            // Only while the router has no room for reports.
+            Flow::Held => tokio::time::sleep(Duration::from_millis(1)).await,
+            Flow::Idle(next) => {
+                let timer = async {
+                    match next {
+                        Some(tick) => tokio::time::sleep_until(clock.instant_of(tick).into()).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    ready = watch.readable() => ready?.clear_ready(),
+                    () = timer => {}
+                }
+            }
+        }
+    }
+}
