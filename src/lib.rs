@@ -1,2 +1,4 @@
 //! The Ara gateway.
+pub mod cli;
 pub mod config;
+pub mod door;

@@ -1,2 +1,51 @@
-//! Configuration.
+//! Configuration: `config.toml`, then `.env`, then the environment, checked as a whole.
+//!
+//! **Runs on**: main, before anything is started. **Owns**: nothing that outlives the start.
+//! **Never**: stops at the first fault, lets a fault hold a secret, or changes the environment.
+//!
+//! The way of a value: [`keys`] says what there is, [`raw`] reads the layers and checks each value
+//! by itself, `settle` checks them against each other and makes [`settled::Settings`].
+//! To add a key: one entry in [`keys`], one field in [`settled`], one line in `settle`.
+
+mod env;
+pub mod error;
+pub mod form;
+pub(crate) mod jwt_key;
+pub mod keys;
+mod nearest;
+pub mod raw;
+mod settle;
 pub mod settled;
+pub mod show;
+#[cfg(test)]
+mod tests;
+
+use error::Faults;
+use raw::{Raw, Sources};
+use settled::Settings;
+
+/// A configuration that passed every check.
+#[derive(Clone)]
+pub struct Loaded {
+    /// What the program runs on.
+    pub settings: Settings,
+    /// What was typed in, for [`show::effective`].
+    raw: Raw,
+}
+
+/// Reads and checks the whole configuration.
+///
+/// # Errors
+///
+/// Every fault that was found, at least one.
+pub fn load(sources: &Sources) -> Result<Loaded, Faults> {
+    let mut list = Vec::new();
+    let raw = raw::read(sources, &mut list);
+    if raw.complete {
+        let settings = settle::settle(&raw, &sources.directory, &mut list);
+        if list.is_empty() {
+            return Ok(Loaded { settings, raw });
+        }
+    }
+    Err(Faults { file: raw.file, list })
+}

@@ -29,6 +29,19 @@ pub struct Settings {
     pub tenants_enabled: bool,
     /// What is logged and how.
     pub log: Log,
+    /// Which secrets were made up for this run.
+    pub generated: Generated,
+    /// What is allowed but probably not meant; for the log, once there is one.
+    pub warnings: Vec<String>,
+}
+
+/// Which secrets nobody configured, so that they hold for this run only.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Generated {
+    /// [`Jwt::secret`].
+    pub jwt_secret: bool,
+    /// [`Api::key`].
+    pub api_key: bool,
 }
 
 /// Development or production.
@@ -125,6 +138,14 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+impl Jwt {
+    /// Whether tokens are signed with a shared secret, rather than with a private key.
+    pub fn is_hmac(&self) -> bool {
+        use jsonwebtoken::Algorithm::{HS256, HS384, HS512};
+        matches!(self.algorithm, HS256 | HS384 | HS512)
+    }
 }
 
 macro_rules! redacted_debug {

@@ -1,0 +1,227 @@
+//! The command line, and the two commands that print something and end.
+//!
+//! **Runs on**: main. **Owns**: nothing. **Never**: starts a thread or opens a socket; serving is
+//! main's own affair.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Parser, Subcommand};
+use jsonwebtoken::{EncodingKey, Header};
+use serde::Serialize;
+
+use crate::config::error::{Fault, Faults, Origin};
+use crate::config::raw::Sources;
+use crate::config::settled::Jwt;
+use crate::config::{self, show};
+use crate::door::auth::Verifier;
+
+/// The exit code of a configuration (or command line) that cannot be used.
+pub const EXIT_BAD_CONFIGURATION: u8 = 2;
+/// The exit code of everything else that goes wrong.
+pub const EXIT_FAILURE: u8 = 1;
+
+/// A push gateway: HTTP and Redis in, WebSocket and Server-Sent Events out.
+///
+/// Exit codes: 0 clean stop, 1 runtime failure, 2 bad configuration.
+#[derive(Debug, Parser)]
+#[command(name = "ara-gateway", version)]
+pub struct Cli {
+    /// The configuration file [default: ./config.toml, where there is one].
+    ///
+    /// ARA_CONFIG names it as well. A .env file in the working directory overrides the file, and
+    /// the environment overrides both.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+impl Cli {
+    /// Reads the command line of this process; prints help, version or a mistake, and ends then.
+    pub fn of_process() -> Self {
+        Self::parse()
+    }
+
+    /// What is to be done: `serve` unless something else is asked for.
+    pub fn command(&self) -> Command {
+        self.command.clone().unwrap_or(Command::Serve)
+    }
+
+    /// Where the configuration is to be read from.
+    pub fn sources(&self) -> Sources {
+        Sources::of_process(self.config.clone())
+    }
+}
+
+/// What the program is asked to do.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Run the gateway; this is what happens without a command.
+    Serve,
+    /// Print a client token signed with the configured secret, and nothing else.
+    Token(TokenRequest),
+    /// Print the effective configuration with its secrets redacted, or every fault in it.
+    CheckConfig,
+}
+
+/// Whom a token is for.
+#[derive(Debug, Clone, Args)]
+pub struct TokenRequest {
+    /// The user: 1 to 128 bytes of visible text.
+    #[arg(long)]
+    pub user: String,
+    /// The tenant; without it the token has no tenant_id claim.
+    #[arg(long)]
+    pub tenant: Option<String>,
+    /// A role; may be given several times.
+    #[arg(long = "role", value_name = "ROLE")]
+    pub roles: Vec<String>,
+    /// A channel, or prefix.*, the token may subscribe to; may be given several times.
+    ///
+    /// Without any, the token may subscribe to every channel.
+    #[arg(long = "channel", value_name = "CHANNEL")]
+    pub channels: Vec<String>,
+    /// How long the token is valid, as in 90s, 15m, 1h or 7days.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = read_ttl)]
+    pub ttl: Duration,
+}
+
+/// Beyond this a token is a password that nobody changes.
+const TTL_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+fn read_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if ttl.as_secs() == 0 || ttl > TTL_MAX {
+        return Err("it must be from 1s to 10 years".to_owned());
+    }
+    Ok(ttl)
+}
+
+/// Runs `check-config`: the effective configuration goes to `out`, faults go to `err`.
+pub fn check_config(sources: &Sources, out: &mut impl Write, err: &mut impl Write) -> ExitCode {
+    match config::load(sources) {
+        Ok(loaded) => print(out, &show::effective(&loaded)),
+        Err(faults) => refuse(err, &faults),
+    }
+}
+
+/// Runs `token`: the token alone goes to `out`, faults go to `err`.
+pub fn token(
+    sources: &Sources,
+    request: &TokenRequest,
+    out: &mut impl Write,
+    err: &mut impl Write,
+) -> ExitCode {
+    let signed = config::load(sources).and_then(|loaded| {
+        if loaded.settings.generated.jwt_secret {
+            return Err(no_secret().into());
+        }
+        sign(&loaded.settings.jwt, request, SystemTime::now()).map_err(Faults::from)
+    });
+    match signed {
+        Ok(token) => print(out, &format!("{token}\n")),
+        Err(faults) => refuse(err, &faults),
+    }
+}
+
+/// Writes faults to `err`; the exit code that tells of them.
+pub fn refuse(err: &mut impl Write, faults: &Faults) -> ExitCode {
+    // Where even standard error is closed, the exit code still tells.
+    match write!(err, "{faults}").and_then(|()| err.flush()) {
+        Ok(()) | Err(_) => ExitCode::from(EXIT_BAD_CONFIGURATION),
+    }
+}
+
+fn print(out: &mut impl Write, text: &str) -> ExitCode {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(EXIT_FAILURE),
+    }
+}
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    sub: &'a str,
+    iat: u64,
+    exp: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iss: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aud: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    roles: &'a [String],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    channels: &'a [String],
+}
+
+/// Signs a token with the HMAC secret of the settings.
+///
+/// # Errors
+///
+/// A fault where the settings hold no secret to sign with, or where the gateway would refuse the
+/// token because of what was asked for.
+pub fn sign(jwt: &Jwt, request: &TokenRequest, now: SystemTime) -> Result<String, Fault> {
+    if !jwt.is_hmac() {
+        return Err(fault(
+            "jwt.algorithm",
+            Some("JWT_ALGORITHM"),
+            format!(
+                "tokens of {:?} are signed with a private key, which is not here",
+                jwt.algorithm
+            ),
+            "sign the token where the private key is, or set JWT_ALGORITHM=HS256 and JWT_SECRET",
+        ));
+    }
+    let secret = jwt.secret.as_deref().ok_or_else(no_secret)?;
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    let claims = Claims {
+        sub: &request.user,
+        iat: now,
+        exp: now.saturating_add(request.ttl.as_secs()),
+        iss: jwt.issuer.as_deref(),
+        aud: jwt.audience.as_deref(),
+        tenant_id: request.tenant.as_deref(),
+        roles: &request.roles,
+        channels: &request.channels,
+    };
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    let failed = |problem: String| {
+        fault("token", None, problem, "correct --user, --tenant, --role or --channel")
+    };
+    let token = jsonwebtoken::encode(&Header::new(jwt.algorithm), &claims, &key)
+        .map_err(|error| failed(format!("it cannot be signed: {error}")))?;
+    // The rules for claims stand in one place: a token the gateway would refuse is not printed.
+    Verifier::new(jwt)?
+        .verify_at(&token, now)
+        .map_err(|error| failed(format!("the gateway would refuse it: {error}")))?;
+    Ok(token)
+}
+
+fn no_secret() -> Fault {
+    fault(
+        "jwt.secret",
+        Some("JWT_SECRET"),
+        "not set, and a made-up one would fit no running gateway".to_owned(),
+        "set JWT_SECRET, in the environment or in .env, to the gateway's secret: at least 32 \
+         random bytes, as from: openssl rand -hex 32",
+    )
+}
+
+fn fault(key: &str, env: Option<&'static str>, problem: String, fix: &str) -> Fault {
+    Fault {
+        key: key.into(),
+        env,
+        origin: Origin::Default,
+        problem,
+        allowed: String::new(),
+        fix: fix.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {}

@@ -1,0 +1,109 @@
+//! The key client tokens are verified with, made from settings and checked against the algorithm.
+//!
+//! **Runs on**: main, once to check the configuration and once to build the verifier.
+//! **Owns**: nothing. **Never**: accepts a private key or a certificate in a public key's place.
+
+use std::path::Path;
+
+use aws_lc_rs::rsa::PublicEncryptingKey;
+use aws_lc_rs::signature::{self, ParsedPublicKey, VerificationAlgorithm};
+use jsonwebtoken::{Algorithm, DecodingKey};
+
+use super::error::{Fault, Origin};
+use super::keys::{JWT_PUBLIC_KEY, JWT_SECRET, Key};
+use super::raw::read_text_file;
+use super::settled::Jwt;
+
+/// What a value of `jwt.public_key` stands for: the PEM text itself, or that of the file it names.
+pub(super) fn resolve_pem(value: &str, directory: &Path) -> Result<String, String> {
+    let pem = if value.contains("-----BEGIN") {
+        value.to_owned()
+    } else {
+        // The path is not repeated: a key whose first line got lost would be taken for one.
+        let read = read_text_file(&directory.join(value));
+        read.map_err(|problem| {
+            format!("the value is no PEM text, and as a path the file {problem}")
+        })?
+    };
+    check_label(&pem).map(|()| pem)
+}
+
+fn check_label(pem: &str) -> Result<(), String> {
+    let labels: Vec<&str> = pem
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----"))
+        .collect();
+    match labels.as_slice() {
+        ["PUBLIC KEY" | "RSA PUBLIC KEY"] => Ok(()),
+        ["CERTIFICATE"] => Err("it is a certificate; extract its public key with: \
+                                openssl x509 -in cert.pem -pubkey -noout"
+            .to_owned()),
+        [label] if label.ends_with("PRIVATE KEY") => Err("it is a private key, which the gateway \
+                                                          must not have; extract the public one \
+                                                          with: openssl pkey -in key.pem -pubout"
+            .to_owned()),
+        [] => Err("there is no PEM block in it".to_owned()),
+        [_] => Err("its PEM block is not a public key".to_owned()),
+        _ => Err("there is more than one PEM block in it".to_owned()),
+    }
+}
+
+/// The verification key, once it is certain that it fits the algorithm.
+pub(crate) fn decoding_key(jwt: &Jwt) -> Result<DecodingKey, Fault> {
+    if jwt.is_hmac() {
+        let secret = jwt.secret.as_deref().filter(|secret| !secret.is_empty());
+        return match secret {
+            Some(secret) => Ok(DecodingKey::from_secret(secret.as_bytes())),
+            None => Err(fault(&JWT_SECRET, "the algorithm needs a secret, and there is none")),
+        };
+    }
+    let Some(pem) = &jwt.public_key_pem else {
+        let problem = format!("{:?} needs a public key, and there is none", jwt.algorithm);
+        return Err(fault(&JWT_PUBLIC_KEY, &problem));
+    };
+    check_label(pem).map_err(|problem| fault(&JWT_PUBLIC_KEY, &problem))?;
+    public_key(jwt.algorithm, pem.as_bytes()).map_err(|needed| {
+        let problem = format!("it is not what {:?} needs: {needed}", jwt.algorithm);
+        fault(&JWT_PUBLIC_KEY, &problem)
+    })
+}
+
+fn public_key(algorithm: Algorithm, pem: &[u8]) -> Result<DecodingKey, &'static str> {
+    const RSA: &str = "an RSA key of 2048 to 8192 bits";
+    const P256: &str = "an EC key on the curve P-256";
+    const P384: &str = "an EC key on the curve P-384";
+    const ED25519: &str = "an Ed25519 key";
+    let (read, check, needed): (_, &'static dyn VerificationAlgorithm, _) = match algorithm {
+        Algorithm::ES256 => {
+            (DecodingKey::from_ec_pem(pem), &signature::ECDSA_P256_SHA256_FIXED, P256)
+        }
+        Algorithm::ES384 => {
+            (DecodingKey::from_ec_pem(pem), &signature::ECDSA_P384_SHA384_FIXED, P384)
+        }
+        Algorithm::EdDSA => (DecodingKey::from_ed_pem(pem), &signature::ED25519, ED25519),
+        _ => (DecodingKey::from_rsa_pem(pem), &signature::RSA_PKCS1_2048_8192_SHA256, RSA),
+    };
+    let key = read.ok().ok_or(needed)?;
+    // Reading the PEM looks at its outer shape only; a key that cannot verify anything must not
+    // wait for the first client to be found out.
+    let bytes = key.try_get_as_bytes().ok().ok_or(needed)?;
+    let parsed = ParsedPublicKey::new(check, bytes).ok().ok_or(needed)?;
+    if needed == RSA {
+        let rsa = PublicEncryptingKey::from_der(parsed.as_ref()).ok().ok_or(needed)?;
+        if !(2048..=8192).contains(&rsa.key_size_bits()) {
+            return Err(needed);
+        }
+    }
+    Ok(key)
+}
+
+fn fault(key: &Key, problem: &str) -> Fault {
+    Fault {
+        key: key.name.into(),
+        env: Some(key.env),
+        origin: Origin::Default,
+        problem: problem.to_owned(),
+        allowed: key.form.allowed(),
+        fix: format!("set {} (or {}), or another jwt.algorithm", key.name, key.env),
+    }
+}

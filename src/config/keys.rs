@@ -1,0 +1,304 @@
+//! The one table of settings: every key with its names, default, form and line of documentation.
+//!
+//! **Runs on**: main, before anything is started. **Owns**: constants.
+//! **Never**: reads a value; the layers (`raw`), the nearest name, `check-config`, `config.toml`
+//! and the documentation's table are all derived from here, so a new key is one entry.
+
+use super::form::Form;
+
+/// One setting.
+#[derive(Debug)]
+pub struct Key {
+    /// The dotted TOML name.
+    pub name: &'static str,
+    /// The environment name.
+    pub env: &'static str,
+    /// The default as TOML text; empty = there is none.
+    pub default: &'static str,
+    /// What a value must look like.
+    pub form: Form,
+    /// Whether a value may be shown.
+    pub exposure: Exposure,
+    /// What the setting does, in one line.
+    pub doc: &'static str,
+}
+
+/// Whether a key's value may be printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exposure {
+    /// May be shown.
+    Open,
+    /// Never shown, in whole or in part.
+    Secret,
+    /// A URL: shown with its credentials masked, and never quoted in a fault.
+    Url,
+    /// May be shown once accepted, but a wrong value may be a secret pasted by mistake.
+    OpenOnceValid,
+}
+
+impl Key {
+    /// The section the key stands in, or `""` for a key at the top of the file.
+    pub fn section(&self) -> &'static str {
+        self.name.rsplit_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// The name inside its section.
+    pub fn leaf(&self) -> &'static str {
+        self.name.rsplit_once('.').map_or(self.name, |(_, leaf)| leaf)
+    }
+}
+
+macro_rules! keys {
+    ($($id:ident: $name:literal, $env:literal, $default:literal, $form:expr, $exposure:ident,
+       $doc:literal;)*) => {
+        $(
+            #[doc = $doc]
+            pub static $id: Key = Key {
+                name: $name,
+                env: $env,
+                default: $default,
+                form: $form,
+                exposure: Exposure::$exposure,
+                doc: $doc,
+            };
+        )*
+
+        /// Every key of this version, in the order they are written out.
+        pub static KEYS: &[&Key] = &[$(&$id),*];
+    };
+}
+
+const fn whole(min: u64, max: u64) -> Form {
+    Form::Whole { min, max, zero: "" }
+}
+
+const fn whole_or_zero(min: u64, max: u64, zero: &'static str) -> Form {
+    Form::Whole { min, max, zero }
+}
+
+const fn seconds(min: f64, max: f64, zero: &'static str) -> Form {
+    Form::Seconds { min, max, zero }
+}
+
+const MIB: u64 = 1024 * 1024;
+
+keys! {
+    RUN_MODE: "run_mode", "RUN_MODE", "\"development\"",
+        Form::Choice(&["development", "production"]), Open,
+        "development makes up missing secrets for the run; production refuses to start without them";
+
+    SERVER_HOST: "server.host", "SERVER_HOST", "\"127.0.0.1\"", Form::Host, Open,
+        "the address clients connect to";
+    SERVER_PORT: "server.port", "SERVER_PORT", "8081",
+        whole_or_zero(1, 65_535, "any free port"), Open,
+        "the port clients connect to";
+    CORS_ORIGINS: "server.cors_origins", "CORS_ORIGINS", "[]", Form::Origins, Open,
+        "the origins whose pages may connect; * allows all, in development only";
+    MAX_CONNECTIONS: "server.max_connections", "WEBSOCKET_MAX_CONNECTIONS", "0",
+        whole_or_zero(1, 16_777_216, "what the process's file limit allows"), Open,
+        "the most client connections";
+    MAX_CONNECTIONS_PER_USER: "server.max_connections_per_user",
+        "WEBSOCKET_MAX_CONNECTIONS_PER_USER", "5",
+        whole_or_zero(1, 1_000_000, "unlimited"), Open,
+        "the most connections of one user";
+    MAX_SUBSCRIPTIONS: "server.max_subscriptions_per_connection",
+        "WEBSOCKET_MAX_SUBSCRIPTIONS_PER_CONNECTION", "50",
+        whole_or_zero(1, 1_000_000, "unlimited"), Open,
+        "the most channels one connection may subscribe to";
+    // 4 KiB is about the least Linux grants; above 16 MiB net.core.wmem_max is the limit anyway.
+    SEND_BUFFER: "server.send_buffer_bytes", "SERVER_SEND_BUFFER_BYTES", "32768",
+        whole_or_zero(4096, 16 * MIB, "the kernel's choice"), Open,
+        "the kernel's send buffer of each client socket (SO_SNDBUF)";
+    SHUTDOWN_GRACE: "server.shutdown_grace_seconds", "SERVER_SHUTDOWN_GRACE_SECONDS", "10",
+        seconds(0.1, 3600.0, "stop at once"), Open,
+        "how long a graceful stop may take";
+
+    API_KEY: "api.key", "API_KEY", "", Form::HeaderText, Secret,
+        "what API callers send in X-API-Key; production needs 16 bytes, development makes one up";
+    API_LISTEN: "api.listen", "API_LISTEN", "", Form::Address, Open,
+        "an address of its own for the API, /metrics and /stats; without it they share the server's";
+
+    SHARDS_COUNT: "shards.count", "SHARDS_COUNT", "0",
+        whole_or_zero(1, 256, "one per allowed core, one core kept for the router when there are more than 2"),
+        Open, "how many shards there are";
+    SHARDS_PIN: "shards.pin_to_cores", "SHARDS_PIN_TO_CORES", "true", Form::Switch, Open,
+        "whether each shard is pinned to a core of its own";
+    SHARDS_INBOX: "shards.inbox_capacity", "SHARDS_INBOX_CAPACITY", "8192",
+        whole(16, 1_048_576), Open,
+        "room in each lane of a shard's inbox, in messages";
+    SHARDS_OUTBOX: "shards.outbox_bytes_per_connection", "SHARDS_OUTBOX_BYTES_PER_CONNECTION",
+        "262144", whole(4096, 64 * MIB), Open,
+        "the most bytes waiting for one connection before it counts as a slow consumer";
+
+    HEARTBEAT: "websocket.heartbeat_interval", "WEBSOCKET_HEARTBEAT_INTERVAL", "30",
+        seconds(0.05, 3600.0, "no heartbeats"), Open,
+        "time between heartbeats, in seconds; each is jittered by 20 % either way";
+    CONNECTION_TIMEOUT: "websocket.connection_timeout", "WEBSOCKET_CONNECTION_TIMEOUT", "120",
+        seconds(0.05, 86_400.0, "never"), Open,
+        "a client from which no frame came for so many seconds is disconnected";
+    MAX_MESSAGE: "websocket.max_message_bytes", "WEBSOCKET_MAX_MESSAGE_BYTES", "65536",
+        whole(128, 16 * MIB), Open,
+        "the largest message a client may send, over all its fragments";
+
+    JWT_SECRET: "jwt.secret", "JWT_SECRET", "", Form::Text, Secret,
+        "the secret of HS256, HS384 and HS512; production needs 32 bytes, development makes one up";
+    JWT_ALGORITHM: "jwt.algorithm", "JWT_ALGORITHM", "\"HS256\"",
+        Form::Choice(&["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "ES256",
+            "ES384", "EdDSA"]), Open,
+        "the one algorithm client tokens are signed with";
+    JWT_PUBLIC_KEY: "jwt.public_key", "JWT_PUBLICKEY", "", Form::Pem, OpenOnceValid,
+        "the public key of all other algorithms: PEM text, or the path of a PEM file";
+    JWT_ISSUER: "jwt.issuer", "JWT_ISSUER", "", Form::Line, Open,
+        "the iss every token must carry; without it iss is not looked at";
+    JWT_AUDIENCE: "jwt.audience", "JWT_AUDIENCE", "", Form::Line, Open,
+        "the aud every token must carry; without it aud is not looked at";
+    JWT_LEEWAY: "jwt.leeway_seconds", "JWT_LEEWAY_SECONDS", "5", whole(0, 3600), Open,
+        "clock skew allowed on exp and nbf";
+
+    REDIS_URL: "redis.url", "REDIS_URL", "", Form::RedisUrl, Url,
+        "the Redis server triggers are read from; without it Redis is off";
+    BREAKER_FAILURES: "redis.circuit_breaker_failure_threshold",
+        "REDIS_CIRCUIT_BREAKER_FAILURE_THRESHOLD", "5", whole(1, 10_000), Open,
+        "consecutive failures that open the circuit breaker";
+    BREAKER_SUCCESSES: "redis.circuit_breaker_success_threshold",
+        "REDIS_CIRCUIT_BREAKER_SUCCESS_THRESHOLD", "2", whole(1, 10_000), Open,
+        "consecutive successes that close it again";
+    BREAKER_RESET: "redis.circuit_breaker_reset_timeout_seconds",
+        "REDIS_CIRCUIT_BREAKER_RESET_TIMEOUT_SECONDS", "30", seconds(0.05, 3600.0, ""), Open,
+        "how long an open breaker waits before it tries again";
+    BACKOFF_INITIAL: "redis.backoff_initial_delay_ms", "REDIS_BACKOFF_INITIAL_DELAY_MS", "100",
+        whole(1, 3_600_000), Open,
+        "the first reconnection delay, in milliseconds";
+    BACKOFF_MAX: "redis.backoff_max_delay_ms", "REDIS_BACKOFF_MAX_DELAY_MS", "30000",
+        whole(1, 3_600_000), Open,
+        "the largest reconnection delay, in milliseconds";
+
+    TENANT_ENABLED: "tenant.enabled", "TENANT_ENABLED", "false", Form::Switch, Open,
+        "whether tenants are kept apart by the tenant_id claim and the X-Tenant-ID header";
+
+    LOG_FILTER: "log.filter", "RUST_LOG", "\"info\"", Form::LogFilter, Open,
+        "what is logged: a level, or a comma list of target=level";
+    LOG_FORMAT: "log.format", "RUST_LOG_FORMAT", "\"text\"",
+        Form::Choice(&["text", "json"]), Open,
+        "text for people, json for machines";
+}
+
+/// Names the environment may use for the path of the configuration file.
+pub const CONFIG_PATH_ENV: &str = "ARA_CONFIG";
+
+/// A key or a whole section that has a place in the design but not yet in the program.
+#[derive(Debug)]
+pub struct Later {
+    /// A key, or a section with all that stands under it.
+    pub name: &'static str,
+    /// Its environment names.
+    pub env: &'static [&'static str],
+}
+
+/// What must be refused as not available, rather than as unknown: ignoring a switch that was
+/// thought to be on is worse than not starting.
+pub static LATER: &[Later] = &[
+    Later { name: "server.tls_cert", env: &["SERVER_TLS_CERT"] },
+    Later { name: "server.tls_key", env: &["SERVER_TLS_KEY"] },
+    Later { name: "api.keys", env: &[] },
+    Later { name: "websocket.compression", env: &["WEBSOCKET_COMPRESSION"] },
+    Later { name: "jwt.jwks", env: &["JWT_JWKS"] },
+    Later { name: "redis.sentinel", env: &["REDIS_SENTINEL"] },
+    Later { name: "redis.cluster", env: &["REDIS_CLUSTER"] },
+    Later {
+        name: "tenant.default_limits",
+        env: &[
+            "TENANT_DEFAULT_LIMITS_MAX_CONNECTIONS",
+            "TENANT_DEFAULT_LIMITS_MAX_CONNECTIONS_PER_USER",
+            "TENANT_DEFAULT_LIMITS_MAX_SUBSCRIPTIONS_PER_CONNECTION",
+        ],
+    },
+    Later { name: "tenant.tenant_overrides", env: &[] },
+    Later {
+        name: "queue",
+        env: &[
+            "QUEUE_ENABLED",
+            "QUEUE_BACKEND",
+            "QUEUE_MAX_SIZE_PER_USER",
+            "QUEUE_MESSAGE_TTL_SECONDS",
+            "QUEUE_CLEANUP_INTERVAL_SECONDS",
+            "QUEUE_PATH",
+        ],
+    },
+    Later {
+        name: "ack",
+        env: &[
+            "ACK_ENABLED",
+            "ACK_TIMEOUT_SECONDS",
+            "ACK_CLEANUP_INTERVAL_SECONDS",
+            "ACK_UNACKED",
+            "ACK_MAX_ATTEMPTS",
+        ],
+    },
+    Later {
+        name: "ratelimit",
+        env: &[
+            "RATELIMIT_ENABLED",
+            "RATELIMIT_HTTP_REQUESTS_PER_SECOND",
+            "RATELIMIT_HTTP_BURST_SIZE",
+            "RATELIMIT_WS_CONNECTIONS_PER_MINUTE",
+            "RATELIMIT_WS_MESSAGES_PER_SECOND",
+            "RATELIMIT_CLEANUP_INTERVAL_SECONDS",
+        ],
+    },
+    // OTEL_SERVICE_NAME is missing on purpose: platforms set it on every container they run.
+    Later { name: "otel", env: &["OTEL_ENABLED", "OTEL_ENDPOINT", "OTEL_SAMPLING_RATIO"] },
+    Later {
+        name: "cluster",
+        env: &["CLUSTER_ENABLED", "CLUSTER_SERVER_ID", "CLUSTER_PRESENCE_TTL_SECONDS"],
+    },
+];
+
+/// The key of exactly this name.
+pub fn by_name(name: &str) -> Option<&'static Key> {
+    KEYS.iter().copied().find(|key| key.name == name)
+}
+
+/// Whether a key stands in the section of this name.
+pub fn is_section(name: &str) -> bool {
+    KEYS.iter().any(|key| key.section() == name)
+}
+
+/// The entry of [`LATER`] that covers a dotted name.
+pub fn later(name: &str) -> Option<&'static Later> {
+    LATER.iter().find(|later| {
+        name.strip_prefix(later.name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_every_default_is_valid() {
+        for (index, key) in KEYS.iter().enumerate() {
+            for other in KEYS.iter().skip(index + 1) {
+                assert!(key.name != other.name && key.env != other.env, "{} twice", key.name);
+            }
+            assert!(later(key.name).is_none(), "{} is available and is not", key.name);
+            assert!(LATER.iter().all(|later| !later.env.contains(&key.env)), "{}", key.env);
+            assert!(!key.doc.is_empty());
+            if !key.default.is_empty() {
+                assert!(key.form.default_value(key.default).is_some(), "default of {}", key.name);
+            }
+        }
+    }
+
+    #[test]
+    fn keys_of_a_section_stand_together() {
+        let mut seen: Vec<&str> = Vec::new();
+        for key in KEYS {
+            if seen.last() != Some(&key.section()) {
+                assert!(!seen.contains(&key.section()), "[{}] is split", key.section());
+                seen.push(key.section());
+            }
+        }
+        assert_eq!(seen.first(), Some(&""), "keys without a section must come first in TOML");
+    }
+}
