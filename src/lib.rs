@@ -1,2 +1,3 @@
 //! The Ara gateway.
 pub mod config;
+pub mod redis;
