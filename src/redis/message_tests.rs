@@ -1,0 +1,216 @@
+//! A message is taken exactly when the contract says so, its payload unchanged, and each fault has
+//! its own reason; set-up is a table, since these are pure functions.
+//!
+//! **Runs on**: the test. **Owns**: nothing. **Never**: needs a Redis server.
+
+use super::*;
+use proptest::prelude::*;
+
+const EVENT: &str = r#"{"event_type":"t","payload":1}"#;
+
+fn reason(channel: &str, text: &str) -> &'static str {
+    match parse(channel.as_bytes(), text.as_bytes()) {
+        Ok(_) => "taken",
+        Err(rejected) => rejected.reason(),
+    }
+}
+
+/// The reason for a well-addressed message with this event.
+fn event_reason(event: &str) -> &'static str {
+    reason("notification:user:u", &format!(r#"{{"type":"user","target":"u","event":{event}}}"#))
+}
+
+fn list(name: &str, count: usize) -> String {
+    serde_json::to_string(&vec![name; count]).unwrap()
+}
+
+#[test]
+fn reads_every_field() {
+    let text = r#" {"source":"ignored","type":"user","target":"u\u00e9","tenant_id":"acme.eu",
+        "event":{"event_type":"order.paid","payload": {"b":1.10, "a":[1e400,"\u0041"],"a":0} ,
+        "priority":"Critical","ttl":0,"correlation_id":"c-1"}}"#;
+    let trigger = parse("notification:user:ué".as_bytes(), text.as_bytes()).unwrap();
+    assert_eq!(trigger.target, RedisTarget::User("ué".into()));
+    assert_eq!(trigger.tenant.as_deref(), Some("acme.eu"));
+    let event = trigger.event;
+    assert_eq!(event.event_type, "order.paid");
+    assert_eq!(event.payload.get(), r#"{"b":1.10, "a":[1e400,"\u0041"],"a":0}"#);
+    assert_eq!((event.priority, event.ttl), (Some(Priority::Critical), Some(0)));
+    assert_eq!(event.correlation_id.as_deref(), Some("c-1"));
+}
+
+#[test]
+fn reads_each_type_on_its_channel() {
+    let target = |channel: &str, kind: &str, target: &str| {
+        let text = format!(r#"{{"type":"{kind}",{target}"event":{EVENT}}}"#);
+        parse(channel.as_bytes(), text.as_bytes()).map(|trigger| trigger.target)
+    };
+    let names = || vec!["a".to_owned(), "b".to_owned()];
+    for (channel, kind, raw, expected) in [
+        ("notification:user:a:b", "user", r#""target":"a:b","#, RedisTarget::User("a:b".into())),
+        ("notification:channel:c", "channel", r#""target":"c","#, RedisTarget::Channel("c".into())),
+        (BROADCAST, "users", r#""target":["a","b"],"#, RedisTarget::Users(names())),
+        (BROADCAST, "channels", r#""target":["a","b"],"#, RedisTarget::Channels(names())),
+        (BROADCAST, "broadcast", "", RedisTarget::Broadcast),
+        (BROADCAST, "broadcast", r#""target":null,"#, RedisTarget::Broadcast),
+        (BROADCAST, "broadcast", r#""target":"*","#, RedisTarget::Broadcast),
+    ] {
+        assert_eq!(target(channel, kind, raw), Ok(expected), "{channel} {kind} {raw}");
+    }
+}
+
+#[test]
+fn each_misdirected_message_has_its_reason() {
+    let long = "x".repeat(65);
+    let many_users = list("u", USERS_MAX + 1);
+    let many_channels = list("c", CHANNELS_MAX + 1);
+    for (channel, kind, target, expected) in [
+        ("notification:user:u", r#""user""#, r#""v""#, "target_mismatch"),
+        ("notification:channel:c", r#""channel""#, r#""C""#, "target_mismatch"),
+        ("notification:user:", r#""user""#, r#""u""#, "target_mismatch"),
+        ("notification:user:", r#""user""#, r#""""#, "bad_user"),
+        ("notification:user:u", r#""user""#, "null", "bad_user"),
+        ("notification:user:u", r#""user""#, "7", "bad_user"),
+        ("notification:user:u v", r#""user""#, r#""u v""#, "bad_user"),
+        ("notification:user:u", r#""user""#, r#""u\u0000""#, "bad_user"),
+        ("notification:channel:a b", r#""channel""#, r#""a b""#, "bad_channel"),
+        ("notification:channel:c", r#""channel""#, &format!("{long:?}"), "bad_channel"),
+        (BROADCAST, r#""user""#, r#""u""#, "wrong_target"),
+        (BROADCAST, r#""channel""#, r#""c""#, "wrong_target"),
+        ("notification:user:u", r#""channel""#, r#""u""#, "wrong_target"),
+        ("notification:channel:c", r#""user""#, r#""c""#, "wrong_target"),
+        ("notification:user:u", r#""broadcast""#, "null", "wrong_target"),
+        ("notification:user:u", r#""users""#, r#"["u"]"#, "wrong_target"),
+        ("notification:channel:c", r#""channels""#, r#"["c"]"#, "wrong_target"),
+        ("elsewhere", r#""broadcast""#, "null", "wrong_target"),
+        (BROADCAST, r#""users""#, "[]", "bad_user"),
+        (BROADCAST, r#""users""#, r#""u""#, "bad_user"),
+        (BROADCAST, r#""users""#, r#"["u",""]"#, "bad_user"),
+        (BROADCAST, r#""users""#, &many_users, "too_many_targets"),
+        (BROADCAST, r#""users""#, &list("u", USERS_MAX), "taken"),
+        (BROADCAST, r#""channels""#, r#"["c","a b"]"#, "bad_channel"),
+        (BROADCAST, r#""channels""#, &many_channels, "too_many_targets"),
+        (BROADCAST, r#""channels""#, &list("c", CHANNELS_MAX), "taken"),
+        (BROADCAST, r#""topic""#, "null", "bad_type"),
+        (BROADCAST, r#""Broadcast""#, "null", "bad_type"),
+        (BROADCAST, "null", "null", "bad_type"),
+        (BROADCAST, "1", "null", "bad_type"),
+    ] {
+        let text = format!(r#"{{"type":{kind},"target":{target},"event":{EVENT}}}"#);
+        let head: String = text.chars().take(120).collect();
+        assert_eq!(reason(channel, &text), expected, "{channel} {head}");
+    }
+}
+
+#[test]
+fn each_malformed_event_has_its_reason() {
+    let long = "x".repeat(NAME_BYTES_MAX + 1);
+    for (event, expected) in [
+        (EVENT, "taken"),
+        (r#"{"event_type":"t","payload":null}"#, "taken"),
+        (r#"{"event_type":"t","payload":1,"priority":null,"ttl":null}"#, "taken"),
+        (r#"{"event_type":"t"}"#, "bad_event"),
+        ("null", "bad_event"),
+        ("[]", "bad_event"),
+        (r#"["t",1]"#, "bad_event"),
+        (r#"{"payload":1}"#, "bad_event_type"),
+        (r#"{"event_type":"","payload":1}"#, "bad_event_type"),
+        (&format!(r#"{{"event_type":"{long}","payload":1}}"#), "bad_event_type"),
+        (r#"{"event_type":"t","payload":1,"priority":"high"}"#, "bad_priority"),
+        (r#"{"event_type":"t","payload":1,"priority":2}"#, "bad_priority"),
+        (r#"{"event_type":"t","payload":1,"ttl":-1}"#, "bad_ttl"),
+        (r#"{"event_type":"t","payload":1,"ttl":1.5}"#, "bad_ttl"),
+        (r#"{"event_type":"t","payload":1,"ttl":"60"}"#, "bad_ttl"),
+        (r#"{"event_type":"t","payload":1,"correlation_id":""}"#, "bad_correlation_id"),
+        (r#"{"event_type":"t","payload":1,"correlation_id":7}"#, "bad_correlation_id"),
+        (r#"{"event_type":"t","payload":1,"payload":2}"#, "bad_json"),
+    ] {
+        assert_eq!(event_reason(event), expected, "{event}");
+    }
+}
+
+#[test]
+fn each_malformed_message_has_its_reason() {
+    let with =
+        |tenant: &str| format!(r#"{{"type":"broadcast","tenant_id":{tenant},"event":{EVENT}}}"#);
+    for (text, expected) in [
+        ("", "bad_json"),
+        ("{", "bad_json"),
+        ("null", "bad_json"),
+        (r#""broadcast""#, "bad_json"),
+        (r#"["broadcast",null,null,{"event_type":"t","payload":1}]"#, "bad_json"),
+        (r#"{"type":"broadcast","type":"users"}"#, "bad_json"),
+        ("{}", "bad_type"),
+        (r#"{"type":"broadcast"}"#, "bad_event"),
+        (&with("null"), "taken"),
+        (&with(r#""a/b""#), "bad_tenant"),
+        (&with(r#""""#), "bad_tenant"),
+        (&with("1"), "bad_tenant"),
+        (&format!("{} x", with("null")), "bad_json"),
+    ] {
+        assert_eq!(reason(BROADCAST, text), expected, "{text}");
+    }
+    assert_eq!(parse(BROADCAST.as_bytes(), b"{\"type\":\"\xff\"}").unwrap_err(), Rejected::BadJson);
+}
+
+#[test]
+fn bounds_are_inclusive() {
+    let event = |bytes: usize| {
+        format!(r#"{{"event_type":"t","payload":"{}"}}"#, "x".repeat(bytes.saturating_sub(2)))
+    };
+    assert_eq!(event_reason(&event(PAYLOAD_BYTES_MAX)), "taken");
+    assert_eq!(event_reason(&event(PAYLOAD_BYTES_MAX + 1)), "too_large");
+    let mut text = format!(r#"{{"type":"broadcast","event":{EVENT}}}"#);
+    text.push_str(&" ".repeat(MESSAGE_BYTES_MAX - text.len()));
+    assert_eq!(reason(BROADCAST, &text), "taken");
+    text.push(' ');
+    assert_eq!(reason(BROADCAST, &text), "too_large");
+}
+
+#[test]
+fn deep_nesting_costs_no_stack() {
+    let payload = format!("{}{}", "[".repeat(30_000), "]".repeat(30_000));
+    let event = format!(r#"{{"event_type":"t","payload":{payload}}}"#);
+    assert_eq!(event_reason(&event), "taken");
+    let text = "[".repeat(MESSAGE_BYTES_MAX / 2);
+    assert_eq!(reason(BROADCAST, &format!(r#"{{"type":{text}"#)), "bad_json");
+}
+
+#[test]
+fn the_table_of_reasons_is_complete_and_in_order() {
+    for (index, rejected) in Rejected::ALL.into_iter().enumerate() {
+        assert_eq!(rejected as usize, index);
+        assert!(
+            Rejected::ALL.iter().filter(|other| other.reason() == rejected.reason()).count() == 1
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(
+        channel in proptest::collection::vec(any::<u8>(), 0..60),
+        bytes in proptest::collection::vec(any::<u8>(), 0..300),
+    ) {
+        prop_assert!(parse(&channel, &bytes).is_err());
+    }
+
+    #[test]
+    fn messages_cut_and_changed_never_panic(at in 0usize..110, byte in any::<u8>(), cut in any::<bool>()) {
+        let mut bytes = format!(
+            r#"{{"type":"users","target":["a","b"],"tenant_id":"t","event":{{"event_type":"e","payload":{{"k":[1]}},"ttl":5}}}}"#
+        ).into_bytes();
+        if cut { bytes.truncate(at) } else if let Some(place) = bytes.get_mut(at) { *place = byte }
+        let _taken_or_not = parse(BROADCAST.as_bytes(), &bytes);
+    }
+
+    #[test]
+    fn payloads_pass_unchanged(text in r#"[ -~]{0,40}"#, number in any::<f64>(), digits in "[1-9][0-9]{0,60}") {
+        for payload in [serde_json::to_string(&text).unwrap(), format!("[{digits}.{digits}]"), format!("{{\"n\" : {digits}}}"),
+            serde_json::to_string(&number).unwrap()] {
+            let text = format!(r#"{{"type":"broadcast","event":{{"event_type":"e","payload":{payload}}}}}"#);
+            let trigger = parse(BROADCAST.as_bytes(), text.as_bytes()).unwrap();
+            prop_assert_eq!(trigger.event.payload.get(), payload.as_str());
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! x
+pub mod backoff;
+pub mod breaker;
+pub mod message;
+mod resp;
