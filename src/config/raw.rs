@@ -376,7 +376,7 @@ fn later_fault(name: &str, env: Option<&'static str>, origin: Origin) -> Fault {
         origin,
         problem: "not available in this version".to_owned(),
         allowed: String::new(),
-        fix: format!("remove {}", env.unwrap_or("the line")),
+        fix: format!("remove {}", env.unwrap_or("it")),
     }
 }
 
