@@ -101,6 +101,9 @@ impl Problem {
 const SHOWN_CHARS_MAX: usize = 60;
 
 fn quoted(piece: &str) -> String {
+    if piece.is_empty() {
+        return String::new();
+    }
     let mut characters = piece.chars();
     let start: String = characters.by_ref().take(SHOWN_CHARS_MAX).collect();
     let tail = if characters.next().is_some() { "…" } else { "" };
@@ -297,7 +300,9 @@ impl Form {
 }
 
 fn check_origin(text: &str) -> Result<String, Problem> {
-    origin(text).map_err(|what| Problem::new(text, what))
+    // What stands before an @ may be a password.
+    let shown = if text.contains('@') { "" } else { text };
+    origin(text).map_err(|what| Problem::new(shown, what))
 }
 
 fn wrong_type(value: &DeValue<'_>, lead: &str) -> Problem {

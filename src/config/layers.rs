@@ -159,10 +159,11 @@ fn read_file(text: &str, raw: &mut Raw, faults: &mut Vec<Fault>) {
     }
     // Half a file is guesswork: its values are looked at once it can be read.
     raw.complete = false;
+    let name = raw.file.as_ref().map_or_else(String::new, |path| path.display().to_string());
     for error in errors {
         let start = error.span().map_or(0, |span| span.start);
         faults.push(Fault {
-            key: "config.toml".into(),
+            key: name.as_str().into(),
             env: None,
             origin: Origin::File { line: line_of(text, start) },
             problem: format!("this is not TOML: {}", error.message()),

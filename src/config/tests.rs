@@ -327,6 +327,7 @@ fn no_secret_is_ever_part_of_a_fault() {
             format!("-----BEGIN PRIVATE KEY-----\\n{secret}\\n-----END PRIVATE KEY-----"),
         ),
         ("JWT_PUBLICKEY", secret.to_owned()),
+        ("CORS_ORIGINS", format!("https://user:{secret}@a.org")),
     ] {
         let fault = one_fault("", &[(name, value.as_str())]);
         assert!(!format!("{fault}{fault:?}").contains("hunter2"), "{fault}");
