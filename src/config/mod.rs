@@ -4,7 +4,8 @@
 //! **Never**: stops at the first fault, lets a fault hold a secret, or changes the environment.
 //!
 //! The way of a value: [`keys`] says what there is, `layers` reads it from the files and the
-//! environment, [`form`] checks each value by itself, [`raw`] keeps the highest, `settle` checks them against each other and makes [`settled::Settings`].
+//! environment, [`form`] checks each value by itself, [`raw`] keeps the highest, and `settle`
+//! checks them against each other and makes [`settled::Settings`].
 //! To add a key: one entry in [`keys`], one field in [`settled`], one line in `settle`.
 
 mod address;
