@@ -224,4 +224,117 @@ fn fault(key: &str, env: Option<&'static str>, problem: String, fix: &str) -> Fa
 }
 
 #[cfg(test)]
-mod tests {}
+#[expect(clippy::indexing_slicing, reason = "a panic is how a test fails")]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::config::load;
+
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+    fn sources(environment: &[(&str, &str)]) -> Sources {
+        let environment =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), value.into())).collect();
+        // A directory without a config.toml, so that only the environment speaks.
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/src").into();
+        Sources { config: None, directory, environment }
+    }
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    fn request(line: &str) -> TokenRequest {
+        match parse(&format!("ara-gateway token {line}")).unwrap().command() {
+            Command::Token(request) => request,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn run_token(environment: &[(&str, &str)], line: &str) -> (ExitCode, String, String) {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = token(&sources(environment), &request(line), &mut out, &mut err);
+        (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    }
+
+    #[test]
+    fn the_command_line_is_read() {
+        <Cli as CommandFactory>::command().debug_assert();
+        assert!(matches!(parse("ara-gateway").unwrap().command(), Command::Serve));
+        assert!(matches!(parse("ara-gateway serve").unwrap().command(), Command::Serve));
+        assert!(matches!(
+            parse("ara-gateway check-config").unwrap().command(),
+            Command::CheckConfig
+        ));
+        for line in ["ara-gateway --config a.toml", "ara-gateway serve --config a.toml"] {
+            assert_eq!(parse(line).unwrap().config, Some(PathBuf::from("a.toml")), "{line}");
+        }
+        let asked = request("--user u --role a --role b --channel n.* --ttl 90s --tenant t");
+        assert_eq!((asked.roles.len(), asked.channels.len()), (2, 1));
+        assert_eq!((asked.ttl, asked.tenant.as_deref()), (Duration::from_secs(90), Some("t")));
+        assert_eq!(request("--user u").ttl, Duration::from_secs(3600));
+        for line in ["token", "token --user u --ttl 0s", "token --user u --ttl soon", "serv"] {
+            assert_eq!(parse(&format!("ara-gateway {line}")).unwrap_err().exit_code(), 2, "{line}");
+        }
+        for line in ["--help", "--version", "token --help"] {
+            assert_eq!(parse(&format!("ara-gateway {line}")).unwrap_err().exit_code(), 0, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_printed_alone_and_the_gateway_accepts_it() {
+        let environment = [
+            ("JWT_SECRET", SECRET),
+            ("JWT_ALGORITHM", "HS384"),
+            ("JWT_ISSUER", "me"),
+            ("JWT_AUDIENCE", "ara"),
+        ];
+        let line = "--user alice --tenant acme --role ops --channel orders.* --ttl 15m";
+        let (code, out, err) = run_token(&environment, line);
+        assert_eq!((code, err.as_str()), (ExitCode::SUCCESS, ""));
+        let token = out.strip_suffix('\n').unwrap();
+        let jwt = load(&sources(&environment)).unwrap().settings.jwt;
+        let identity = Verifier::new(&jwt).unwrap().verify(token).unwrap();
+        assert_eq!((&*identity.user, identity.tenant.as_deref()), ("alice", Some("acme")));
+        assert_eq!(identity.roles.len(), 1);
+        assert_eq!(identity.channels.as_deref().map(|list| &*list[0]), Some("orders.*"));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        assert!((now + 895..=now + 900).contains(&identity.expires_at_unix_seconds));
+    }
+
+    #[test]
+    fn a_token_that_would_be_useless_is_not_printed() {
+        let key = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/rsa2048.pub.pem");
+        let asymmetric = [("JWT_ALGORITHM", "RS256"), ("JWT_PUBLICKEY", key)];
+        let secret = [("JWT_SECRET", SECRET)];
+        let broken = [("JWT_SECRET", SECRET), ("SERVER_PORT", "x")];
+        for (environment, line, told) in [
+            (&[][..], "--user u", "JWT_SECRET"),
+            (&asymmetric, "--user u", "private key"),
+            (&secret, "--user u --tenant a/b", "tenant_id"),
+            (&secret, "--user u --channel *", "channels"),
+            (&broken, "--user u", "SERVER_PORT"),
+        ] {
+            let (code, out, err) = run_token(environment, line);
+            assert_eq!((code, out.as_str()), (ExitCode::from(2), ""), "{line}");
+            assert!(err.contains(told) && err.contains("fix: ") && !err.contains(SECRET), "{err}");
+        }
+    }
+
+    #[test]
+    fn check_config_prints_the_configuration_or_its_faults() {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = check_config(&sources(&[("JWT_SECRET", SECRET)]), &mut out, &mut err);
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!((code, err.len()), (ExitCode::SUCCESS, 0));
+        assert!(text.contains("port = 8081  # default") && !text.contains(SECRET), "{text}");
+
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let environment = [("SERVER_PORT", "x"), ("RUN_MODE", "production"), ("API_KEY", "short")];
+        let code = check_config(&sources(&environment), &mut out, &mut err);
+        let text = String::from_utf8(err).unwrap();
+        assert_eq!((code, out.len()), (ExitCode::from(2), 0));
+        assert!(text.starts_with("4 faults") && !text.contains("short\""), "{text}");
+    }
+}

@@ -3,10 +3,11 @@
 //! **Runs on**: main, before anything is started. **Owns**: nothing.
 //! **Never**: decides whether a value may be shown; it hands back the piece and the complaint apart.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use toml::de::DeValue;
+
+use super::address::{origin, parse_address, parse_host};
 
 /// What a value of a key must look like.
 #[derive(Debug)]
@@ -100,6 +101,9 @@ impl Problem {
 const SHOWN_CHARS_MAX: usize = 60;
 
 fn quoted(piece: &str) -> String {
+    if piece.is_empty() {
+        return String::new();
+    }
     let mut characters = piece.chars();
     let start: String = characters.by_ref().take(SHOWN_CHARS_MAX).collect();
     let tail = if characters.next().is_some() { "…" } else { "" };
@@ -295,6 +299,12 @@ impl Form {
     }
 }
 
+fn check_origin(text: &str) -> Result<String, Problem> {
+    // What stands before an @ may be a password.
+    let shown = if text.contains('@') { "" } else { text };
+    origin(text).map_err(|what| Problem::new(shown, what))
+}
+
 fn wrong_type(value: &DeValue<'_>, lead: &str) -> Problem {
     let article = if matches!(value, DeValue::Integer(_) | DeValue::Array(_)) { "an" } else { "a" };
     let what = match lead {
@@ -302,67 +312,6 @@ fn wrong_type(value: &DeValue<'_>, lead: &str) -> Problem {
         lead => format!("holds {lead}{article} {}", value.type_str()),
     };
     Problem { shown: String::new(), what }
-}
-
-/// Reads an IP address, with or without the brackets of IPv6, or `localhost`.
-pub(super) fn parse_host(text: &str) -> Option<IpAddr> {
-    if text.eq_ignore_ascii_case("localhost") {
-        return Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    }
-    let bracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    match bracketed {
-        Some(inner) => inner.parse().ok().map(IpAddr::V6),
-        None => text.parse().ok(),
-    }
-}
-
-/// Reads a host as [`parse_host`] does, a colon and a port.
-pub(super) fn parse_address(text: &str) -> Option<SocketAddr> {
-    if let Ok(address) = text.parse() {
-        return Some(address);
-    }
-    let (host, port) = text.rsplit_once(':')?;
-    let port = port.bytes().all(|byte| byte.is_ascii_digit()).then(|| port.parse().ok())??;
-    host.eq_ignore_ascii_case("localhost").then(|| (Ipv4Addr::LOCALHOST, port).into())
-}
-
-/// Brings an origin into the form browsers send: lower case, no trailing slash, no default port.
-fn check_origin(text: &str) -> Result<String, Problem> {
-    if text == "*" {
-        return Ok(text.to_owned());
-    }
-    let lower = text.trim_end_matches('/').to_ascii_lowercase();
-    let refuse = |what: &str| Err(Problem::new(text, what));
-    let Some((scheme, authority)) = lower.split_once("://") else {
-        return refuse("is not an origin: it has no scheme://");
-    };
-    let scheme_fits = scheme.starts_with(|first: char| first.is_ascii_lowercase())
-        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
-    if !scheme_fits {
-        return refuse("is not an origin: its scheme is malformed");
-    }
-    if authority.contains(['/', '?', '#', '@', '\\', '*', ',']) {
-        return refuse("is not an origin: only a host and a port may follow the scheme");
-    }
-    if !authority.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return refuse("is not an origin: write an international name in its xn-- form");
-    }
-    let after_brackets = authority.rsplit_once(']').map_or(authority, |(_, rest)| rest);
-    let (host, port) = match after_brackets.rsplit_once(':') {
-        Some((_, port)) => match port.parse::<u16>() {
-            Ok(number) => (authority.strip_suffix(port).unwrap_or(authority), Some(number)),
-            Err(_) => return refuse("is not an origin: its port is no number up to 65535"),
-        },
-        None => (authority, None),
-    };
-    let host = host.trim_end_matches(':');
-    if host.is_empty() {
-        return refuse("is not an origin: it has no host");
-    }
-    Ok(match (scheme, port) {
-        (_, None) | ("http", Some(80)) | ("https", Some(443)) => format!("{scheme}://{host}"),
-        (_, Some(port)) => format!("{scheme}://{host}:{port}"),
-    })
 }
 
 #[cfg(test)]
@@ -405,53 +354,6 @@ mod tests {
         assert!(text(&form, "0") == Ok(Some(Value::Seconds(Duration::ZERO))));
         for input in ["0.01", "60.1", "-1", "nan", "inf", "1s", "1e400"] {
             assert!(text(&form, input).is_err(), "{input}");
-        }
-    }
-
-    #[test]
-    fn hosts_and_addresses() {
-        for host in ["127.0.0.1", "0.0.0.0", "::1", "[::1]", "localhost"] {
-            assert!(parse_host(host).is_some(), "{host}");
-        }
-        for host in ["example.org", "127.0.0", "[127.0.0.1]", "1.2.3.4:80"] {
-            assert!(parse_host(host).is_none(), "{host}");
-        }
-        assert_eq!(parse_address("localhost:9"), Some(([127, 0, 0, 1], 9).into()));
-        assert!(parse_address("[::1]:9090").is_some());
-        for address in ["127.0.0.1", "localhost", "localhost:", "localhost:+1", "::1:x", "h:70000"]
-        {
-            assert!(parse_address(address).is_none(), "{address}");
-        }
-    }
-
-    #[test]
-    fn origins_are_brought_into_the_form_browsers_send() {
-        for (input, expected) in [
-            ("https://App.Example.org/", "https://app.example.org"),
-            ("https://a.org:443", "https://a.org"),
-            ("http://a.org:80", "http://a.org"),
-            ("http://localhost:3000", "http://localhost:3000"),
-            ("http://[::1]:3000", "http://[::1]:3000"),
-            ("http://[::1]", "http://[::1]"),
-            ("capacitor://localhost", "capacitor://localhost"),
-            ("*", "*"),
-        ] {
-            assert!(check_origin(input).is_ok_and(|origin| origin == expected), "{input}");
-        }
-        for input in [
-            "a.org",
-            "https://",
-            "https://a.org/x",
-            "https://u@a.org",
-            "://a",
-            "https://a b",
-            "https://*.a.org",
-            "https://a:99999",
-            "https://:80",
-            "1http://a",
-            "https://ä.org",
-        ] {
-            assert!(check_origin(input).is_err(), "{input}");
         }
     }
 

@@ -5,13 +5,14 @@
 
 use std::path::Path;
 
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rsa::PublicEncryptingKey;
 use aws_lc_rs::signature::{self, ParsedPublicKey, VerificationAlgorithm};
 use jsonwebtoken::{Algorithm, DecodingKey};
 
 use super::error::{Fault, Origin};
 use super::keys::{JWT_PUBLIC_KEY, JWT_SECRET, Key};
-use super::raw::read_text_file;
+use super::layers::read_text_file;
 use super::settled::Jwt;
 
 /// What a value of `jwt.public_key` stands for: the PEM text itself, or that of the file it names.
@@ -89,7 +90,8 @@ fn public_key(algorithm: Algorithm, pem: &[u8]) -> Result<DecodingKey, &'static 
     let bytes = key.try_get_as_bytes().ok().ok_or(needed)?;
     let parsed = ParsedPublicKey::new(check, bytes).ok().ok_or(needed)?;
     if needed == RSA {
-        let rsa = PublicEncryptingKey::from_der(parsed.as_ref()).ok().ok_or(needed)?;
+        let der: PublicKeyX509Der<'_> = parsed.as_der().ok().ok_or(needed)?;
+        let rsa = PublicEncryptingKey::from_der(der.as_ref()).ok().ok_or(needed)?;
         if !(2048..=8192).contains(&rsa.key_size_bits()) {
             return Err(needed);
         }
@@ -105,5 +107,64 @@ fn fault(key: &Key, problem: &str) -> Fault {
         problem: problem.to_owned(),
         allowed: key.form.allowed(),
         fix: format!("set {} (or {}), or another jwt.algorithm", key.name, key.env),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a panic is how a test fails")]
+mod tests {
+    use super::super::{load, raw::Sources};
+    use super::*;
+
+    const KEY: &str = include_str!("../../tests/fixtures/rsa2048.pub.pem");
+
+    /// Loads with these variables, from the directory of the fixtures.
+    fn with(environment: &[(&str, &str)]) -> Result<Jwt, Vec<Fault>> {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures").into();
+        let environment =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), value.into())).collect();
+        let loaded = load(&Sources { config: None, directory, environment });
+        loaded.map(|loaded| loaded.settings.jwt).map_err(|faults| faults.list)
+    }
+
+    #[test]
+    fn a_key_may_be_text_on_one_line_or_several_or_a_path() {
+        let one_line = KEY.trim_end().replace('\n', "\\n");
+        for value in [KEY, &one_line, "rsa2048.pub.pem"] {
+            let jwt = with(&[("JWT_ALGORITHM", "RS256"), ("JWT_PUBLICKEY", value)]).unwrap();
+            assert_eq!(jwt.public_key_pem.as_deref().map(str::trim), Some(KEY.trim()), "{value}");
+            assert!(jwt.secret.is_none());
+        }
+        let production = [
+            ("RUN_MODE", "production"),
+            ("JWT_ALGORITHM", "PS256"),
+            ("JWT_PUBLICKEY", "rsa2048.pkcs1.pub.pem"),
+            ("API_KEY", "0123456789abcdef"),
+            ("CORS_ORIGINS", "https://a.org"),
+        ];
+        assert!(with(&production).is_ok(), "a public key is as good as a secret");
+    }
+
+    #[test]
+    fn a_key_that_is_missing_or_does_not_fit_is_a_fault() {
+        for (algorithm, key, problem) in [
+            ("RS256", "", "there is none"),
+            ("EdDSA", "", "there is none"),
+            ("RS256", "rsa1024.pub.pem", "2048 to 8192 bits"),
+            ("ES256", "rsa2048.pub.pem", "P-256"),
+            ("EdDSA", "rsa2048.pub.pem", "Ed25519"),
+            ("RS256", "absent.pem", "cannot be opened"),
+            ("RS256", "rs256.jwt", "no PEM block"),
+            ("RS256", "-----BEGIN RSA PRIVATE KEY-----\\nAA==", "private key"),
+            ("RS256", "-----BEGIN CERTIFICATE-----\\nAA==", "openssl x509"),
+            ("HS256", "-----BEGIN PRIVATE KEY-----\\nAA==", "private key"),
+        ] {
+            let list = with(&[("JWT_ALGORITHM", algorithm), ("JWT_PUBLICKEY", key)]).unwrap_err();
+            assert_eq!((list.len(), &*list[0].key), (1, "jwt.public_key"), "{list:?}");
+            assert!(list[0].problem.contains(problem), "{}", list[0]);
+        }
+        // A key for an algorithm nobody chose is more likely a forgotten algorithm.
+        let list = with(&[("JWT_PUBLICKEY", KEY)]).unwrap_err();
+        assert_eq!((list.len(), &*list[0].key), (1, "jwt.algorithm"), "{list:?}");
     }
 }

@@ -3,15 +3,18 @@
 //! **Runs on**: main, before anything is started. **Owns**: nothing that outlives the start.
 //! **Never**: stops at the first fault, lets a fault hold a secret, or changes the environment.
 //!
-//! The way of a value: [`keys`] says what there is, [`raw`] reads the layers and checks each value
-//! by itself, `settle` checks them against each other and makes [`settled::Settings`].
+//! The way of a value: [`keys`] says what there is, `layers` reads it from the files and the
+//! environment, [`form`] checks each value by itself, [`raw`] keeps the highest, and `settle`
+//! checks them against each other and makes [`settled::Settings`].
 //! To add a key: one entry in [`keys`], one field in [`settled`], one line in `settle`.
 
+mod address;
 mod env;
 pub mod error;
 pub mod form;
 pub(crate) mod jwt_key;
 pub mod keys;
+mod layers;
 mod nearest;
 pub mod raw;
 mod settle;
@@ -40,7 +43,7 @@ pub struct Loaded {
 /// Every fault that was found, at least one.
 pub fn load(sources: &Sources) -> Result<Loaded, Faults> {
     let mut list = Vec::new();
-    let raw = raw::read(sources, &mut list);
+    let raw = layers::read(sources, &mut list);
     if raw.complete {
         let settings = settle::settle(&raw, &sources.directory, &mut list);
         if list.is_empty() {

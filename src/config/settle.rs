@@ -10,8 +10,8 @@ use std::time::Duration;
 use ara_shards::Limits;
 use jsonwebtoken::Algorithm;
 
+use super::address::{parse_address, parse_host};
 use super::error::Fault;
-use super::form::{parse_address, parse_host};
 use super::jwt_key;
 use super::keys::{self, Key};
 use super::raw::Raw;

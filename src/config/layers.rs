@@ -1,0 +1,256 @@
+//! The layers: `config.toml`, `.env` and the environment, read in this order.
+//!
+//! **Runs on**: main, before anything is started. **Owns**: nothing.
+//! **Never**: takes a value of a file it could not read as a whole, or passes over an unknown key.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+
+use super::env;
+use super::error::{Fault, Origin};
+use super::keys::{self, CONFIG_PATH_ENV, KEYS, LATER};
+use super::nearest::nearest;
+use super::raw::{Raw, Sources};
+
+/// Reads all layers, lowest first.
+pub(super) fn read(sources: &Sources, faults: &mut Vec<Fault>) -> Raw {
+    let mut raw = Raw::default();
+    raw.complete = true;
+    let dotenv = read_dotenv(sources, &mut raw, faults);
+    if let Some((path, text)) = find_file(sources, &dotenv, &mut raw, faults) {
+        raw.file = Some(path);
+        read_file(&text, &mut raw, faults);
+    }
+    for key in KEYS {
+        if let Some(line) = dotenv.get(key.env) {
+            let origin = Origin::DotEnv { line: line.number };
+            raw.take(key, origin, key.form.read_text(&line.value), faults);
+        }
+    }
+    for key in KEYS {
+        let Some(value) = sources.environment.get(key.env) else { continue };
+        match value.to_str() {
+            Some(text) => {
+                raw.take(key, Origin::Environment, key.form.read_text(text), faults);
+            }
+            None => {
+                raw.mark_faulted(key);
+                faults.push(Fault {
+                    key: key.name.into(),
+                    env: Some(key.env),
+                    origin: Origin::Environment,
+                    problem: "the value is not UTF-8".to_owned(),
+                    allowed: key.form.allowed(),
+                    fix: format!("set {} to UTF-8 text", key.env),
+                });
+            }
+        }
+    }
+    refuse_later_names(sources, &dotenv, faults);
+    raw
+}
+
+type DotEnv = BTreeMap<String, env::Line>;
+
+fn read_dotenv(sources: &Sources, raw: &mut Raw, faults: &mut Vec<Fault>) -> DotEnv {
+    let path = sources.directory.join(".env");
+    // A directory of that name is a Python environment, not ours.
+    if !path.is_file() {
+        return DotEnv::new();
+    }
+    let text = match read_text_file(&path) {
+        Ok(text) => text,
+        Err(problem) => {
+            raw.complete = false;
+            faults.push(file_fault(".env", &problem, "make it readable, or remove it"));
+            return DotEnv::new();
+        }
+    };
+    let (values, bad) = env::parse(&text);
+    raw.complete &= bad.is_empty();
+    faults.extend(bad.into_iter().map(|line| Fault {
+        key: ".env".into(),
+        env: None,
+        origin: Origin::DotEnv { line: line.number },
+        problem: format!("the line cannot be read: {}", line.problem),
+        allowed: "NAME=value, NAME='value', NAME=\"value\", or a comment after #".to_owned(),
+        fix: "correct the line, or remove it".to_owned(),
+    }));
+    values
+}
+
+/// The file to read and its text; `None` where there is none, or none that can be read.
+fn find_file(
+    sources: &Sources,
+    dotenv: &DotEnv,
+    raw: &mut Raw,
+    faults: &mut Vec<Fault>,
+) -> Option<(PathBuf, String)> {
+    let from_environment = || {
+        let value = sources.environment.get(CONFIG_PATH_ENV).filter(|value| !value.is_empty());
+        value.map(|path| (PathBuf::from(path), Origin::Environment))
+    };
+    let from_dotenv = || {
+        let line = dotenv.get(CONFIG_PATH_ENV).filter(|line| !line.value.is_empty())?;
+        Some((PathBuf::from(&line.value), Origin::DotEnv { line: line.number }))
+    };
+    let flag = sources.config.clone().map(|path| (path, Origin::Default));
+    let named = flag.or_else(from_environment).or_else(from_dotenv);
+    let is_named = named.is_some();
+    let (path, origin) = named.unwrap_or_else(|| (PathBuf::from("config.toml"), Origin::Default));
+    let full = sources.directory.join(&path);
+    if !is_named && !full.exists() {
+        return None;
+    }
+    match read_text_file(&full) {
+        Ok(text) => Some((path, text)),
+        Err(problem) => {
+            raw.complete = false;
+            let fix = "name an existing, readable file by --config or ARA_CONFIG";
+            let name = path.display().to_string();
+            let env = (origin != Origin::Default).then_some(CONFIG_PATH_ENV);
+            faults.push(Fault { env, origin, ..file_fault(&name, &problem, fix) });
+            None
+        }
+    }
+}
+
+fn file_fault(name: &str, problem: &str, fix: &str) -> Fault {
+    Fault {
+        key: name.into(),
+        env: None,
+        origin: Origin::Default,
+        problem: format!("the file {problem}"),
+        allowed: String::new(),
+        fix: fix.to_owned(),
+    }
+}
+
+/// Far more than any configuration or key file needs; a wrong path must not fill the memory.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Reads a whole text file, or says in words why not (to be read after "the file").
+pub(super) fn read_text_file(path: &Path) -> Result<String, String> {
+    let file = std::fs::File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > FILE_BYTES_MAX) {
+        return Err(format!("is larger than {FILE_BYTES_MAX} bytes"));
+    }
+    // Where the text breaks off is all that may be said of it: it may hold secrets.
+    String::from_utf8(bytes)
+        .map_err(|error| format!("is not UTF-8 from byte {}", error.utf8_error().valid_up_to()))
+}
+
+fn read_file(text: &str, raw: &mut Raw, faults: &mut Vec<Fault>) {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if errors.is_empty() {
+        let mut found = Vec::new();
+        walk(text, "", table.get_ref(), raw, &mut found);
+        found.sort_by_key(|fault: &Fault| fault.origin);
+        faults.append(&mut found);
+        return;
+    }
+    // Half a file is guesswork: its values are looked at once it can be read.
+    raw.complete = false;
+    let name = raw.file.as_ref().map_or_else(String::new, |path| path.display().to_string());
+    for error in errors {
+        let start = error.span().map_or(0, |span| span.start);
+        faults.push(Fault {
+            key: name.as_str().into(),
+            env: None,
+            origin: Origin::File { line: line_of(text, start) },
+            problem: format!("this is not TOML: {}", error.message()),
+            allowed: String::new(),
+            fix: "correct the line; the file's values are checked after that".to_owned(),
+        });
+    }
+}
+
+fn line_of(text: &str, position: usize) -> usize {
+    let before = text.as_bytes().get(..position).unwrap_or_default();
+    1 + before.iter().filter(|byte| **byte == b'\n').count()
+}
+
+fn walk(text: &str, prefix: &str, table: &DeTable<'_>, raw: &mut Raw, faults: &mut Vec<Fault>) {
+    for (name, value) in table {
+        let origin = Origin::File { line: line_of(text, name.span().start) };
+        let name: &str = name.get_ref();
+        // A quoted name with a dot in it is not the path it looks like.
+        let name = if name.contains('.') { format!("{name:?}") } else { name.to_owned() };
+        let path = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+        if keys::later(&path).is_some() {
+            faults.push(later_fault(&path, None, origin));
+        } else if let Some(key) = keys::by_name(&path) {
+            raw.take(key, origin, key.form.read_toml(value.get_ref()), faults);
+        } else {
+            match value.get_ref() {
+                DeValue::Table(inner) if keys::is_section(&path) || !inner.is_empty() => {
+                    walk(text, &path, inner, raw, faults);
+                }
+                _ if keys::is_section(&path) => faults.push(section_fault(&path, origin)),
+                _ => faults.push(unknown_fault(&path, origin)),
+            }
+        }
+    }
+}
+
+fn later_fault(name: &str, env: Option<&'static str>, origin: Origin) -> Fault {
+    Fault {
+        key: name.into(),
+        env,
+        origin,
+        problem: "not available in this version".to_owned(),
+        allowed: String::new(),
+        fix: format!("remove {}", env.unwrap_or("it")),
+    }
+}
+
+fn section_fault(path: &str, origin: Origin) -> Fault {
+    Fault {
+        key: path.into(),
+        env: None,
+        origin,
+        problem: "is a section, not a key".to_owned(),
+        allowed: format!("[{path}] on a line of its own, and its keys below"),
+        fix: "write it as a section, or remove the line".to_owned(),
+    }
+}
+
+fn unknown_fault(path: &str, origin: Origin) -> Fault {
+    let (allowed, fix) = match nearest(path) {
+        Some(key) => (
+            format!("the nearest known key is {}", key.name),
+            format!("write {} if that is meant, or remove the line", key.name),
+        ),
+        None => (String::new(), "remove the line".to_owned()),
+    };
+    Fault {
+        key: path.into(),
+        env: None,
+        origin,
+        problem: "not a known key".to_owned(),
+        allowed,
+        fix,
+    }
+}
+
+fn refuse_later_names(sources: &Sources, dotenv: &DotEnv, faults: &mut Vec<Fault>) {
+    for later in LATER {
+        for name in later.env {
+            if let Some(line) = dotenv.get(*name).filter(|line| !line.value.trim().is_empty()) {
+                let origin = Origin::DotEnv { line: line.number };
+                faults.push(later_fault(later.name, Some(name), origin));
+            }
+            if sources.environment.get(*name).is_some_and(|value| !value.is_empty()) {
+                faults.push(later_fault(later.name, Some(name), Origin::Environment));
+            }
+        }
+    }
+}
