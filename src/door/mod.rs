@@ -1,5 +1,9 @@
-//! The door: who may come in.
+//! The doors: where clients arrive, one on each shard's thread.
 //!
-//! **Runs on**: router. **Owns**: nothing that changes. **Never**: touches a connection's state.
+//! **Runs on**: the shards' threads, as short-lived tokio tasks beside the shard's loop.
+//! **Owns**: sockets that have not said who they are. **Never**: keeps one beyond its deadline.
 
 pub mod auth;
+pub mod gate;
+pub mod head;
+pub mod listen;

@@ -1,0 +1,52 @@
+//! `/health`, `/health/live`, `/health/ready`.
+//!
+//! **Runs on**: the router's thread. **Owns**: nothing. **Never**: needs a key, asks a shard, or
+//! tells more than a load balancer should know.
+
+use http::StatusCode;
+use serde::Serialize;
+
+use super::{Api, Reply, json};
+use crate::router::Phase;
+
+#[derive(Serialize)]
+pub(super) struct Health {
+    status: &'static str,
+    version: &'static str,
+    uptime_seconds: u64,
+    redis: Redis,
+}
+
+#[derive(Serialize)]
+struct Redis {
+    status: &'static str,
+    connected: bool,
+}
+
+#[derive(Serialize)]
+pub(super) struct Simple {
+    status: &'static str,
+}
+
+/// The process answers.
+pub(super) const LIVE: Simple = Simple { status: "live" };
+
+/// How the gateway is. Redis away means degraded: HTTP triggers and clients go on.
+pub(super) fn report(api: &Api) -> Health {
+    let redis = api.redis.snapshot();
+    let healthy = matches!(redis.state_name(), "disabled" | "healthy");
+    Health {
+        status: if healthy { "healthy" } else { "degraded" },
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_seconds: api.router.overview().uptime.as_secs(),
+        redis: Redis { status: redis.state_name(), connected: redis.connected },
+    }
+}
+
+/// Whether to send clients here.
+pub(super) fn ready(api: &Api) -> Reply {
+    match api.router.phase() {
+        Phase::Ready => json(StatusCode::OK, &Simple { status: "ready" }),
+        Phase::Draining => json(StatusCode::SERVICE_UNAVAILABLE, &Simple { status: "draining" }),
+    }
+}

@@ -1,0 +1,228 @@
+//! The HTTP API: one table of routes, one file per resource.
+//!
+//! **Runs on**: the router's thread. **Owns**: what a request needs while it is served.
+//! **Never**: answers in another shape than the contract's; names a secret in an error.
+
+mod body;
+mod health;
+mod notifications;
+mod queries;
+pub mod serve;
+mod stats;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use serde::Serialize;
+
+use crate::door::gate::Gate;
+use crate::names;
+use crate::redis::Status as RedisStatus;
+use crate::refusal::{Code, Refusal};
+use crate::router::Router;
+
+/// The body of every response: complete before it is sent.
+pub type Reply = Response<Full<Bytes>>;
+
+/// Everything a request may need.
+#[derive(Debug)]
+pub struct Api {
+    /// The way to the shards.
+    pub router: Router,
+    /// Origins and, for clients on API connections, tokens.
+    pub gate: Arc<Gate>,
+    /// SHA-256 of the API key: comparing digests takes the same time whatever was sent.
+    key_digest: Vec<u8>,
+    /// The Redis subscriber's state.
+    pub redis: Rc<RedisStatus>,
+}
+
+/// What a path leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Route<'a> {
+    Health,
+    Live,
+    Ready,
+    Trigger(notifications::Kind),
+    Channels,
+    Channel(&'a str),
+    Subscriptions(&'a str),
+    Stats,
+    /// `/ws` and `/sse` by another method than GET.
+    Client,
+}
+
+impl<'a> Route<'a> {
+    fn find(path: &'a str) -> Option<Self> {
+        let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        Some(match segments.as_slice() {
+            ["health"] => Self::Health,
+            ["health", "live"] => Self::Live,
+            ["health", "ready"] => Self::Ready,
+            ["ws" | "sse"] => Self::Client,
+            ["stats"] | ["api", "v1", "stats"] => Self::Stats,
+            ["api", "v1", "notifications", kind] => {
+                Self::Trigger(notifications::Kind::from_path(kind)?)
+            }
+            ["api", "v1", "channels"] => Self::Channels,
+            ["api", "v1", "channels", name] => Self::Channel(name),
+            ["api", "v1", "users", user, "subscriptions"] => Self::Subscriptions(user),
+            _ => return None,
+        })
+    }
+
+    const fn method(self) -> Method {
+        match self {
+            Self::Trigger(_) => Method::POST,
+            _ => Method::GET,
+        }
+    }
+
+    const fn is_public(self) -> bool {
+        matches!(self, Self::Health | Self::Live | Self::Ready | Self::Client)
+    }
+}
+
+impl Api {
+    /// An API that accepts `key`.
+    #[must_use]
+    pub fn new(router: Router, gate: Arc<Gate>, key: &str, redis: Rc<RedisStatus>) -> Self {
+        let key_digest = digest(&SHA256, key.as_bytes()).as_ref().to_vec();
+        Self { router, gate, key_digest, redis }
+    }
+
+    /// Answers one request.
+    pub async fn answer(&self, parts: Parts, body: Incoming) -> Reply {
+        let cors = self.gate.cors_origin(&parts.headers);
+        let mut reply = if parts.method == Method::OPTIONS {
+            preflight(cors.is_some())
+        } else {
+            self.route(&parts, body).await.unwrap_or_else(|refusal| refuse(&refusal))
+        };
+        if let Some(origin) = cors.as_deref().and_then(|origin| HeaderValue::from_str(origin).ok())
+        {
+            let headers = reply.headers_mut();
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+        }
+        reply
+    }
+
+    async fn route(&self, parts: &Parts, body: Incoming) -> Result<Reply, Refusal> {
+        let path = parts.uri.path();
+        let route = Route::find(path)
+            .ok_or_else(|| Refusal::new(Code::NotFound, "no such path; see docs/protocol.md"))?;
+        let wanted = route.method();
+        if parts.method != wanted || route == Route::Client {
+            let sentence = format!("this path takes {wanted}");
+            return Err(Refusal::new(Code::MethodNotAllowed, sentence)
+                .with_header("allow", format!("{wanted}, OPTIONS")));
+        }
+        if !route.is_public() {
+            self.check_key(&parts.headers)?;
+        }
+        match route {
+            Route::Health => Ok(json(StatusCode::OK, &health::report(self))),
+            Route::Live => Ok(json(StatusCode::OK, &health::LIVE)),
+            Route::Ready | Route::Client => Ok(health::ready(self)),
+            Route::Stats => stats::report(self).await.map(|stats| json(StatusCode::OK, &stats)),
+            Route::Trigger(kind) => {
+                let tenant = self.tenant(&parts.headers)?;
+                let bytes = body::read(parts, body).await?;
+                notifications::trigger(&self.router, tenant, kind, &bytes).await
+            }
+            Route::Channels => queries::channels(&self.router, self.tenant(&parts.headers)?).await,
+            Route::Channel(name) => {
+                let name = decode(name);
+                queries::channel(&self.router, self.tenant(&parts.headers)?, &name).await
+            }
+            Route::Subscriptions(user) => {
+                let user = decode(user);
+                queries::subscriptions(&self.router, self.tenant(&parts.headers)?, &user).await
+            }
+        }
+    }
+
+    fn check_key(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let Some(key) = headers.get("x-api-key") else {
+            let sentence = "this path needs the header X-API-Key";
+            return Err(Refusal::new(Code::Unauthorized, sentence));
+        };
+        let digest = digest(&SHA256, key.as_bytes());
+        verify_slices_are_equal(digest.as_ref(), &self.key_digest)
+            .map_err(|_differs| Refusal::new(Code::Unauthorized, "the API key is not valid"))
+    }
+
+    /// The tenant a call acts for.
+    fn tenant(&self, headers: &HeaderMap) -> Result<Arc<str>, Refusal> {
+        if !self.gate.tenants_enabled {
+            return Ok(Arc::clone(&self.gate.default_tenant));
+        }
+        match headers.get("x-tenant-id").map(HeaderValue::to_str) {
+            Some(Ok(tenant)) if names::is_tenant(tenant) => Ok(tenant.into()),
+            given => {
+                let problem = if given.is_some() { "is not a tenant id" } else { "is missing" };
+                let sentence = format!("the header X-Tenant-ID {problem}: {}", names::TENANT_RULE);
+                Err(Refusal::field("X-Tenant-ID", sentence))
+            }
+        }
+    }
+}
+
+/// A path segment with its percent-encoding undone.
+fn decode(segment: &str) -> String {
+    percent_encoding::percent_decode_str(segment).decode_utf8_lossy().into_owned()
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Reply {
+    // Serializing to memory cannot fail.
+    json_bytes(status, serde_json::to_vec(value).unwrap_or_default())
+}
+
+fn json_bytes(status: StatusCode, body: Vec<u8>) -> Reply {
+    let mut reply = Response::new(Full::new(Bytes::from(body)));
+    *reply.status_mut() = status;
+    let kind = HeaderValue::from_static("application/json");
+    reply.headers_mut().insert(header::CONTENT_TYPE, kind);
+    reply
+}
+
+/// A refusal as an HTTP response.
+pub(crate) fn refuse(refusal: &Refusal) -> Reply {
+    let mut reply = json_bytes(refusal.status(), refusal.body());
+    for (name, value) in &refusal.headers {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            reply.headers_mut().insert(HeaderName::from_static(name), value);
+        }
+    }
+    reply
+}
+
+/// The answer to a CORS preflight; without CORS headers where the origin is not allowed.
+fn preflight(allowed: bool) -> Reply {
+    let mut reply = Response::new(Full::default());
+    *reply.status_mut() = StatusCode::NO_CONTENT;
+    if allowed {
+        let headers = reply.headers_mut();
+        for (name, value) in [
+            (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, DELETE, OPTIONS"),
+            (
+                header::ACCESS_CONTROL_ALLOW_HEADERS,
+                "Authorization, Content-Type, X-API-Key, X-Tenant-ID, Idempotency-Key, \
+                 Last-Event-ID",
+            ),
+            (header::ACCESS_CONTROL_MAX_AGE, "600"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+    }
+    reply
+}

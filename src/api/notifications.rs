@@ -1,0 +1,300 @@
+//! `POST /api/v1/notifications/…`: from a JSON body to a trigger, and from its receipt to JSON.
+//!
+//! **Runs on**: the router's thread. **Owns**: one request. **Never**: parses a payload.
+
+use std::sync::Arc;
+
+use ahash::AHashSet;
+use ara_shards::message::Tally;
+use ara_shards::notification::{Audience, Priority};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Reply, body, json};
+use crate::names;
+use crate::refusal::{Code, Refusal};
+use crate::router::Router;
+use crate::router::fanout::Receipt;
+use crate::trigger::{Event, Target, Trigger};
+
+/// Which trigger a path means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Send,
+    SendToUsers,
+    Broadcast,
+    Channel,
+    Channels,
+}
+
+impl Kind {
+    pub(super) fn from_path(segment: &str) -> Option<Self> {
+        Some(match segment {
+            "send" => Self::Send,
+            "send-to-users" => Self::SendToUsers,
+            "broadcast" => Self::Broadcast,
+            "channel" => Self::Channel,
+            "channels" => Self::Channels,
+            _ => return None,
+        })
+    }
+}
+
+/// The body of every trigger; each kind uses one of the target fields.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request<'a> {
+    #[serde(default)]
+    target_user_id: Option<String>,
+    #[serde(default)]
+    target_user_ids: Option<Vec<String>>,
+    #[serde(default)]
+    channel: Option<String>,
+    #[serde(default)]
+    channels: Option<Vec<String>>,
+    event_type: String,
+    #[serde(borrow)]
+    payload: &'a RawValue,
+    #[serde(default)]
+    priority: Option<String>,
+    #[serde(default)]
+    ttl: Option<u64>,
+    #[serde(default)]
+    source: Option<String>,
+    #[serde(default)]
+    correlation_id: Option<String>,
+    #[serde(default)]
+    audience: Option<WireAudience>,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", content = "value")]
+enum WireAudience {
+    All,
+    Roles(Vec<String>),
+    Users(Vec<String>),
+    Channels(Vec<String>),
+}
+
+/// Where a notification comes from when the caller does not say.
+const SOURCE: &str = "http-api";
+
+/// Sends what the body asks for and answers with the exact counts.
+pub(super) async fn trigger(
+    router: &Router,
+    tenant: Arc<str>,
+    kind: Kind,
+    bytes: &[u8],
+) -> Result<Reply, Refusal> {
+    let mut request: Request<'_> = body::parse(bytes)?;
+    let target = request.take_target(kind)?;
+    let audience = request.audience.take().map(audience).transpose()?.flatten();
+    request.check()?;
+    let priority = match request.priority.as_deref() {
+        None => Priority::default(),
+        Some(name) => Priority::from_name(name).ok_or_else(|| {
+            Refusal::field("priority", "`priority` is one of Low, Normal, High, Critical")
+        })?,
+    };
+    let event = Event {
+        event_type: &request.event_type,
+        payload: request.payload,
+        priority,
+        ttl: request.ttl,
+        source: request.source.as_deref().unwrap_or(SOURCE),
+        correlation_id: request.correlation_id.as_deref(),
+        audience,
+    };
+    let trigger = Trigger { tenant, target, event };
+    let dispatched = router.dispatch(&trigger)?;
+    let (id, occurred_at) = (dispatched.id.to_string(), dispatched.occurred_at.clone());
+    let receipt = dispatched.receipt().await?;
+    let mut answer = Answer::new(&id, &occurred_at, receipt.total);
+    answer.describe(kind, &trigger.target, &receipt);
+    Ok(json(StatusCode::OK, &answer))
+}
+
+impl Request<'_> {
+    /// The target of the kind; a target field of another kind is a fault.
+    fn take_target(&mut self, kind: Kind) -> Result<Target, Refusal> {
+        let given = [
+            ("target_user_id", self.target_user_id.is_some(), kind == Kind::Send),
+            ("target_user_ids", self.target_user_ids.is_some(), kind == Kind::SendToUsers),
+            ("channel", self.channel.is_some(), kind == Kind::Channel),
+            ("channels", self.channels.is_some(), kind == Kind::Channels),
+        ];
+        for (field, is_given, is_wanted) in given {
+            if is_given != is_wanted {
+                let problem = if is_wanted { "is missing" } else { "does not belong to this path" };
+                return Err(Refusal::field(field, format!("`{field}` {problem}")));
+            }
+        }
+        match kind {
+            Kind::Broadcast => Ok(Target::Everyone),
+            Kind::Send => {
+                let user = self.target_user_id.take().into_iter().collect();
+                users("target_user_id", user).map(Target::Users)
+            }
+            Kind::SendToUsers => {
+                let list = self.target_user_ids.take().unwrap_or_default();
+                users("target_user_ids", list).map(Target::Users)
+            }
+            Kind::Channel => {
+                let channel = self.channel.take().into_iter().collect();
+                channels("channel", channel).map(Target::Channels)
+            }
+            Kind::Channels => {
+                let list = self.channels.take().unwrap_or_default();
+                channels("channels", list).map(Target::Channels)
+            }
+        }
+    }
+
+    fn check(&self) -> Result<(), Refusal> {
+        let label = |field: &str, text: Option<&str>, bytes_max: usize| match text {
+            Some(text) if !names::is_visible(text, bytes_max) => {
+                let sentence = format!("`{field}` is 1 to {bytes_max} bytes of visible text");
+                Err(Refusal::field(field, sentence))
+            }
+            _ => Ok(()),
+        };
+        label("event_type", Some(&self.event_type), names::EVENT_TYPE_BYTES_MAX)?;
+        label("source", self.source.as_deref(), names::LABEL_BYTES_MAX)?;
+        label("correlation_id", self.correlation_id.as_deref(), names::LABEL_BYTES_MAX)?;
+        if self.payload.get().len() > body::BODY_BYTES_MAX {
+            let sentence = format!("`payload` is longer than {} bytes", body::BODY_BYTES_MAX);
+            return Err(Refusal::new(Code::PayloadTooLarge, sentence));
+        }
+        Ok(())
+    }
+}
+
+fn users(field: &str, list: Vec<String>) -> Result<Vec<Arc<str>>, Refusal> {
+    check_list(field, list, names::USERS_MAX, names::is_user, names::USER_RULE)
+}
+
+fn channels(field: &str, list: Vec<String>) -> Result<Vec<Arc<str>>, Refusal> {
+    check_list(field, list, names::CHANNELS_MAX, |name| names::is_channel(name), names::CHANNEL_RULE)
+}
+
+/// Checks a list of names and drops repetitions, keeping the order.
+fn check_list(
+    field: &str,
+    list: Vec<String>,
+    most: usize,
+    is_valid: impl Fn(&str) -> bool,
+    rule: &str,
+) -> Result<Vec<Arc<str>>, Refusal> {
+    if list.is_empty() || list.len() > most {
+        let sentence = format!("`{field}` has {} entries; 1 to {most} are allowed", list.len());
+        return Err(Refusal::field(field, sentence));
+    }
+    if let Some((place, _)) = list.iter().enumerate().find(|(_, name)| !is_valid(name)) {
+        let place = if most > 1 && list.len() > 1 { format!("[{place}]") } else { String::new() };
+        return Err(Refusal::field(field, format!("`{field}{place}` is not valid: {rule}")));
+    }
+    let mut seen = AHashSet::with_capacity(list.len());
+    let list = list.into_iter().map(Arc::<str>::from);
+    Ok(list.filter(|name| seen.insert(Arc::clone(name))).collect())
+}
+
+fn audience(wire: WireAudience) -> Result<Option<Audience>, Refusal> {
+    let check = |list: Vec<String>, most: usize| {
+        if list.is_empty() || list.len() > most {
+            let sentence = format!("`audience.value` has 1 to {most} entries");
+            return Err(Refusal::field("audience", sentence));
+        }
+        if list.iter().any(|name| !names::is_visible(name, names::LABEL_BYTES_MAX)) {
+            let sentence = "an entry of `audience.value` is 1 to 128 bytes of visible text";
+            return Err(Refusal::field("audience", sentence));
+        }
+        Ok(list.into_iter().map(String::into_boxed_str).collect())
+    };
+    Ok(match wire {
+        WireAudience::All => None,
+        WireAudience::Roles(list) => Some(Audience::Roles(check(list, names::CHANNELS_MAX)?)),
+        WireAudience::Users(list) => Some(Audience::Users(check(list, names::USERS_MAX)?)),
+        WireAudience::Channels(list) => {
+            Some(Audience::Channels(check(list, names::CHANNELS_MAX)?))
+        }
+    })
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    success: bool,
+    notification_id: &'a str,
+    delivered_to: u32,
+    failed: u32,
+    queued: bool,
+    timestamp: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    results: Option<Named<'a, UserResult>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channels: Option<Named<'a, ChannelResult>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_delivered: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct UserResult {
+    delivered: u32,
+    connections: u32,
+    queued: bool,
+}
+
+#[derive(Serialize)]
+struct ChannelResult {
+    delivered_to: u32,
+}
+
+/// An object with one member per name, in the request's order.
+struct Named<'a, T>(Vec<(&'a str, T)>);
+
+impl<T: Serialize> Serialize for Named<'_, T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+impl<'a> Answer<'a> {
+    const fn new(id: &'a str, timestamp: &'a str, total: Tally) -> Self {
+        Self {
+            success: true,
+            notification_id: id,
+            delivered_to: total.delivered,
+            failed: total.failed,
+            queued: false,
+            timestamp,
+            results: None,
+            channel: None,
+            channels: None,
+            total_delivered: None,
+        }
+    }
+
+    fn describe(&mut self, kind: Kind, target: &'a Target, receipt: &Receipt) {
+        let (Target::Users(names) | Target::Channels(names)) = target else { return };
+        let pairs = names.iter().map(|name| &**name).zip(receipt.targets.iter());
+        match kind {
+            Kind::SendToUsers => {
+                let result = |tally: &Tally| UserResult {
+                    delivered: tally.delivered,
+                    connections: tally.delivered + tally.failed,
+                    queued: false,
+                };
+                self.results = Some(Named(pairs.map(|(name, t)| (name, result(t))).collect()));
+            }
+            Kind::Channel => self.channel = names.first().map(|name| &**name),
+            Kind::Channels => {
+                let result = |tally: &Tally| ChannelResult { delivered_to: tally.delivered };
+                self.channels = Some(Named(pairs.map(|(name, t)| (name, result(t))).collect()));
+                self.total_delivered = Some(receipt.total.delivered);
+            }
+            Kind::Send | Kind::Broadcast => {}
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Who may become a client: from a request head to an identity and a ready response head.
+//!
+//! **Runs on**: doors (one gate shared read-only) and, for a request on a kept-alive API
+//! connection, the router. **Owns**: the verifier and the origins. **Never**: counts anything:
+//! limits are the router's; logs a query string, which may hold a token.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use ara_shards::id::NotificationId;
+use ara_shards::message::{Listens, Member, Transport};
+use ara_shards::placement::Placement;
+use http::header::{self, HeaderMap, HeaderName};
+use http::request::Parts;
+use http::{Method, Version};
+use tungstenite::handshake::derive_accept_key;
+use uuid::Uuid;
+
+use super::auth::{Identity, TokenError, Verifier};
+use crate::names;
+use crate::origin::Origins;
+use crate::refusal::{Code, Refusal};
+
+/// The tenant of everyone where tenants are off, and of tokens that name none.
+pub const DEFAULT_TENANT: &str = "default";
+/// The subprotocol that carries a token in a browser's handshake.
+const SUBPROTOCOL: &str = "ara.v1";
+const BEARER_PROTOCOL: &str = "bearer.";
+/// The reconnection time an SSE client starts with, in milliseconds.
+const SSE_RETRY_MS: u32 = 3000;
+
+/// Decides who comes in.
+#[derive(Debug)]
+pub struct Gate {
+    /// Verifies tokens.
+    pub verifier: Verifier,
+    /// Pages that may connect.
+    pub origins: Origins,
+    /// Where users live.
+    pub placement: Placement,
+    /// Whether the `tenant_id` claim counts.
+    pub tenants_enabled: bool,
+    /// The tenant of all others.
+    pub default_tenant: Arc<str>,
+}
+
+/// A client that may come in if there is room.
+#[derive(Debug)]
+pub struct Pass {
+    /// How it speaks.
+    pub transport: Transport,
+    /// Who it is.
+    pub member: Member,
+    /// The response head that welcomes it.
+    pub greeting: Box<[u8]>,
+    /// Its connection's public id.
+    pub connection_id: NotificationId,
+    /// The origin that may read an error, if it came from a page that is allowed.
+    pub cors_origin: Option<String>,
+}
+
+/// Which client transport a request asks for, if any.
+pub fn transport_of(parts: &Parts) -> Option<Transport> {
+    match (&parts.method, parts.uri.path()) {
+        (&Method::GET, "/ws") => Some(Transport::WebSocket),
+        (&Method::GET, "/sse") => Some(Transport::Sse),
+        _ => None,
+    }
+}
+
+impl Gate {
+    /// Examines a `GET /ws` or `GET /sse`.
+    ///
+    /// # Errors
+    ///
+    /// The refusal to answer with.
+    pub fn examine(&self, parts: &Parts, transport: Transport) -> Result<Pass, Refusal> {
+        let cors_origin = self.check_origin(&parts.headers)?;
+        let token = Token::find(parts, transport);
+        let accept = match transport {
+            Transport::WebSocket => Some(check_upgrade(parts)?),
+            Transport::Sse => None,
+        };
+        let identity = match &token {
+            Some(token) => self.verifier.verify(&token.text),
+            None => Err(TokenError::Missing),
+        };
+        let identity = identity.map_err(|error| {
+            let hint = if error == TokenError::Missing {
+                ": pass ?token=JWT or `Authorization: Bearer JWT`"
+            } else {
+                ""
+            };
+            Refusal::new(Code::Unauthorized, format!("{error}{hint}"))
+        })?;
+        let greeting = match accept {
+            Some(key) => {
+                websocket_greeting(&key, token.is_some_and(|token| token.in_subprotocol))
+            }
+            None => sse_greeting(cors_origin.as_deref()),
+        };
+        let listens = match transport {
+            Transport::WebSocket => Listens::Nothing,
+            Transport::Sse => listens(parts.uri.query())?,
+        };
+        Ok(Pass {
+            transport,
+            member: self.member(identity, listens),
+            greeting,
+            connection_id: NotificationId(*Uuid::new_v4().as_bytes()),
+            cors_origin,
+        })
+    }
+
+    /// The origin to allow in CORS headers: the request's own, where it is allowed.
+    #[must_use]
+    pub fn cors_origin(&self, headers: &HeaderMap) -> Option<String> {
+        let origin = headers.get(header::ORIGIN)?.to_str().ok()?;
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        self.origins.allows(origin, host).then(|| origin.to_owned())
+    }
+
+    fn check_origin(&self, headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+        let allowed = self.cors_origin(headers);
+        if headers.contains_key(header::ORIGIN) && allowed.is_none() {
+            let sentence = "pages from this origin may not connect; see server.cors_origins";
+            return Err(Refusal::new(Code::Forbidden, sentence));
+        }
+        Ok(allowed)
+    }
+
+    fn member(&self, identity: Identity, listens: Listens) -> Member {
+        let tenant = match identity.tenant {
+            Some(tenant) if self.tenants_enabled => Arc::from(tenant),
+            _ => Arc::clone(&self.default_tenant),
+        };
+        let hash = self.placement.hash(&tenant, &identity.user);
+        Member {
+            tenant,
+            user: identity.user,
+            hash,
+            roles: identity.roles,
+            grants: identity.channels,
+            listens,
+        }
+    }
+}
+
+/// A token and where it was.
+struct Token<'a> {
+    text: Cow<'a, str>,
+    in_subprotocol: bool,
+}
+
+impl<'a> Token<'a> {
+    fn find(parts: &'a Parts, transport: Transport) -> Option<Self> {
+        let plain = |text: Cow<'a, str>| Self { text, in_subprotocol: false };
+        if let Some(text) = query_value(parts.uri.query(), "token") {
+            return Some(plain(text));
+        }
+        let authorization = text_of(&parts.headers, &header::AUTHORIZATION);
+        if let Some((scheme, token)) = authorization.and_then(|value| value.split_once(' '))
+            && scheme.eq_ignore_ascii_case("bearer")
+        {
+            return Some(plain(Cow::Borrowed(token.trim())));
+        }
+        if transport == Transport::Sse {
+            return None;
+        }
+        let offered = text_of(&parts.headers, &header::SEC_WEBSOCKET_PROTOCOL)?;
+        let mut offered = offered.split(',').map(str::trim);
+        let token = offered.clone().find_map(|entry| entry.strip_prefix(BEARER_PROTOCOL))?;
+        offered
+            .any(|entry| entry == SUBPROTOCOL)
+            .then_some(Self { text: Cow::Borrowed(token), in_subprotocol: true })
+    }
+}
+
+fn text_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn query_value<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, str>> {
+    let mut pairs = form_urlencoded::parse(query?.as_bytes());
+    pairs.find(|(key, _)| key == name).map(|(_, value)| value)
+}
+
+/// What an SSE client hears: `?channels=a,b`, or everything.
+fn listens(query: Option<&str>) -> Result<Listens, Refusal> {
+    let Some(list) = query_value(query, "channels") else { return Ok(Listens::Everything) };
+    let names: Box<[Box<str>]> =
+        list.split(',').filter(|name| !name.is_empty()).map(Box::from).collect();
+    if names.len() > names::CHANNELS_MAX {
+        let sentence = format!("at most {} channels", names::CHANNELS_MAX);
+        return Err(Refusal::field("channels", sentence));
+    }
+    if let Some(bad) = names.iter().find(|name| !names::is_channel(name)) {
+        let shown: String = bad.chars().take(64).collect();
+        let sentence = format!("`{shown}` is not a channel name: {}", names::CHANNEL_RULE);
+        return Err(Refusal::field("channels", sentence));
+    }
+    Ok(Listens::Channels(names))
+}
+
+/// Checks an opening handshake (RFC 6455 section 4.2.1) and returns the client's key.
+fn check_upgrade(parts: &Parts) -> Result<String, Refusal> {
+    let headers = &parts.headers;
+    let has_token = |name: &HeaderName, wanted: &str| {
+        headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+            value.split(',').any(|entry| entry.trim().eq_ignore_ascii_case(wanted))
+        })
+    };
+    if !has_token(&header::UPGRADE, "websocket") || !has_token(&header::CONNECTION, "upgrade") {
+        let sentence = "this path speaks WebSocket: send `Connection: Upgrade` and \
+                        `Upgrade: websocket`";
+        return Err(Refusal::new(Code::UpgradeRequired, sentence)
+            .with_header("upgrade", "websocket"));
+    }
+    if text_of(headers, &header::SEC_WEBSOCKET_VERSION) != Some("13") {
+        let sentence = "only WebSocket version 13 is spoken here";
+        return Err(Refusal::new(Code::UpgradeRequired, sentence)
+            .with_header("upgrade", "websocket")
+            .with_header("sec-websocket-version", "13"));
+    }
+    if parts.version != Version::HTTP_11 {
+        return Err(Refusal::new(Code::Validation, "a WebSocket handshake needs HTTP/1.1"));
+    }
+    match text_of(headers, &header::SEC_WEBSOCKET_KEY) {
+        // 16 bytes in base64.
+        Some(key) if key.len() == 24 && key.ends_with("==") => Ok(key.to_owned()),
+        _ => Err(Refusal::new(Code::Validation, "Sec-WebSocket-Key is missing or malformed")),
+    }
+}
+
+fn websocket_greeting(key: &str, with_subprotocol: bool) -> Box<[u8]> {
+    let accept = derive_accept_key(key.as_bytes());
+    let protocol = if with_subprotocol { "sec-websocket-protocol: ara.v1\r\n" } else { "" };
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+         sec-websocket-accept: {accept}\r\n{protocol}\r\n"
+    )
+    .into_bytes()
+    .into()
+}
+
+/// The head of an endless event stream: no length and no chunks, so it ends with the connection.
+fn sse_greeting(cors_origin: Option<&str>) -> Box<[u8]> {
+    let cors = cors_origin.map_or_else(String::new, |origin| {
+        format!("access-control-allow-origin: {origin}\r\nvary: Origin\r\n")
+    });
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n\
+         x-accel-buffering: no\r\nconnection: close\r\n{cors}\r\nretry: {SSE_RETRY_MS}\n\n"
+    )
+    .into_bytes()
+    .into()
+}

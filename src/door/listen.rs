@@ -1,0 +1,220 @@
+//! Accepting: read the head, look at who it is, hand the socket on.
+//!
+//! **Runs on**: each shard's thread. **Owns**: the listening socket and at most
+//! [`HEADS_MAX`] sockets without a complete head. **Never**: lets one of them live beyond
+//! [`HEAD_DEADLINE`]; handles a request itself.
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ara_shards::doorbell::Doorbell;
+use crossbeam_channel::{Sender, TrySendError};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
+
+use super::gate::{Gate, Pass, transport_of};
+use super::head::{self, Head, NoHead};
+use crate::refusal::{Code, Refusal};
+
+/// The longest a client may take to send its request head.
+pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// The longest a refusal may take to be read.
+const REFUSAL_DEADLINE: Duration = Duration::from_secs(2);
+/// Sockets without a complete head a door holds; beyond it the kernel's backlog waits. At 16 KiB
+/// a head this is 16 MiB at most.
+const HEADS_MAX: usize = 1024;
+/// The kernel's queue of connections not accepted yet, for each door.
+const BACKLOG: i32 = 4096;
+/// How long accepting rests when the process is out of files.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// A socket on its way from a door to the router.
+#[derive(Debug)]
+pub enum Arrival {
+    /// A client that showed a valid token.
+    Client {
+        /// Its socket.
+        stream: std::net::TcpStream,
+        /// Who it is.
+        pass: Box<Pass>,
+        /// What it sent after its head.
+        leftover: Box<[u8]>,
+    },
+    /// A caller of the HTTP API.
+    Caller {
+        /// Its socket.
+        stream: std::net::TcpStream,
+        /// The bytes read so far.
+        bytes: Vec<u8>,
+    },
+}
+
+/// A door's way to the router.
+#[derive(Debug, Clone)]
+pub struct Hallway {
+    /// Bounded; a full one means 503 for the newcomer.
+    pub arrivals: Sender<Arrival>,
+    /// The router's bell.
+    pub bell: Arc<Doorbell>,
+    /// Turns true when the gateway begins to stop.
+    pub closing: watch::Receiver<bool>,
+}
+
+/// Opens `count` listening sockets on one address; the kernel spreads connections over them.
+///
+/// # Errors
+///
+/// The address is not to be had.
+pub fn bind(
+    address: SocketAddr,
+    count: usize,
+    send_buffer_bytes: usize,
+) -> io::Result<Vec<std::net::TcpListener>> {
+    // SO_REUSEPORT would also let a second gateway of the same user share the port unnoticed.
+    drop(socket(address, send_buffer_bytes, false)?);
+    let mut address = address;
+    let mut listeners = Vec::with_capacity(count);
+    for _ in 0..count.max(1) {
+        let listener = socket(address, send_buffer_bytes, true)?;
+        // With port 0 the first choice holds for all.
+        address = listener.local_addr()?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn socket(
+    address: SocketAddr,
+    send_buffer_bytes: usize,
+    shared: bool,
+) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    // Accepted sockets inherit both on Linux: one call here instead of two per client.
+    socket.set_tcp_nodelay(true)?;
+    if send_buffer_bytes > 0 {
+        socket.set_send_buffer_size(send_buffer_bytes)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts until the gateway closes.
+///
+/// # Errors
+///
+/// The listener cannot be used on this thread.
+pub async fn serve(
+    listener: std::net::TcpListener,
+    gate: Arc<Gate>,
+    hallway: Hallway,
+) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let door = Rc::new(Door { gate, hallway, heads: Cell::new(0), room: Notify::new() });
+    let mut closing = door.hallway.closing.clone();
+    loop {
+        while door.heads.get() >= HEADS_MAX {
+            door.room.notified().await;
+        }
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _changed = closing.wait_for(|closing| *closing) => return Ok(()),
+        };
+        match accepted {
+            Ok((stream, _peer)) => {
+                door.heads.set(door.heads.get() + 1);
+                let door = Rc::clone(&door);
+                tokio::task::spawn_local(async move {
+                    door.receive(stream).await;
+                    door.heads.set(door.heads.get() - 1);
+                    door.room.notify_one();
+                });
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept; resting {ACCEPT_REST:?}");
+                sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+}
+
+/// Whether a failed accept concerns only the connection that was about to be accepted.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// One shard thread's door.
+struct Door {
+    gate: Arc<Gate>,
+    hallway: Hallway,
+    /// Sockets whose head is not complete, and refusals on their way.
+    heads: Cell<usize>,
+    room: Notify,
+}
+
+impl Door {
+    async fn receive(&self, mut stream: TcpStream) {
+        let head = match timeout(HEAD_DEADLINE, head::read(&mut stream)).await {
+            Ok(Ok(head)) => head,
+            Ok(Err(NoHead::Bad(refusal))) => {
+                return say_no(stream, refusal.response(None)).await;
+            }
+            // Gone, or too slow: there is nobody to answer.
+            Ok(Err(NoHead::Gone)) | Err(_) => return,
+        };
+        let Head { parts, bytes, end } = head;
+        let arrival = match transport_of(&parts) {
+            None => stream.into_std().map(|stream| Arrival::Caller { stream, bytes }),
+            Some(transport) => match self.gate.examine(&parts, transport) {
+                Ok(pass) => {
+                    let leftover = bytes.get(end..).unwrap_or_default().into();
+                    let pass = Box::new(pass);
+                    stream.into_std().map(|stream| Arrival::Client { stream, pass, leftover })
+                }
+                Err(refusal) => {
+                    let cors = self.gate.cors_origin(&parts.headers);
+                    return say_no(stream, refusal.response(cors.as_deref())).await;
+                }
+            },
+        };
+        let Ok(arrival) = arrival else { return };
+        if let Err(TrySendError::Full(arrival)) = self.hallway.arrivals.try_send(arrival) {
+            let (Arrival::Client { stream, .. } | Arrival::Caller { stream, .. }) = arrival;
+            let refusal = Refusal::new(Code::Overloaded, "too many arrivals at once, try again");
+            if let Ok(stream) = TcpStream::from_std(stream) {
+                say_no(stream, refusal.response(None)).await;
+            }
+        }
+        self.hallway.bell.ring();
+    }
+}
+
+/// Writes a refusal, then waits until the client has taken it: a socket closed with unread input
+/// would reset the connection and could take the answer with it.
+pub async fn say_no(mut stream: TcpStream, response: Vec<u8>) {
+    let farewell = async {
+        stream.write_all(&response).await?;
+        stream.shutdown().await?;
+        let mut rest = [0; 512];
+        while stream.read(&mut rest).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // Whether the client heard us is its own affair; the socket closes either way.
+    let _heard = timeout(REFUSAL_DEADLINE, farewell).await;
+}

@@ -1,0 +1,57 @@
+//! The names on the wire and their bounds, checked in one place for HTTP, Redis and tokens.
+//!
+//! **Runs on**: any thread. **Owns**: nothing. **Never**: normalizes: a name is itself or refused.
+
+pub use ara_shards::codec::dialect::is_channel_name as is_channel;
+
+/// The longest user id, in bytes.
+pub const USER_BYTES_MAX: usize = 128;
+/// The longest event type, in bytes.
+pub const EVENT_TYPE_BYTES_MAX: usize = 128;
+/// The longest source, correlation id or role, in bytes.
+pub const LABEL_BYTES_MAX: usize = 128;
+/// The longest tenant id, in bytes.
+pub const TENANT_BYTES_MAX: usize = 64;
+/// The most users in one trigger.
+pub const USERS_MAX: usize = 10_000;
+/// The most channels in one trigger.
+pub const CHANNELS_MAX: usize = 100;
+
+/// What a channel name is, for error messages.
+pub const CHANNEL_RULE: &str = "use 1 to 64 of A-Z a-z 0-9 . _ -";
+/// What a user id is, for error messages.
+pub const USER_RULE: &str = "use 1 to 128 bytes of visible text";
+/// What a tenant id is, for error messages.
+pub const TENANT_RULE: &str = "use 1 to 64 of A-Z a-z 0-9 . _ -";
+
+/// 1 to `bytes_max` bytes without control characters, not only white space.
+#[must_use]
+pub fn is_visible(text: &str, bytes_max: usize) -> bool {
+    text.len() <= bytes_max && !text.trim().is_empty() && !text.chars().any(char::is_control)
+}
+
+/// Whether this is a user id.
+#[must_use]
+pub fn is_user(text: &str) -> bool {
+    is_visible(text, USER_BYTES_MAX)
+}
+
+/// Whether this is a tenant id: the same alphabet and length as a channel name.
+#[must_use]
+pub fn is_tenant(text: &str) -> bool {
+    text.len() <= TENANT_BYTES_MAX && is_channel(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_bounded_and_visible() {
+        assert!(is_user("anna") && is_user("Änna Ö") && is_user(&"u".repeat(128)));
+        assert!(!is_user("") && !is_user("  ") && !is_user("a\nb") && !is_user(&"u".repeat(129)));
+        assert!(is_channel("news.de_1-x") && is_channel(&"c".repeat(64)));
+        assert!(!is_channel("") && !is_channel("a b") && !is_channel("ä"));
+        assert!(!is_channel(&"c".repeat(65)));
+    }
+}

@@ -1,0 +1,61 @@
+//! Which web pages may use the gateway (CORS, and the `Origin` of WebSocket handshakes).
+//!
+//! **Runs on**: doors and router, read-only. **Owns**: the configured origins.
+//! **Never**: reflects an origin that is not allowed.
+
+/// The pages that may connect and call.
+#[derive(Debug, Clone)]
+pub struct Origins {
+    allowed: Vec<String>,
+    /// In development, pages served from this machine may come too.
+    local: bool,
+}
+
+impl Origins {
+    /// `allowed` as configured; `local`: also any origin on a loopback host.
+    #[must_use]
+    pub const fn new(allowed: Vec<String>, local: bool) -> Self {
+        Self { allowed, local }
+    }
+
+    /// Whether a page from `origin` may talk to us. `host` is the request's own `Host`: a page
+    /// that came from here may always.
+    #[must_use]
+    pub fn allows(&self, origin: &str, host: Option<&str>) -> bool {
+        let origin = origin.trim_end_matches('/').to_ascii_lowercase();
+        let authority = origin.split_once("://").map(|(_, authority)| authority);
+        let same = host.is_some_and(|host| authority == Some(&*host.to_ascii_lowercase()));
+        let local = self.local && authority.is_some_and(is_loopback);
+        same || local || self.allowed.iter().any(|known| known == "*" || *known == origin)
+    }
+}
+
+fn is_loopback(authority: &str) -> bool {
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    matches!(host, "localhost" | "127.0.0.1" | "[::1]")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_listed_same_and_in_development_local_pages_may_come() {
+        let strict = Origins::new(vec!["https://app.example".into()], false);
+        assert!(strict.allows("https://app.example", None));
+        assert!(strict.allows("https://APP.example/", None));
+        assert!(!strict.allows("https://app.example.evil.test", None));
+        assert!(!strict.allows("http://app.example", None));
+        assert!(!strict.allows("http://localhost:3000", None));
+        assert!(strict.allows("http://gateway:8081", Some("gateway:8081")));
+        assert!(!strict.allows("null", Some("gateway:8081")));
+        let local = Origins::new(Vec::new(), true);
+        assert!(local.allows("http://localhost:3000", None));
+        assert!(local.allows("http://127.0.0.1:5173", None));
+        assert!(!local.allows("http://localhost.evil.test", None));
+        assert!(Origins::new(vec!["*".into()], false).allows("https://any.test", None));
+    }
+}

@@ -1,0 +1,161 @@
+//! A "no" to an HTTP caller: its status, its code, and a sentence that helps.
+//!
+//! **Runs on**: any thread. **Owns**: nothing. **Never**: carries a secret, a stack or a path.
+
+use std::fmt::Write as _;
+
+use http::StatusCode;
+use serde::Serialize;
+use serde_json::Value;
+
+/// The contract's error codes, by what the caller does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// Mend the request.
+    Validation,
+    /// Present a valid key or token.
+    Unauthorized,
+    /// Not from here.
+    Forbidden,
+    /// No such path.
+    NotFound,
+    /// No such channel has subscribers.
+    ChannelNotFound,
+    /// The user has no connection.
+    UserNotConnected,
+    /// Another method.
+    MethodNotAllowed,
+    /// Send faster.
+    RequestTimeout,
+    /// Send less.
+    PayloadTooLarge,
+    /// Send JSON.
+    UnsupportedMediaType,
+    /// Ask for a WebSocket.
+    UpgradeRequired,
+    /// Close other connections first.
+    ConnectionLimit,
+    /// Send shorter headers.
+    HeadTooLarge,
+    /// Our fault.
+    Internal,
+    /// A shard has no room: try again.
+    Overloaded,
+    /// Going away: try another.
+    ShuttingDown,
+}
+
+impl Code {
+    const fn parts(self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Validation => (StatusCode::BAD_REQUEST, "VALIDATION_ERROR"),
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
+            Self::Forbidden => (StatusCode::FORBIDDEN, "FORBIDDEN"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
+            Self::ChannelNotFound => (StatusCode::NOT_FOUND, "CHANNEL_NOT_FOUND"),
+            Self::UserNotConnected => (StatusCode::NOT_FOUND, "USER_NOT_CONNECTED"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
+            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT"),
+            Self::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE"),
+            Self::UnsupportedMediaType => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE")
+            }
+            Self::UpgradeRequired => (StatusCode::UPGRADE_REQUIRED, "UPGRADE_REQUIRED"),
+            Self::ConnectionLimit => (StatusCode::TOO_MANY_REQUESTS, "CONNECTION_LIMIT_EXCEEDED"),
+            Self::HeadTooLarge => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "REQUEST_HEADER_FIELDS_TOO_LARGE")
+            }
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
+            Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED"),
+            Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "SHUTTING_DOWN"),
+        }
+    }
+}
+
+/// A refusal on its way to the caller.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refusal {
+    /// What kind.
+    pub code: Code,
+    /// What was wrong and what to do, in one sentence.
+    pub message: String,
+    /// Machine-readable particulars.
+    pub details: Option<Value>,
+    /// Headers beyond the usual (`Allow`, `Retry-After`, `Upgrade` …).
+    pub headers: Vec<(&'static str, String)>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    error: Inner<'a>,
+}
+
+#[derive(Serialize)]
+struct Inner<'a> {
+    code: &'a str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<&'a Value>,
+}
+
+impl Refusal {
+    /// A refusal without particulars.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        let headers = match code {
+            Code::Overloaded => vec![("retry-after", "1".to_owned())],
+            Code::Unauthorized => vec![("www-authenticate", "Bearer".to_owned())],
+            _ => Vec::new(),
+        };
+        Self { code, message: message.into(), details: None, headers }
+    }
+
+    /// A field of the request is not as it must be.
+    pub fn field(field: &str, message: impl Into<String>) -> Self {
+        let details = serde_json::json!({ "field": field });
+        Self { details: Some(details), ..Self::new(Code::Validation, message) }
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// The HTTP status.
+    pub const fn status(&self) -> StatusCode {
+        self.code.parts().0
+    }
+
+    /// The body as JSON.
+    pub fn body(&self) -> Vec<u8> {
+        let code = self.code.parts().1;
+        let inner = Inner { code, message: &self.message, details: self.details.as_ref() };
+        // Serializing to memory cannot fail.
+        serde_json::to_vec(&Body { error: inner }).unwrap_or_default()
+    }
+
+    /// The whole HTTP/1.1 response, for a socket that hyper does not serve. `cors_origin` is the
+    /// origin allowed to read it, if any.
+    pub fn response(&self, cors_origin: Option<&str>) -> Vec<u8> {
+        let body = self.body();
+        let mut head = format!(
+            "HTTP/1.1 {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+             connection: close\r\n",
+            self.status(),
+            body.len()
+        );
+        for (name, value) in &self.headers {
+            // Writing to a String cannot fail.
+            let _written = write!(head, "{name}: {value}\r\n");
+        }
+        if let Some(origin) = cors_origin {
+            let _written =
+                write!(head, "access-control-allow-origin: {origin}\r\nvary: Origin\r\n");
+        }
+        head.push_str("\r\n");
+        let mut bytes = head.into_bytes();
+        bytes.extend_from_slice(&body);
+        bytes
+    }
+}

@@ -1,0 +1,184 @@
+//! From a trigger to the shards: encode once, check room everywhere, send to all or to none.
+//!
+//! **Runs on**: the router. **Owns**: nothing beyond the call. **Never**: sends to one shard what
+//! another has no room for; encodes a second time for another recipient.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use ara_shards::id::NotificationId;
+use ara_shards::message::{Delivery, Recipient, Recipients, Tally};
+use ara_shards::notification::Notification;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::interest::ShardSet;
+use super::pending::Outcome;
+use super::{Phase, Router, State, overloaded, shutting_down, wait};
+use crate::refusal::{Code, Refusal};
+use crate::trigger::{Target, Trigger};
+
+/// A trigger the shards have taken.
+#[derive(Debug)]
+pub struct Dispatched {
+    /// The notification's id.
+    pub id: NotificationId,
+    /// When it happened, RFC 3339.
+    pub occurred_at: String,
+    outcome: oneshot::Receiver<Outcome>,
+}
+
+/// What became of a trigger.
+#[derive(Debug)]
+pub struct Receipt {
+    /// The sum over all connections.
+    pub total: Tally,
+    /// One entry per target user or channel, in the trigger's order.
+    pub targets: Vec<Tally>,
+}
+
+impl Dispatched {
+    /// Waits until every shard has reported.
+    ///
+    /// # Errors
+    ///
+    /// A shard did not report in time.
+    pub async fn receipt(self) -> Result<Receipt, Refusal> {
+        match wait(self.outcome).await? {
+            Outcome::Tallies { total, targets } => Ok(Receipt { total, targets }),
+            Outcome::Answers(_) => Err(Refusal::new(Code::Internal, "mixed-up report")),
+        }
+    }
+}
+
+/// One shard's part of a trigger.
+struct Share {
+    shard: usize,
+    recipients: Recipients,
+    /// Which of the trigger's targets it holds.
+    targets: Vec<usize>,
+}
+
+impl Router {
+    /// Hands a trigger to the shards it concerns.
+    ///
+    /// # Errors
+    ///
+    /// The gateway is stopping, or a shard has no room; then no shard was sent anything.
+    pub fn dispatch(&self, trigger: &Trigger<'_>) -> Result<Dispatched, Refusal> {
+        let mut state = self.0.borrow_mut();
+        if state.phase == Phase::Draining {
+            return Err(shutting_down());
+        }
+        // Whatever a client was told before this trigger came, the router knows now.
+        state.take_reports();
+        let id = NotificationId(*Uuid::now_v7().as_bytes());
+        let occurred_at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+        let shares = state.shares(trigger, id, &occurred_at);
+        let priority = trigger.event.priority;
+        let has_room = |share: &Share| {
+            state.shards.get(share.shard).is_some_and(|shard| shard.has_room(priority))
+        };
+        if !shares.iter().all(has_room) {
+            state.counters.overloaded += 1;
+            return Err(overloaded());
+        }
+        let targets = match &trigger.target {
+            Target::Users(names) | Target::Channels(names) => names.len(),
+            Target::Everyone => 0,
+        };
+        let places = shares.iter().map(|share| (share.shard, share.targets.clone())).collect();
+        let (ticket, outcome) = state.pending.open_tallies(targets, places);
+        state.counters.triggers += 1;
+        for share in shares {
+            let delivery = Delivery { ticket, audience: share.recipients };
+            let Some(shard) = state.shards.get(share.shard) else { continue };
+            // There was room a moment ago, and the router is the only sender.
+            if shard.deliver(priority, delivery).is_err() {
+                return Err(overloaded());
+            }
+            shard.ring();
+        }
+        Ok(Dispatched { id, occurred_at, outcome })
+    }
+}
+
+impl State {
+    fn shares(&self, trigger: &Trigger<'_>, id: NotificationId, occurred_at: &str) -> Vec<Share> {
+        let encode = |channel: Option<&str>| {
+            let event = &trigger.event;
+            let json = event.to_json(id, occurred_at, channel);
+            let audience = event.audience.clone().map(Box::new);
+            Arc::new(Notification::encode(id, event.priority, audience, &json, self.readers()))
+        };
+        match &trigger.target {
+            Target::Users(users) => self.user_shares(&trigger.tenant, users, &encode(None)),
+            Target::Everyone => {
+                let notification = encode(None);
+                let shares = self.in_each(self.interest.everywhere(), |_| Recipients::Everyone {
+                    tenant: Arc::clone(&trigger.tenant),
+                    notification: Arc::clone(&notification),
+                });
+                shares.collect()
+            }
+            Target::Channels(channels) => {
+                let interested = |name: &Arc<str>| self.interest.of(&trigger.tenant, name);
+                let places: Vec<usize> = (0..channels.len())
+                    .filter(|place| channels.get(*place).is_some_and(|c| !interested(c).is_empty()))
+                    .collect();
+                let named = places.iter().filter_map(|place| channels.get(*place));
+                let mut shards = ShardSet::default();
+                let parts: Arc<[_]> = named
+                    .map(|name| {
+                        shards.unite(interested(name));
+                        (Arc::clone(name), encode(Some(name)))
+                    })
+                    .collect();
+                let shares = self.in_each(shards, |_| Recipients::Channels {
+                    tenant: Arc::clone(&trigger.tenant),
+                    parts: Arc::clone(&parts),
+                });
+                shares.map(|share| Share { targets: places.clone(), ..share }).collect()
+            }
+        }
+    }
+
+    fn in_each(
+        &self,
+        shards: ShardSet,
+        recipients: impl Fn(usize) -> Recipients,
+    ) -> impl Iterator<Item = Share> {
+        (0..self.shards.len()).filter(move |index| shards.contains(*index)).map(move |shard| {
+            Share { shard, recipients: recipients(shard), targets: Vec::new() }
+        })
+    }
+
+    /// Groups users by their home shard.
+    fn user_shares(
+        &self,
+        tenant: &Arc<str>,
+        users: &[Arc<str>],
+        notification: &Arc<Notification>,
+    ) -> Vec<Share> {
+        let mut groups: Vec<(Vec<Recipient>, Vec<usize>)> = Vec::new();
+        groups.resize_with(self.shards.len(), Default::default);
+        for (place, user) in users.iter().enumerate() {
+            let hash = self.placement.hash(tenant, user);
+            if let Some((group, targets)) = groups.get_mut(self.placement.home(hash)) {
+                group.push(Recipient { tenant: Arc::clone(tenant), user: Arc::clone(user), hash });
+                targets.push(place);
+            }
+        }
+        let groups = groups.into_iter().enumerate().filter(|(_, (group, _))| !group.is_empty());
+        groups
+            .map(|(shard, (group, targets))| Share {
+                shard,
+                recipients: Recipients::Users {
+                    notification: Arc::clone(notification),
+                    users: group.into(),
+                },
+                targets,
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,365 @@
+//! The router: the one owner of everything that is exact across shards.
+//!
+//! **Runs on**: a thread of its own, with a current-thread runtime shared by the HTTP API and the
+//! Redis subscriber. **Owns**: the links to the shards, admission, interest, pending triggers.
+//! **Never**: blocks, locks, or holds a borrow of its state over an await.
+//!
+//! Its state sits in one `RefCell` behind [`Router`]; every method borrows, acts and returns.
+
+pub mod fanout;
+pub mod interest;
+pub mod pending;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ara_shards::ShardLink;
+use ara_shards::message::{Adoption, Answer, Control, Drain, Question, Report, Transport};
+use ara_shards::notification::Readers;
+use ara_shards::placement::Placement;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
+
+use crate::door::gate::Pass;
+use crate::refusal::{Code, Refusal};
+use interest::Interest;
+use pending::{Outcome, Pending};
+
+/// The longest a caller waits for the shards. A shard answers within a turn (milliseconds); this
+/// long, something is broken and the caller must know that the outcome is not known.
+pub const REPORT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How many clients the goodbyes ask back a second, over the whole gateway.
+const RECONNECTS_PER_SECOND: u64 = 2_000;
+/// The shortest and longest window over which clients are asked to come back.
+const RECONNECT_WINDOW_SECONDS: std::ops::RangeInclusive<u64> = 2..=60;
+
+/// Where the gateway is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Taking clients and triggers.
+    Ready,
+    /// Saying goodbye.
+    Draining,
+}
+
+/// What the router counts, since start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counters {
+    /// Triggers the shards took.
+    pub triggers: u64,
+    /// Triggers refused because an inbox was full.
+    pub overloaded: u64,
+    /// Clients refused because the gateway is full.
+    pub refused_full: u64,
+    /// Frames delivered, as reported.
+    pub delivered: u64,
+    /// Frames that failed, as reported.
+    pub failed: u64,
+}
+
+/// A handle on the router's state, for tasks of the router's thread.
+#[derive(Debug, Clone)]
+pub struct Router(Rc<RefCell<State>>);
+
+#[derive(Debug)]
+struct State {
+    shards: Vec<ShardLink>,
+    placement: Placement,
+    interest: Interest,
+    pending: Pending,
+    phase: Phase,
+    counters: Counters,
+    admitted: Admitted,
+    connections_max: usize,
+    refusal: Arc<[u8]>,
+    /// Shards that have said goodbye to all their clients.
+    drained: usize,
+    all_drained: Rc<Notify>,
+    started: Instant,
+}
+
+/// Clients admitted and not reported closed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Admitted {
+    /// Over WebSocket.
+    pub websocket: usize,
+    /// Over SSE.
+    pub sse: usize,
+}
+
+impl Admitted {
+    const fn total(self) -> usize {
+        self.websocket + self.sse
+    }
+
+    const fn of(&mut self, transport: Transport) -> &mut usize {
+        match transport {
+            Transport::WebSocket => &mut self.websocket,
+            Transport::Sse => &mut self.sse,
+        }
+    }
+}
+
+impl Router {
+    /// A router over these shards that admits `connections_max` clients.
+    #[must_use]
+    pub fn new(shards: Vec<ShardLink>, placement: Placement, connections_max: usize) -> Self {
+        let full = Refusal::new(
+            Code::ConnectionLimit,
+            "this user has as many connections as it may have; close another first",
+        );
+        let count = shards.len();
+        Self(Rc::new(RefCell::new(State {
+            shards,
+            placement,
+            interest: Interest::new(count),
+            pending: Pending::default(),
+            phase: Phase::Ready,
+            counters: Counters::default(),
+            admitted: Admitted::default(),
+            connections_max,
+            refusal: full.response(None).into(),
+            drained: 0,
+            all_drained: Rc::new(Notify::new()),
+            started: Instant::now(),
+        })))
+    }
+
+    /// Takes every report the shards have sent.
+    pub fn take_reports(&self) {
+        self.0.borrow_mut().take_reports();
+    }
+
+    /// Sends a client to its home shard, or gives its socket back with the refusal to write.
+    ///
+    /// # Errors
+    ///
+    /// The gateway is full, overloaded or stopping.
+    pub fn admit(
+        &self,
+        stream: std::net::TcpStream,
+        pass: Pass,
+        leftover: Box<[u8]>,
+    ) -> Result<(), (std::net::TcpStream, Vec<u8>)> {
+        let mut state = self.0.borrow_mut();
+        let cors = pass.cors_origin.clone();
+        let refuse = |stream, refusal: Refusal| Err((stream, refusal.response(cors.as_deref())));
+        if state.phase == Phase::Draining {
+            return refuse(stream, shutting_down());
+        }
+        state.take_reports();
+        if state.admitted.total() >= state.connections_max {
+            state.counters.refused_full += 1;
+            let sentence = format!("the gateway is full: {} connections", state.connections_max);
+            return refuse(stream, Refusal::new(Code::ConnectionLimit, sentence));
+        }
+        let transport = pass.transport;
+        let home = state.placement.home(pass.member.hash);
+        let adoption = Box::new(Adoption {
+            stream,
+            transport,
+            member: pass.member,
+            greeting: pass.greeting,
+            refusal: Arc::clone(&state.refusal),
+            leftover,
+            connection_id: pass.connection_id,
+        });
+        let Some(shard) = state.shards.get(home) else { return Ok(()) };
+        match shard.control(Control::Adopt(adoption)) {
+            Ok(()) => {
+                *state.admitted.of(transport) += 1;
+                Ok(())
+            }
+            Err(refused) => match refused.0 {
+                Control::Adopt(adoption) => refuse(adoption.stream, overloaded()),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// Asks one shard, or all, and waits for the answers, in shard order.
+    ///
+    /// # Errors
+    ///
+    /// A shard has no room for the question, or did not answer in time.
+    pub async fn ask(
+        &self,
+        shard: Option<usize>,
+        question: &Question,
+    ) -> Result<Vec<Answer>, Refusal> {
+        let receiver = self.0.borrow_mut().ask(shard, question)?;
+        match wait(receiver).await? {
+            Outcome::Answers(answers) => Ok(answers),
+            Outcome::Tallies { .. } => Err(Refusal::new(Code::Internal, "mixed-up report")),
+        }
+    }
+
+    /// The home shard of a user.
+    #[must_use]
+    pub fn home(&self, hash: ara_shards::placement::UserHash) -> usize {
+        self.0.borrow().placement.home(hash)
+    }
+
+    /// The hash of a user.
+    #[must_use]
+    pub fn hash(&self, tenant: &str, user: &str) -> ara_shards::placement::UserHash {
+        self.0.borrow().placement.hash(tenant, user)
+    }
+
+    /// Where the gateway is in its life.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.0.borrow().phase
+    }
+
+    /// What was counted, who is admitted, each inbox's depth, and since when.
+    #[must_use]
+    pub fn overview(&self) -> Overview {
+        let state = self.0.borrow();
+        Overview {
+            counters: state.counters,
+            admitted: state.admitted,
+            connections_max: state.connections_max,
+            inbox_depths: state.shards.iter().map(ShardLink::depth).collect(),
+            uptime: state.started.elapsed(),
+        }
+    }
+
+    /// Refuses clients and triggers from now on and has every shard say goodbye; returns when all
+    /// clients have gone or `grace` is over.
+    pub async fn drain(&self, grace: Duration) {
+        let all_drained = {
+            let mut state = self.0.borrow_mut();
+            state.phase = Phase::Draining;
+            let clients = u64::try_from(state.admitted.total()).unwrap_or(u64::MAX);
+            let seconds = (clients / RECONNECTS_PER_SECOND)
+                .clamp(*RECONNECT_WINDOW_SECONDS.start(), *RECONNECT_WINDOW_SECONDS.end());
+            let reconnect_window = Duration::from_secs(seconds);
+            let order = Drain { reconnect_window, grace };
+            for (index, shard) in state.shards.iter().enumerate() {
+                if shard.control(Control::Drain(order)).is_err() {
+                    tracing::warn!(shard = index, "no room to say goodbye; its clients are cut");
+                }
+            }
+            Rc::clone(&state.all_drained)
+        };
+        // The shards cut whoever is left at the end of the grace period; a little more for that.
+        let patience = grace + Duration::from_millis(500);
+        if timeout(patience, all_drained.notified()).await.is_err() {
+            tracing::warn!(?grace, "some clients did not leave in time");
+        }
+    }
+
+    /// Ends the shards' threads.
+    pub async fn stop_shards(&self) {
+        for index in 0..self.0.borrow().shards.len() {
+            // The lane may be full of adoptions; the shard is draining it.
+            for _ in 0..100 {
+                let sent = match self.0.borrow().shards.get(index) {
+                    Some(shard) => shard.control(Control::Stop).is_ok(),
+                    None => true,
+                };
+                if sent {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+/// The router's figures for `/stats`.
+#[derive(Debug)]
+pub struct Overview {
+    /// Its counters.
+    pub counters: Counters,
+    /// Clients admitted now.
+    pub admitted: Admitted,
+    /// The most it admits.
+    pub connections_max: usize,
+    /// Messages waiting, by shard.
+    pub inbox_depths: Vec<usize>,
+    /// Time since start.
+    pub uptime: Duration,
+}
+
+impl State {
+    fn take_reports(&mut self) {
+        let mut goodbyes = 0;
+        for (index, shard) in self.shards.iter().enumerate() {
+            while let Some(report) = shard.next_report() {
+                match report {
+                    Report::Delivered { ticket, total, parts } => {
+                        self.counters.delivered += u64::from(total.delivered);
+                        self.counters.failed += u64::from(total.failed);
+                        self.pending.delivered(ticket, index, total, &parts);
+                    }
+                    Report::Interest { tenant, channel, present } => {
+                        self.interest.update(index, &tenant, channel.as_ref(), present);
+                    }
+                    Report::Closed { transport } => {
+                        let count = self.admitted.of(transport);
+                        *count = count.saturating_sub(1);
+                    }
+                    Report::Answered { ticket, answer } => {
+                        self.pending.answered(ticket, index, answer);
+                    }
+                    Report::Drained => goodbyes += 1,
+                }
+            }
+        }
+        self.drained += goodbyes;
+        if goodbyes > 0 && self.drained >= self.shards.len() {
+            self.all_drained.notify_one();
+        }
+    }
+
+    /// The transports a notification must be encoded for.
+    const fn readers(&self) -> Readers {
+        Readers { websocket: self.admitted.websocket > 0, sse: self.admitted.sse > 0 }
+    }
+
+    fn ask(
+        &mut self,
+        shard: Option<usize>,
+        question: &Question,
+    ) -> Result<oneshot::Receiver<Outcome>, Refusal> {
+        let asked: Vec<usize> =
+            shard.map_or_else(|| (0..self.shards.len()).collect(), |index| vec![index]);
+        let (ticket, receiver) = self.pending.open_answers(asked.len());
+        for index in asked {
+            let message = Control::Ask { ticket, question: question.clone() };
+            let sent = self.shards.get(index).is_some_and(|shard| shard.control(message).is_ok());
+            if !sent {
+                self.pending.forget(ticket);
+                return Err(overloaded());
+            }
+        }
+        Ok(receiver)
+    }
+}
+
+/// Waits for all reports of a ticket.
+async fn wait(receiver: oneshot::Receiver<Outcome>) -> Result<Outcome, Refusal> {
+    match timeout(REPORT_DEADLINE, receiver).await {
+        Ok(Ok(outcome)) => Ok(outcome),
+        Ok(Err(_)) | Err(_) => {
+            let sentence = "a shard did not report in time; what it was sent may still arrive";
+            Err(Refusal::new(Code::Internal, sentence))
+        }
+    }
+}
+
+/// A lane is full.
+fn overloaded() -> Refusal {
+    Refusal::new(Code::Overloaded, "a shard's inbox is full; nothing was sent, try again")
+}
+
+/// The gateway stops.
+#[must_use]
+pub fn shutting_down() -> Refusal {
+    Refusal::new(Code::ShuttingDown, "the gateway is shutting down; use another instance")
+}
