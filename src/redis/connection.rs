@@ -1,0 +1,365 @@
+//! One connection to Redis: reach it, prove who we are, subscribe, and hear what it says.
+//!
+//! **Runs on**: the router. **Owns**: the socket and the TLS configuration. **Never**: writes a password
+//! into an error, or turns certificate checks off.
+//!
+//! The redis crate reads the URL and packs the commands. The socket is our own, for three reasons:
+//! its subscriber queues without a bound (see `resp`), its TLS set-up reads every system root
+//! certificate from disk at every attempt, and it leaves the choice of crypto provider to a
+//! process-wide default.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{ConnectionAddr, ConnectionInfo, cmd};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use super::message::{BROADCAST, CHANNEL_PREFIX, USER_PREFIX};
+use super::resp::{Frame, Frames, Malformed};
+
+/// What `CLIENT LIST` shows for our connections.
+const CLIENT_NAME: &str = "ara-gateway";
+/// Two patterns and one channel.
+const SUBSCRIPTIONS: usize = 3;
+
+/// Why there is no connection, or no longer one.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The URL cannot be used; only another configuration helps.
+    Url(String),
+    /// The host has no address, or none of them accepts connections.
+    Unreachable(io::Error),
+    /// Certificates or the TLS handshake.
+    Tls(String),
+    /// Not connected and subscribed within the deadline.
+    Slow,
+    /// The server refused a command: authentication, permissions, or its own state.
+    Refused(String),
+    /// What came is no reply of a Redis server.
+    Protocol(&'static str),
+    /// The server closed the connection.
+    Closed,
+    /// The connection broke.
+    Broken(io::Error),
+    /// The server did not answer a health check within its deadline.
+    Silent,
+}
+
+impl Fault {
+    /// The label in logs.
+    pub(super) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Url(_) => "bad_url",
+            Self::Unreachable(_) => "unreachable",
+            Self::Tls(_) => "tls",
+            Self::Slow => "connect_timeout",
+            Self::Refused(_) => "refused",
+            Self::Protocol(_) => "protocol",
+            Self::Closed => "closed",
+            Self::Broken(_) => "io",
+            Self::Silent => "health_check_timeout",
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(error) => write!(formatter, "the URL cannot be used: {error}"),
+            Self::Unreachable(error) => write!(formatter, "cannot connect: {error}"),
+            Self::Tls(error) => write!(formatter, "TLS: {error}"),
+            Self::Slow => formatter.write_str("no subscription within the deadline"),
+            Self::Refused(error) => write!(formatter, "the server refused: {error}"),
+            Self::Protocol(what) => write!(formatter, "unexpected data: {what}"),
+            Self::Closed => formatter.write_str("the server closed the connection"),
+            Self::Broken(error) => write!(formatter, "the connection broke: {error}"),
+            Self::Silent => formatter.write_str("no answer to a health check within the deadline"),
+        }
+    }
+}
+
+impl From<Malformed> for Fault {
+    fn from(Malformed(what): Malformed) -> Self {
+        Self::Protocol(what)
+    }
+}
+
+/// Whether a Redis URL can be used; the error never contains the URL, which may hold a password.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_url(url: &str) -> Result<(), String> {
+    Endpoint::parse(url).map(|_usable| ())
+}
+
+/// Where the server is and who we are to it.
+pub(super) struct Endpoint {
+    host: String,
+    port: u16,
+    tls: bool,
+    info: ConnectionInfo,
+}
+
+/// Host and port only: safe to log.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}:{}", self.host, self.port)
+    }
+}
+
+impl Endpoint {
+    pub(super) fn parse(url: &str) -> Result<Self, String> {
+        let info: ConnectionInfo =
+            url.parse().map_err(|error: redis::RedisError| error.to_string())?;
+        let (host, port, tls) = match info.addr() {
+            ConnectionAddr::Tcp(host, port) => (host.clone(), *port, false),
+            ConnectionAddr::TcpTls { host, port, insecure: false, .. } => {
+                (host.clone(), *port, true)
+            }
+            ConnectionAddr::TcpTls { .. } => {
+                return Err("#insecure is not supported; put the server's certificate authority \
+                            into the file SSL_CERT_FILE names"
+                    .into());
+            }
+            _ => return Err("only redis:// and rediss:// URLs are supported".into()),
+        };
+        Ok(Self { host, port, tls, info })
+    }
+
+    /// Everything to say before the first message. The database number is accepted in the URL and
+    /// not selected: pub/sub ignores it, and a narrow ACL need not allow `SELECT`.
+    fn greeting(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        if let Some(password) = self.info.redis_settings().password() {
+            let username = self.info.redis_settings().username();
+            bytes.extend(cmd("AUTH").arg(username).arg(password).get_packed_command());
+        }
+        bytes.extend(cmd("CLIENT").arg("SETNAME").arg(CLIENT_NAME).get_packed_command());
+        let patterns = [USER_PREFIX, CHANNEL_PREFIX].map(|prefix| format!("{prefix}*"));
+        bytes.extend(cmd("PSUBSCRIBE").arg(&patterns).get_packed_command());
+        bytes.extend(cmd("SUBSCRIBE").arg(BROADCAST).get_packed_command());
+        bytes
+    }
+
+    fn authenticates(&self) -> bool {
+        self.info.redis_settings().password().is_some()
+    }
+}
+
+/// The TLS configuration, built when first needed.
+#[derive(Default)]
+pub(super) struct Tls {
+    /// Trusted instead of the system's roots (or the file `SSL_CERT_FILE` names).
+    roots_pem: Option<Vec<u8>>,
+    config: Option<Arc<ClientConfig>>,
+}
+
+impl Tls {
+    pub(super) const fn new(roots_pem: Option<Vec<u8>>) -> Self {
+        Self { roots_pem, config: None }
+    }
+
+    /// Reads the roots again at the next attempt: they may have been renewed on disk.
+    pub(super) fn forget(&mut self) {
+        self.config = None;
+    }
+
+    /// Reads a few hundred kilobytes from disk once, not at every attempt.
+    fn config(&mut self) -> Result<Arc<ClientConfig>, Fault> {
+        if let Some(config) = &self.config {
+            return Ok(Arc::clone(config));
+        }
+        let mut roots = RootCertStore::empty();
+        if let Some(pem) = &self.roots_pem {
+            roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).flatten());
+        } else {
+            // One unreadable file among the system's roots is no reason to trust none.
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+        }
+        if roots.is_empty() {
+            return Err(Fault::Tls(
+                "no root certificates found; SSL_CERT_FILE can name some".into(),
+            ));
+        }
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Fault::Tls(error.to_string()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Arc::clone(self.config.insert(Arc::new(config))))
+    }
+}
+
+trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Unpin> Duplex for S {}
+
+/// A connection that carries replies and messages.
+pub(super) struct Link {
+    stream: Box<dyn Duplex>,
+    frames: Frames,
+}
+
+impl Link {
+    /// Connects; `deadline` is shared out between the host's addresses, so that one that swallows
+    /// packets does not use up the time of those behind it.
+    pub(super) async fn open(
+        endpoint: &Endpoint,
+        tls: &mut Tls,
+        deadline: Duration,
+    ) -> Result<Self, Fault> {
+        let socket = reach(endpoint, deadline).await?;
+        let stream: Box<dyn Duplex> = if endpoint.tls {
+            let name = ServerName::try_from(endpoint.host.clone())
+                .map_err(|error| Fault::Tls(error.to_string()))?;
+            let connector = TlsConnector::from(tls.config()?);
+            let secured = connector.connect(name, socket).await;
+            Box::new(secured.map_err(|error| Fault::Tls(error.to_string()))?)
+        } else {
+            Box::new(socket)
+        };
+        Ok(Self { stream, frames: Frames::default() })
+    }
+
+    /// Authenticates and subscribes to everything. Messages that arrive between the confirmations
+    /// go to `early`.
+    pub(super) async fn subscribe(
+        &mut self,
+        endpoint: &Endpoint,
+        mut early: impl FnMut(Frame),
+    ) -> Result<(), Fault> {
+        self.send(&endpoint.greeting()).await?;
+        if endpoint.authenticates() {
+            match self.next().await? {
+                Frame::Okay => {}
+                Frame::Refused(error) => return Err(Fault::Refused(error)),
+                _ => return Err(Fault::Protocol("no answer to AUTH")),
+            }
+        }
+        match self.next().await? {
+            // The name is a courtesy: a user without that permission subscribes all the same.
+            Frame::Okay | Frame::Refused(_) => {}
+            _ => return Err(Fault::Protocol("no answer to CLIENT SETNAME")),
+        }
+        let mut confirmed = 0;
+        while confirmed < SUBSCRIPTIONS {
+            match self.next().await? {
+                Frame::Subscribed => confirmed += 1,
+                Frame::Refused(error) => return Err(Fault::Refused(error)),
+                frame @ (Frame::Message { .. } | Frame::Oversize) => early(frame),
+                Frame::Okay | Frame::Pong => return Err(Fault::Protocol("no answer to SUBSCRIBE")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for a sign of life.
+    pub(super) async fn ping(&mut self) -> Result<(), Fault> {
+        self.send(&cmd("PING").get_packed_command()).await
+    }
+
+    /// The next reply or message. Loses nothing when dropped before it is ready.
+    pub(super) async fn next(&mut self) -> Result<Frame, Fault> {
+        loop {
+            if let Some(frame) = self.frames.take()? {
+                return Ok(frame);
+            }
+            match self.stream.read_buf(self.frames.room()).await {
+                Ok(0) => return Err(Fault::Closed),
+                Ok(_) => {}
+                Err(error) => return Err(Fault::Broken(error)),
+            }
+        }
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        self.stream.write_all(bytes).await.map_err(Fault::Broken)?;
+        self.stream.flush().await.map_err(Fault::Broken)
+    }
+}
+
+async fn reach(endpoint: &Endpoint, deadline: Duration) -> Result<TcpStream, Fault> {
+    let addresses = lookup_host((endpoint.host.as_str(), endpoint.port)).await;
+    let addresses: Vec<_> = addresses.map_err(Fault::Unreachable)?.collect();
+    let share = deadline / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in addresses {
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(socket)) if is_itself(&socket) => last = io::ErrorKind::ConnectionRefused.into(),
+            Ok(Ok(socket)) => {
+                socket.set_nodelay(true).map_err(Fault::Unreachable)?;
+                return Ok(socket);
+            }
+            Ok(Err(error)) => last = error,
+            Err(elapsed) => last = elapsed.into(),
+        }
+    }
+    Err(Fault::Unreachable(last))
+}
+
+/// A connection to a closed port of this machine can meet itself when the kernel picks that very
+/// port as its source; it would then keep the server from coming back.
+fn is_itself(socket: &TcpStream) -> bool {
+    matches!((socket.local_addr(), socket.peer_addr()), (Ok(here), Ok(there)) if here == there)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read_and_shown_without_secrets() {
+        for (url, shown, tls) in [
+            ("redis://127.0.0.1", "127.0.0.1:6379", false),
+            ("redis://:p%40ss@h:1/3", "h:1", false),
+            ("rediss://user:pass@h.example", "h.example:6379", true),
+            ("redis://[::1]:7", "::1:7", false),
+        ] {
+            let endpoint = Endpoint::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
+            assert_eq!((endpoint.to_string().as_str(), endpoint.tls), (shown, tls));
+        }
+        let greeting = Endpoint::parse("redis://u:p%40ss@h").unwrap().greeting();
+        assert!(
+            greeting
+                .starts_with(b"*3\r\n$4\r\nAUTH\r\n$1\r\nu\r\n$4\r\np@ss\r\n*3\r\n$6\r\nCLIENT")
+        );
+        let greeting = Endpoint::parse("redis://:secret@h").unwrap().greeting();
+        assert!(greeting.starts_with(b"*2\r\n$4\r\nAUTH\r\n$6\r\nsecret\r\n"));
+        assert!(
+            Endpoint::parse("redis://h").unwrap().greeting().starts_with(b"*3\r\n$6\r\nCLIENT")
+        );
+    }
+
+    #[test]
+    fn faults_in_urls_never_show_the_url() {
+        for url in [
+            "http://u:secret@h",
+            "redis+unix:///run/secret.sock",
+            "rediss://u:secret@h/#insecure",
+            "redis://u:secret@h/secret",
+            "redis://u:secret@0.0.0.0",
+            "redis://u:secret@h:99999",
+            "secret",
+            "",
+        ] {
+            let error = check_url(url).unwrap_err();
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn tls_needs_roots_and_keeps_them() {
+        let mut tls = Tls::new(Some(b"no certificate".to_vec()));
+        assert!(matches!(tls.config(), Err(Fault::Tls(_))));
+    }
+}

@@ -1,0 +1,363 @@
+//! Keeps one subscription to Redis alive, whatever happens to the server or the way to it.
+//!
+//! **Runs on**: the router, as one local task. **Owns**: the connection, the breaker, the backoff.
+//! **Never**: ends, tries while the breaker is open, or takes more than a burst of messages before the
+//! router's other tasks have their turn.
+//!
+//! One life of a connection: connect and subscribe within a deadline (a breaker success), then
+//! messages and health checks (each a breaker success) until something ends it (a failure). Health
+//! checks are pings on the subscribed connection itself, so they prove the very stream the messages
+//! use. Anything the server says is a sign of life, so a backlog does not look like a dead server.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::task::yield_now;
+use tokio::time::{sleep, sleep_until, timeout};
+use tracing::{info, warn};
+
+use super::backoff::Backoff;
+use super::breaker::{Breaker, BreakerState, Permit};
+use super::connection::{Endpoint, Fault, Link, Tls};
+use super::message::{self, RedisTrigger, Rejected};
+use super::resp::Frame;
+use super::{Hush, State, Status, add_one};
+use crate::config::settled::Redis;
+
+/// Messages handled before other tasks have their turn: about a tenth of a millisecond of parsing.
+const BURST: u32 = 64;
+/// At most one line about rejected messages in this time.
+const WARN_INTERVAL: Duration = Duration::from_secs(1);
+/// How much of a Redis channel's name a log line shows.
+const SHOWN_BYTES_MAX: usize = 160;
+
+/// The subscriber's own clockwork; not configurable by the operator.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// The bound on resolving, connecting, TLS, authentication and subscription together.
+    pub connect_deadline: Duration,
+    /// The time between two health checks.
+    pub health_interval: Duration,
+    /// How long the server may be silent after a health check.
+    pub health_deadline: Duration,
+}
+
+impl Default for Timing {
+    /// A frozen server is noticed within 10 s: at worst it freezes just after an answer.
+    fn default() -> Self {
+        Self {
+            connect_deadline: Duration::from_secs(5),
+            health_interval: Duration::from_secs(5),
+            health_deadline: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What [`run_with`] takes beyond the settings.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The clockwork.
+    pub timing: Timing,
+    /// Certificates to trust for `rediss://` instead of the system's.
+    pub root_certificates_pem: Option<Vec<u8>>,
+}
+
+/// Subscribes and hands each valid trigger to `sink`, for ever. Dropping the future disconnects.
+pub async fn run(
+    settings: Redis,
+    status: Rc<Status>,
+    sink: impl FnMut(RedisTrigger),
+) -> Infallible {
+    run_with(settings, Options::default(), status, sink).await
+}
+
+/// [`run`] with a clockwork and certificates of one's own.
+pub async fn run_with(
+    settings: Redis,
+    options: Options,
+    status: Rc<Status>,
+    sink: impl FnMut(RedisTrigger),
+) -> Infallible {
+    let intake = Intake { status: Rc::clone(&status), hush: Hush::new(WARN_INTERVAL), sink };
+    let mut subscriber = Subscriber {
+        endpoint: Endpoint::parse(&settings.url),
+        timing: options.timing,
+        tls: Tls::new(options.root_certificates_pem),
+        breaker: Breaker::new(
+            settings.breaker_failure_threshold,
+            settings.breaker_success_threshold,
+            settings.breaker_reset_timeout,
+        ),
+        backoff: Backoff::new(settings.backoff_initial, settings.backoff_max, fastrand::u64(..)),
+        status,
+        was_connected: false,
+        intake,
+    };
+    subscriber.show(State::Reconnecting);
+    loop {
+        let fault = subscriber.life().await;
+        subscriber.rest(&fault).await;
+    }
+}
+
+struct Subscriber<S> {
+    /// A URL that cannot be used fails like a server that cannot be reached: visibly and for ever.
+    endpoint: Result<Endpoint, String>,
+    timing: Timing,
+    tls: Tls,
+    breaker: Breaker,
+    backoff: Backoff,
+    status: Rc<Status>,
+    was_connected: bool,
+    intake: Intake<S>,
+}
+
+impl<S: FnMut(RedisTrigger)> Subscriber<S> {
+    /// Connects, subscribes and listens until something ends it.
+    async fn life(&mut self) -> Fault {
+        let deadline = self.timing.connect_deadline;
+        match timeout(deadline, self.connect()).await {
+            Err(_elapsed) => Fault::Slow,
+            Ok(Err(fault)) => fault,
+            Ok(Ok(link)) => {
+                self.connected();
+                self.listen(link).await
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Link, Fault> {
+        let endpoint = self.endpoint.as_ref().map_err(|error| Fault::Url(error.clone()))?;
+        let mut link = Link::open(endpoint, &mut self.tls, self.timing.connect_deadline).await?;
+        link.subscribe(endpoint, |frame| self.intake.take(frame)).await?;
+        Ok(link)
+    }
+
+    fn connected(&mut self) {
+        self.breaker.success();
+        let attempts = self.status.reconnection_attempts.replace(0);
+        let server = self.endpoint.as_ref().map(ToString::to_string).unwrap_or_default();
+        if self.was_connected {
+            add_one(&self.status.total_reconnections);
+            info!(%server, attempts, "reconnected to Redis and subscribed again");
+        } else {
+            info!(%server, "connected to Redis and subscribed");
+        }
+        self.was_connected = true;
+        self.show(State::Healthy);
+    }
+
+    async fn listen(&mut self, mut link: Link) -> Fault {
+        let start = Instant::now();
+        let mut pulse = Pulse::new(self.timing, start);
+        let mut burst = 0;
+        loop {
+            if pulse.is_ping_due(Instant::now()) {
+                match timeout(self.timing.health_deadline, link.ping()).await {
+                    Err(_elapsed) => return Fault::Silent,
+                    Ok(Err(fault)) => return fault,
+                    Ok(Ok(())) => pulse.pinged(Instant::now()),
+                }
+            }
+            tokio::select! {
+                // First what has arrived, then the clock: if this thread was held up, the answer
+                // may be waiting behind a deadline that has passed meanwhile.
+                biased;
+                frame = link.next() => {
+                    let frame = match frame {
+                        Ok(frame) => frame,
+                        Err(fault) => return fault,
+                    };
+                    pulse.heard(Instant::now());
+                    match frame {
+                        // A refused ping (an ACL without it) is an answer like any other.
+                        Frame::Pong | Frame::Refused(_) => self.answered(&mut pulse, start),
+                        frame => self.intake.take(frame),
+                    }
+                    burst += 1;
+                    if burst == BURST {
+                        burst = 0;
+                        yield_now().await;
+                    }
+                }
+                () = sleep_until(pulse.wake_at().into()) => {
+                    if pulse.is_silent(Instant::now()) {
+                        return Fault::Silent;
+                    }
+                }
+            }
+        }
+    }
+
+    fn answered(&mut self, pulse: &mut Pulse, start: Instant) {
+        if pulse.answered() {
+            self.breaker.success();
+            self.show(State::Healthy);
+            // Only a connection that lasts starts the delays again: a server that accepts and then
+            // drops us would otherwise be tried at the shortest delay for ever.
+            if start.elapsed() >= self.timing.health_interval {
+                self.backoff.reset();
+            }
+        }
+    }
+
+    /// Counts the failure and waits until the next attempt may be made.
+    async fn rest(&mut self, fault: &Fault) {
+        if matches!(fault, Fault::Tls(_)) {
+            self.tls.forget();
+        }
+        let was_up = self.status.state.get() == State::Healthy;
+        let now = Instant::now();
+        self.breaker.failure(now);
+        let mut delay = match self.breaker.permit(now) {
+            Permit::Refused(remaining) => remaining,
+            Permit::Granted => self.backoff.next_delay(),
+        };
+        self.show(match self.breaker.state() {
+            BreakerState::Open => State::CircuitOpen,
+            BreakerState::Closed | BreakerState::HalfOpen => State::Reconnecting,
+        });
+        warn!(
+            reason = fault.reason(),
+            error = %fault,
+            failures = self.breaker.failures(),
+            breaker = self.breaker.state().as_str(),
+            retry_in_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+            "{}",
+            if was_up { "lost the connection to Redis" } else { "cannot connect to Redis" },
+        );
+        loop {
+            sleep(delay).await;
+            match self.breaker.permit(Instant::now()) {
+                Permit::Granted => break,
+                Permit::Refused(remaining) => delay = remaining,
+            }
+        }
+        add_one(&self.status.reconnection_attempts);
+        self.show(State::Reconnecting);
+    }
+
+    fn show(&self, state: State) {
+        self.status.state.set(state);
+        self.status.breaker_state.set(self.breaker.state());
+        self.status.breaker_failures.set(self.breaker.failures());
+    }
+}
+
+/// Where messages go: counted, checked, and handed on or logged.
+struct Intake<S> {
+    status: Rc<Status>,
+    hush: Hush,
+    sink: S,
+}
+
+impl<S: FnMut(RedisTrigger)> Intake<S> {
+    fn take(&mut self, frame: Frame) {
+        match frame {
+            Frame::Message { channel, payload } => {
+                add_one(&self.status.messages_received);
+                match message::parse(&channel, &payload) {
+                    Ok(trigger) => (self.sink)(trigger),
+                    Err(reason) => self.reject(reason, &channel, payload.len()),
+                }
+            }
+            Frame::Oversize => {
+                add_one(&self.status.messages_received);
+                self.reject(Rejected::TooLarge, b"", message::MESSAGE_BYTES_MAX);
+            }
+            Frame::Subscribed | Frame::Pong | Frame::Okay | Frame::Refused(_) => {}
+        }
+    }
+
+    /// The payload is not logged: it may hold anything, and it is the publisher's.
+    fn reject(&mut self, rejected: Rejected, channel: &[u8], bytes: usize) {
+        self.status.count_rejected(rejected);
+        if let Some(suppressed) = self.hush.admit(Instant::now()) {
+            let shown = channel.get(..SHOWN_BYTES_MAX).unwrap_or(channel);
+            let channel = String::from_utf8_lossy(shown);
+            let reason = rejected.reason();
+            warn!(reason, ?channel, bytes, suppressed, "rejected a message from Redis");
+        }
+    }
+}
+
+/// When to ask the server for a sign of life, and when to give it up. Pure: the time is an argument.
+#[derive(Debug)]
+struct Pulse {
+    timing: Timing,
+    ping_at: Instant,
+    /// When the unanswered ping was sent.
+    asked: Option<Instant>,
+    heard: Instant,
+}
+
+impl Pulse {
+    /// The first check is due at once: it lets a half-open breaker close without an interval's wait.
+    const fn new(timing: Timing, now: Instant) -> Self {
+        Self { timing, ping_at: now, asked: None, heard: now }
+    }
+
+    fn is_ping_due(&self, now: Instant) -> bool {
+        self.asked.is_none() && now >= self.ping_at
+    }
+
+    fn pinged(&mut self, now: Instant) {
+        self.asked = Some(now);
+        self.ping_at = now + self.timing.health_interval;
+    }
+
+    fn heard(&mut self, now: Instant) {
+        self.heard = now;
+    }
+
+    /// Whether this answered a ping.
+    fn answered(&mut self) -> bool {
+        self.asked.take().is_some()
+    }
+
+    fn wake_at(&self) -> Instant {
+        self.asked.map_or(self.ping_at, |asked| asked.max(self.heard) + self.timing.health_deadline)
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        self.asked.is_some() && now >= self.wake_at()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_server_that_freezes_after_any_answer_is_given_up_within_ten_seconds() {
+        let timing = Timing::default();
+        let start = Instant::now();
+        let mut pulse = Pulse::new(timing, start);
+        assert!(pulse.is_ping_due(start));
+        pulse.pinged(start);
+        pulse.heard(start);
+        assert!(pulse.answered() && !pulse.answered());
+        assert_eq!(pulse.wake_at(), start + 5 * SECOND);
+        let asked = pulse.wake_at();
+        assert!(!pulse.is_silent(asked) && pulse.is_ping_due(asked));
+        pulse.pinged(asked);
+        assert!(!pulse.is_ping_due(asked + 60 * SECOND), "one ping at a time");
+        assert!(!pulse.is_silent(asked + 4 * SECOND));
+        assert!(pulse.is_silent(start + 10 * SECOND));
+    }
+
+    #[test]
+    fn a_server_that_talks_is_alive_though_its_answer_waits_behind_a_backlog() {
+        let start = Instant::now();
+        let mut pulse = Pulse::new(Timing::default(), start);
+        pulse.pinged(start);
+        for second in 1..60 {
+            pulse.heard(start + second * SECOND);
+            assert!(!pulse.is_silent(start + (second + 4) * SECOND));
+        }
+        assert!(pulse.is_silent(start + 64 * SECOND));
+    }
+}
