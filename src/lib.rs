@@ -1,5 +1,20 @@
-//! The Ara gateway.
+//! The Ara gateway: what meets the outside. The engine is the crate `ara-shards`.
+//!
+//! **Runs on**: main (start and stop), the router's thread, and, at the doors, the shards' threads.
+//! **Owns**: configuration, doors, router, HTTP API, Redis. **Never**: touches a shard's state but
+//! through its link.
+
+pub mod api;
+pub mod boot;
+pub mod capacity;
 pub mod cli;
 pub mod config;
 pub mod door;
+pub mod names;
+pub mod origin;
 pub mod redis;
+pub mod refusal;
+pub mod router;
+pub mod telemetry;
+pub mod trigger;
+pub mod welcome;

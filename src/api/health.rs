@@ -7,6 +7,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use super::{Api, Reply, json};
+use crate::redis::State;
 use crate::router::Phase;
 
 #[derive(Serialize)]
@@ -34,12 +35,12 @@ pub(super) const LIVE: Simple = Simple { status: "live" };
 /// How the gateway is. Redis away means degraded: HTTP triggers and clients go on.
 pub(super) fn report(api: &Api) -> Health {
     let redis = api.redis.snapshot();
-    let healthy = matches!(redis.state_name(), "disabled" | "healthy");
+    let healthy = matches!(redis.state, State::Disabled | State::Healthy);
     Health {
         status: if healthy { "healthy" } else { "degraded" },
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: api.router.overview().uptime.as_secs(),
-        redis: Redis { status: redis.state_name(), connected: redis.connected },
+        redis: Redis { status: redis.state.as_str(), connected: redis.connected },
     }
 }
 

@@ -175,7 +175,13 @@ fn users(field: &str, list: Vec<String>) -> Result<Vec<Arc<str>>, Refusal> {
 }
 
 fn channels(field: &str, list: Vec<String>) -> Result<Vec<Arc<str>>, Refusal> {
-    check_list(field, list, names::CHANNELS_MAX, |name| names::is_channel(name), names::CHANNEL_RULE)
+    check_list(
+        field,
+        list,
+        names::CHANNELS_MAX,
+        |name| names::is_channel(name),
+        names::CHANNEL_RULE,
+    )
 }
 
 /// Checks a list of names and drops repetitions, keeping the order.
@@ -215,9 +221,7 @@ fn audience(wire: WireAudience) -> Result<Option<Audience>, Refusal> {
         WireAudience::All => None,
         WireAudience::Roles(list) => Some(Audience::Roles(check(list, names::CHANNELS_MAX)?)),
         WireAudience::Users(list) => Some(Audience::Users(check(list, names::USERS_MAX)?)),
-        WireAudience::Channels(list) => {
-            Some(Audience::Channels(check(list, names::CHANNELS_MAX)?))
-        }
+        WireAudience::Channels(list) => Some(Audience::Channels(check(list, names::CHANNELS_MAX)?)),
     })
 }
 

@@ -37,10 +37,8 @@ struct Subscriptions<'a> {
 pub(super) async fn channels(router: &Router, tenant: Arc<str>) -> Result<Reply, Refusal> {
     let answers = router.ask(None, &Question::Channels { tenant }).await?;
     let counts = sum(answers);
-    let channels: Vec<_> = counts
-        .iter()
-        .map(|(name, count)| Channel { name, subscriber_count: *count })
-        .collect();
+    let channels: Vec<_> =
+        counts.iter().map(|(name, count)| Channel { name, subscriber_count: *count }).collect();
     let total_channels = channels.len();
     Ok(json(StatusCode::OK, &Channels { channels, total_channels }))
 }
@@ -58,9 +56,7 @@ pub(super) async fn channel(
     let question = Question::Channel { tenant, name: name.into() };
     let counts = sum(router.ask(None, &question).await?);
     match counts.get(name) {
-        Some(count) => {
-            Ok(json(StatusCode::OK, &Channel { name, subscriber_count: *count }))
-        }
+        Some(count) => Ok(json(StatusCode::OK, &Channel { name, subscriber_count: *count })),
         None => {
             let sentence = format!("channel `{name}` has no subscribers");
             Err(Refusal::new(Code::ChannelNotFound, sentence))

@@ -94,9 +94,7 @@ impl Gate {
             Refusal::new(Code::Unauthorized, format!("{error}{hint}"))
         })?;
         let greeting = match accept {
-            Some(key) => {
-                websocket_greeting(&key, token.is_some_and(|token| token.in_subprotocol))
-            }
+            Some(key) => websocket_greeting(&key, token.is_some_and(|token| token.in_subprotocol)),
             None => sse_greeting(cors_origin.as_deref()),
         };
         let listens = match transport {
@@ -205,16 +203,18 @@ fn listens(query: Option<&str>) -> Result<Listens, Refusal> {
 /// Checks an opening handshake (RFC 6455 section 4.2.1) and returns the client's key.
 fn check_upgrade(parts: &Parts) -> Result<String, Refusal> {
     let headers = &parts.headers;
-    let has_token = |name: &HeaderName, wanted: &str| {
-        headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-            value.split(',').any(|entry| entry.trim().eq_ignore_ascii_case(wanted))
-        })
-    };
+    let has_token =
+        |name: &HeaderName, wanted: &str| {
+            headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+                value.split(',').any(|entry| entry.trim().eq_ignore_ascii_case(wanted))
+            })
+        };
     if !has_token(&header::UPGRADE, "websocket") || !has_token(&header::CONNECTION, "upgrade") {
         let sentence = "this path speaks WebSocket: send `Connection: Upgrade` and \
                         `Upgrade: websocket`";
-        return Err(Refusal::new(Code::UpgradeRequired, sentence)
-            .with_header("upgrade", "websocket"));
+        return Err(
+            Refusal::new(Code::UpgradeRequired, sentence).with_header("upgrade", "websocket")
+        );
     }
     if text_of(headers, &header::SEC_WEBSOCKET_VERSION) != Some("13") {
         let sentence = "only WebSocket version 13 is spoken here";

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 pub mod backoff;
 pub mod breaker;
+pub mod bridge;
 mod connection;
 pub mod message;
 mod resp;

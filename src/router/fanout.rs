@@ -148,9 +148,9 @@ impl State {
         shards: ShardSet,
         recipients: impl Fn(usize) -> Recipients,
     ) -> impl Iterator<Item = Share> {
-        (0..self.shards.len()).filter(move |index| shards.contains(*index)).map(move |shard| {
-            Share { shard, recipients: recipients(shard), targets: Vec::new() }
-        })
+        (0..self.shards.len())
+            .filter(move |index| shards.contains(*index))
+            .map(move |shard| Share { shard, recipients: recipients(shard), targets: Vec::new() })
     }
 
     /// Groups users by their home shard.

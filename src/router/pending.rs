@@ -149,8 +149,7 @@ mod tests {
     #[test]
     fn the_last_report_answers_with_every_target_in_its_place() {
         let mut pending = Pending::default();
-        let (ticket, mut receiver) =
-            pending.open_tallies(3, vec![(0, vec![0, 2]), (1, vec![1])]);
+        let (ticket, mut receiver) = pending.open_tallies(3, vec![(0, vec![0, 2]), (1, vec![1])]);
         pending.delivered(ticket, 1, tally(5), &[]);
         assert!(receiver.try_recv().is_err());
         pending.delivered(ticket, 0, tally(3), &[tally(1), tally(2)]);

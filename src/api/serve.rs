@@ -1,0 +1,178 @@
+//! Serving HTTP on sockets that come from the doors or from `api.listen`.
+//!
+//! **Runs on**: the router's thread, one local task per socket. **Owns**: at most the configured
+//! number of callers. **Never**: keeps a client: `GET /ws` and `GET /sse` on a kept-alive socket
+//! take the socket out of hyper and through the same gate as at a door.
+
+use std::cell::{Cell, RefCell};
+use std::io::Cursor;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::request::Parts;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, Chain, Join, join};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+
+use super::Api;
+use crate::door::gate::transport_of;
+use crate::door::listen::say_no;
+use crate::refusal::{Code, Refusal};
+
+/// The longest a caller may take to send a request head, or keep a connection idle.
+const HEAD_DEADLINE: Duration = Duration::from_secs(60);
+/// The most bytes hyper buffers of one caller.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// How long accepting rests when the process is out of files.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+type Replayed = Chain<Cursor<Vec<u8>>, OwnedReadHalf>;
+type CallerIo = TokioIo<Join<Replayed, OwnedWriteHalf>>;
+
+/// Serves callers, so many at a time.
+#[derive(Debug)]
+pub struct Server {
+    api: Rc<Api>,
+    callers: Cell<usize>,
+    callers_max: usize,
+    closing: watch::Receiver<bool>,
+}
+
+/// The request is a client's: the socket must leave hyper. Never reaches a caller.
+#[derive(Debug)]
+struct IsClient;
+
+impl std::fmt::Display for IsClient {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("a client's request on a caller's connection")
+    }
+}
+
+impl std::error::Error for IsClient {}
+
+impl Server {
+    /// A server for `callers_max` callers at a time, until `closing` turns true.
+    #[must_use]
+    pub fn new(api: Rc<Api>, callers_max: usize, closing: watch::Receiver<bool>) -> Rc<Self> {
+        Rc::new(Self { api, callers: Cell::new(0), callers_max, closing })
+    }
+
+    /// Callers being served.
+    #[must_use]
+    pub fn callers(&self) -> usize {
+        self.callers.get()
+    }
+
+    /// Accepts on an address of the API's own until the gateway closes.
+    pub async fn accept(self: Rc<Self>, listener: TcpListener) {
+        let mut closing = self.closing.clone();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _closing = closing.wait_for(|closing| *closing) => return,
+            };
+            match accepted {
+                Ok((stream, _peer)) => self.take(stream, Vec::new()),
+                Err(error) => {
+                    tracing::warn!(%error, "the API cannot accept; resting {ACCEPT_REST:?}");
+                    sleep(ACCEPT_REST).await;
+                }
+            }
+        }
+    }
+
+    /// Serves a socket whose first `bytes` have been read already.
+    pub fn take(self: &Rc<Self>, stream: TcpStream, bytes: Vec<u8>) {
+        if self.callers.get() >= self.callers_max {
+            let refusal = Refusal::new(Code::Overloaded, "too many API connections at once");
+            spawn_local(say_no(stream, refusal.response(None)));
+            return;
+        }
+        self.callers.set(self.callers.get() + 1);
+        let server = Rc::clone(self);
+        spawn_local(async move {
+            server.serve(stream, bytes).await;
+            server.callers.set(server.callers.get() - 1);
+        });
+    }
+
+    async fn serve(&self, stream: TcpStream, bytes: Vec<u8>) {
+        let (reader, writer) = stream.into_split();
+        let io: CallerIo = TokioIo::new(join(Cursor::new(bytes).chain(reader), writer));
+        let client: RefCell<Option<Parts>> = RefCell::new(None);
+        // Boxed: hyper can only be left by hand when the service's futures may move.
+        let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
+            let client = &client;
+            Box::pin(async move {
+                let (parts, body) = request.into_parts();
+                if transport_of(&parts).is_some() {
+                    client.replace(Some(parts));
+                    return Err(IsClient);
+                }
+                Ok(self.api.answer(parts, body).await)
+            })
+        });
+        let mut connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_DEADLINE)
+            .max_buf_size(BUFFER_BYTES_MAX)
+            .pipeline_flush(true)
+            .serve_connection(io, service);
+        let mut closing = self.closing.clone();
+        let mut graceful = pin!(closing.wait_for(|closing| *closing));
+        let mut told = false;
+        loop {
+            tokio::select! {
+                ended = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
+                    // Broken or misused connections are the caller's affair; hyper has answered.
+                    let _ended = ended;
+                    break;
+                }
+                _closing = &mut graceful, if !told => {
+                    told = true;
+                    std::pin::Pin::new(&mut connection).graceful_shutdown();
+                }
+            }
+        }
+        let Some(parts) = client.borrow_mut().take() else { return };
+        let left = connection.into_parts();
+        let (replayed, writer) = left.io.into_inner().into_inner();
+        let (unread, reader) = replayed.into_inner();
+        let Ok(stream) = reader.reunite(writer) else { return };
+        let mut leftover = left.read_buf.to_vec();
+        let position = usize::try_from(unread.position()).unwrap_or(usize::MAX);
+        leftover.extend_from_slice(unread.get_ref().get(position..).unwrap_or_default());
+        self.welcome(stream, &parts, leftover.into()).await;
+    }
+
+    /// Sends a client that came over a caller's connection through the gate.
+    async fn welcome(&self, stream: TcpStream, parts: &Parts, leftover: Box<[u8]>) {
+        let Some(transport) = transport_of(parts) else { return };
+        match self.api.gate.examine(parts, transport) {
+            Ok(pass) => {
+                let Ok(stream) = stream.into_std() else { return };
+                if let Err((stream, response)) = self.api.router.admit(stream, pass, leftover) {
+                    turn_away(stream, response).await;
+                }
+            }
+            Err(refusal) => {
+                let cors = self.api.gate.cors_origin(&parts.headers);
+                say_no(stream, refusal.response(cors.as_deref())).await;
+            }
+        }
+    }
+}
+
+/// Writes a refusal to a socket that was on its way to a shard.
+pub async fn turn_away(stream: std::net::TcpStream, response: Vec<u8>) {
+    if let Ok(stream) = TcpStream::from_std(stream) {
+        say_no(stream, response).await;
+    }
+}

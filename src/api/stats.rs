@@ -1,0 +1,174 @@
+//! `GET /stats`: every shard as it was between two of its turns.
+//!
+//! **Runs on**: the router's thread. **Owns**: nothing. **Never**: mixes two moments of one shard.
+
+use ara_shards::message::{Answer, Question};
+use ara_shards::meter::ShardSnapshot;
+use serde::Serialize;
+
+use super::Api;
+use crate::refusal::Refusal;
+
+#[derive(Serialize)]
+pub(super) struct Stats {
+    uptime_seconds: u64,
+    connections: Connections,
+    users: Users,
+    channels: Channels,
+    messages: Messages,
+    redis: Redis,
+    shards: Vec<Shard>,
+}
+
+#[derive(Serialize)]
+struct Connections {
+    total: usize,
+    websocket: usize,
+    sse: usize,
+    max: usize,
+    opened: u64,
+    closed: u64,
+    refused_full: u64,
+    refused_per_user: u64,
+    slow_consumers: u64,
+    timeouts: u64,
+    protocol_violations: u64,
+}
+
+#[derive(Serialize)]
+struct Users {
+    connected: usize,
+}
+
+#[derive(Serialize)]
+struct Channels {
+    active_on_shards: usize,
+    subscriptions: usize,
+}
+
+#[derive(Serialize)]
+struct Messages {
+    triggers: u64,
+    refused_overloaded: u64,
+    delivered: u64,
+    failed: u64,
+    discarded: u64,
+    received: u64,
+    received_refused: u64,
+    heartbeats: u64,
+}
+
+#[derive(Serialize)]
+struct Redis {
+    status: &'static str,
+    connected: bool,
+    circuit_breaker_state: &'static str,
+    circuit_breaker_failures: u32,
+    reconnection_attempts: u64,
+    total_reconnections: u64,
+    messages_received: u64,
+    messages_rejected: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Serialize)]
+struct Shard {
+    shard: usize,
+    core: Option<usize>,
+    connections: usize,
+    users: usize,
+    channels: usize,
+    subscriptions: usize,
+    inbox_depth: usize,
+    outbox_bytes: usize,
+    unfinished_bytes: usize,
+    delivered: u64,
+    failed: u64,
+    turns: u64,
+    writes: u64,
+}
+
+/// Asks every shard and adds up.
+pub(super) async fn report(api: &Api) -> Result<Stats, Refusal> {
+    let answers = api.router.ask(None, &Question::Snapshot).await?;
+    let overview = api.router.overview();
+    let snapshots: Vec<ShardSnapshot> = answers
+        .into_iter()
+        .filter_map(|answer| match answer {
+            Answer::Snapshot(snapshot) => Some(*snapshot),
+            _ => None,
+        })
+        .collect();
+    let sum = |of: fn(&ShardSnapshot) -> u64| snapshots.iter().map(of).sum();
+    let count = |of: fn(&ShardSnapshot) -> usize| snapshots.iter().map(of).sum();
+    let websocket: usize = count(|s| s.websocket_connections);
+    let sse: usize = count(|s| s.sse_connections);
+    let depths = overview.inbox_depths.iter();
+    Ok(Stats {
+        uptime_seconds: overview.uptime.as_secs(),
+        connections: Connections {
+            total: websocket + sse,
+            websocket,
+            sse,
+            max: overview.connections_max,
+            opened: sum(|s| s.meter.connections_opened),
+            closed: sum(|s| s.meter.connections_closed),
+            refused_full: overview.counters.refused_full,
+            refused_per_user: sum(|s| s.meter.connections_refused),
+            slow_consumers: sum(|s| s.meter.slow_consumers),
+            timeouts: sum(|s| s.meter.timeouts),
+            protocol_violations: sum(|s| s.meter.violations),
+        },
+        users: Users { connected: count(|s| s.users) },
+        channels: Channels {
+            active_on_shards: count(|s| s.channels),
+            subscriptions: count(|s| s.subscriptions),
+        },
+        messages: Messages {
+            triggers: overview.counters.triggers,
+            refused_overloaded: overview.counters.overloaded,
+            delivered: sum(|s| s.meter.frames_delivered),
+            failed: sum(|s| s.meter.frames_failed),
+            discarded: sum(|s| s.meter.frames_discarded),
+            received: sum(|s| s.meter.messages_received),
+            received_refused: sum(|s| s.meter.messages_refused),
+            heartbeats: sum(|s| s.meter.heartbeats),
+        },
+        redis: redis(api),
+        shards: snapshots.iter().zip(depths).enumerate().map(Shard::from).collect(),
+    })
+}
+
+impl From<(usize, (&ShardSnapshot, &usize))> for Shard {
+    fn from((shard, (snapshot, inbox_depth)): (usize, (&ShardSnapshot, &usize))) -> Self {
+        Self {
+            shard,
+            core: snapshot.core,
+            connections: snapshot.websocket_connections + snapshot.sse_connections,
+            users: snapshot.users,
+            channels: snapshot.channels,
+            subscriptions: snapshot.subscriptions,
+            inbox_depth: *inbox_depth,
+            outbox_bytes: snapshot.outbox_bytes,
+            unfinished_bytes: snapshot.unfinished_bytes,
+            delivered: snapshot.meter.frames_delivered,
+            failed: snapshot.meter.frames_failed,
+            turns: snapshot.meter.turns,
+            writes: snapshot.meter.writes,
+        }
+    }
+}
+
+fn redis(api: &Api) -> Redis {
+    let snapshot = api.redis.snapshot();
+    let rejected = snapshot.rejected.iter().map(|(name, count)| ((*name).into(), (*count).into()));
+    Redis {
+        status: snapshot.state.as_str(),
+        connected: snapshot.connected,
+        circuit_breaker_state: snapshot.breaker_state.as_str(),
+        circuit_breaker_failures: snapshot.breaker_failures,
+        reconnection_attempts: snapshot.reconnection_attempts,
+        total_reconnections: snapshot.total_reconnections,
+        messages_received: snapshot.messages_received,
+        messages_rejected: rejected.collect(),
+    }
+}

@@ -1,0 +1,424 @@
+//! Putting the parts together, and taking them apart again.
+//!
+//! **Runs on**: main. **Owns**: every thread it starts. **Never**: goes on without one: a thread
+//! that ends by itself takes the process down with a message.
+//!
+//! Start: file limit, sockets, shards, router. Stop: router drains the shards, then ends them and
+//! itself; main waits for all, or for a second signal.
+
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use ara_shards::doorbell::Doorbell;
+use ara_shards::placement::Placement;
+use ara_shards::shard::Contract;
+use ara_shards::worker::{self, Ending, Seat};
+use ara_shards::{ShardLink, pin};
+use crossbeam_channel::Receiver;
+use tokio::net::TcpStream;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::spawn_local;
+use tokio::time::{sleep, timeout};
+
+use crate::api::Api;
+use crate::api::serve::{Server, turn_away};
+use crate::capacity::{self, Capacity};
+use crate::cli::EXIT_FAILURE;
+use crate::config::settled::{RunMode, Settings};
+use crate::door::auth::Verifier;
+use crate::door::gate::{DEFAULT_TENANT, Gate};
+use crate::door::listen::{self, Arrival, Hallway};
+use crate::origin::Origins;
+use crate::redis::{self, Status as RedisStatus, bridge};
+use crate::router::Router;
+use crate::router::interest::SHARDS_MAX;
+
+/// Arrivals waiting for the router, over all doors. At a few microseconds each, 4,096 are some
+/// 20 ms of work; beyond it a newcomer hears 503.
+const ARRIVALS_CAPACITY: usize = 4096;
+/// Arrivals the router takes before its other tasks have their turn.
+const ARRIVALS_PER_TURN: usize = 256;
+
+/// Why the gateway could not start or go on.
+#[derive(Debug)]
+pub struct Failure(String);
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// What the threads tell main.
+enum News {
+    /// The API answers, at these addresses.
+    Ready,
+    /// A thread has ended.
+    Ended(String, Ending),
+}
+
+/// A gateway that is up.
+#[derive(Debug)]
+pub struct Running {
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// Where the API listens, if apart from clients.
+    pub api_address: Option<SocketAddr>,
+    news: mpsc::Receiver<News>,
+    stop: mpsc::Sender<()>,
+    router: JoinHandle<()>,
+    shards: Vec<JoinHandle<()>>,
+    grace: Duration,
+}
+
+impl std::fmt::Debug for News {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("News")
+    }
+}
+
+/// What only the router's thread uses.
+struct RouterParts {
+    settings: Settings,
+    links: Vec<ShardLink>,
+    gate: Arc<Gate>,
+    capacity: Capacity,
+    arrivals: Receiver<Arrival>,
+    bell: Arc<Doorbell>,
+    wake: Arc<Notify>,
+    closing: watch::Sender<bool>,
+    api_listener: Option<std::net::TcpListener>,
+    stop: mpsc::Receiver<()>,
+    news: mpsc::Sender<News>,
+}
+
+/// Starts every thread. Returns when the listeners are open and the threads are running.
+///
+/// # Errors
+///
+/// An address is not to be had, or the system gives no more threads or files.
+pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure> {
+    let cores = pin::allowed_cores();
+    let count = match settings.shards.count {
+        0 => pin::default_shard_count(cores.len()),
+        count => count,
+    };
+    let count = count.clamp(1, SHARDS_MAX);
+    let capacity = capacity::claim(count, settings.server.connections_max);
+    let server = &settings.server;
+    let listeners = listen::bind(server.address, count, server.send_buffer_bytes)
+        .map_err(|error| cannot_listen("server.host / server.port", server.address, &error))?;
+    let address = local_address(listeners.first())?;
+    let api_listener = bind_api(settings.api.listen)?;
+    let api_address = api_listener.as_ref().map(|l| local_address(Some(l))).transpose()?;
+    log_start(&settings, count, cores.len(), capacity);
+
+    let wake = Arc::new(Notify::new());
+    let clapper = Arc::clone(&wake);
+    let bell = Arc::new(Doorbell::new(move || clapper.notify_one()));
+    let placement = Placement::new(count);
+    let gate = Arc::new(Gate {
+        verifier,
+        origins: Origins::new(
+            settings.server.cors_origins.clone(),
+            settings.mode == RunMode::Development,
+        ),
+        placement,
+        tenants_enabled: settings.tenants_enabled,
+        default_tenant: DEFAULT_TENANT.into(),
+    });
+    let (arrivals_in, arrivals) = crossbeam_channel::bounded(ARRIVALS_CAPACITY);
+    let (closing, closed) = watch::channel(false);
+    let (news, news_out) = mpsc::channel(count + 4);
+    let (stop, stop_out) = mpsc::channel(1);
+    let hallway = Hallway { arrivals: arrivals_in, bell: Arc::clone(&bell), closing: closed };
+    let grace = settings.server.shutdown_grace;
+
+    let mut links = Vec::with_capacity(count);
+    let mut shards = Vec::with_capacity(count);
+    let epoch = Instant::now();
+    for (index, listener) in listeners.into_iter().enumerate() {
+        let pinned = settings.shards.pin_to_cores && !cores.is_empty();
+        let seat = Seat {
+            index,
+            core: pinned.then(|| cores.get(index % cores.len()).copied()).flatten(),
+            inbox_capacity: settings.shards.inbox_capacity,
+            limits: settings.limits.clone(),
+            epoch,
+        };
+        let (link, shard) = worker::prepare(seat, Arc::clone(&bell)).map_err(no_thread)?;
+        links.push(link);
+        let (gate, hallway) = (Arc::clone(&gate), hallway.clone());
+        let door = move || {
+            spawn_local(async move {
+                if let Err(error) = listen::serve(listener, gate, hallway).await {
+                    tracing::error!(shard = index, %error, "this shard's door cannot listen");
+                }
+            });
+        };
+        let ended = news.clone();
+        let on_end = move |ending| {
+            // If main is gone there is nobody to tell.
+            let _told = ended.try_send(News::Ended(format!("shard-{index}"), ending));
+        };
+        shards.push(shard.spawn(Contract, door, on_end).map_err(no_thread)?);
+    }
+    let parts = RouterParts {
+        settings,
+        links,
+        gate,
+        capacity,
+        arrivals,
+        bell,
+        wake,
+        closing,
+        api_listener,
+        stop: stop_out,
+        news,
+    };
+    let router = spawn_router(parts).map_err(no_thread)?;
+    Ok(Running { address, api_address, news: news_out, stop, router, shards, grace })
+}
+
+fn log_start(settings: &Settings, shards: usize, cores: usize, capacity: Capacity) {
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    if settings.shards.pin_to_cores && shards > cores {
+        tracing::warn!(shards, cores, "more shards than cores this process may use; they share");
+    }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        shards,
+        cores,
+        file_limit = capacity.files,
+        connections_max = capacity.clients,
+        api_callers_max = capacity.callers,
+        "starting"
+    );
+    let wanted = settings.server.connections_max;
+    if wanted > capacity.clients {
+        tracing::warn!(
+            wanted,
+            possible = capacity.clients,
+            file_limit = capacity.files,
+            "server.max_connections is more than the open-file limit holds; raise it (ulimit -Hn)"
+        );
+    }
+}
+
+fn bind_api(address: Option<SocketAddr>) -> Result<Option<std::net::TcpListener>, Failure> {
+    let Some(address) = address else { return Ok(None) };
+    let listeners = listen::bind(address, 1, 0)
+        .map_err(|error| cannot_listen("api.listen", address, &error))?;
+    Ok(listeners.into_iter().next())
+}
+
+fn cannot_listen(key: &str, address: SocketAddr, error: &io::Error) -> Failure {
+    Failure(format!("cannot listen on {address} ({key}): {error}"))
+}
+
+fn local_address(listener: Option<&std::net::TcpListener>) -> Result<SocketAddr, Failure> {
+    let address = listener.map(std::net::TcpListener::local_addr);
+    address
+        .and_then(Result::ok)
+        .ok_or_else(|| Failure("a listening socket has no address".to_owned()))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn no_thread(error: io::Error) -> Failure {
+    Failure(format!("the system gives no more threads, files or memory: {error}"))
+}
+
+fn spawn_router(parts: RouterParts) -> io::Result<JoinHandle<()>> {
+    Builder::new().name("router".to_owned()).spawn(move || {
+        let news = parts.news.clone();
+        let run = std::panic::AssertUnwindSafe(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build_local(tokio::runtime::LocalOptions::default())?;
+            runtime.block_on(route(parts))
+        });
+        let ending = match std::panic::catch_unwind(run) {
+            Ok(Ok(())) => Ending::Stopped,
+            Ok(Err(error)) => Ending::Failed(error),
+            Err(_panic) => Ending::Panicked,
+        };
+        // If main is gone there is nobody to tell.
+        let _told = news.try_send(News::Ended("router".to_owned(), ending));
+    })
+}
+
+/// The router's thread: reports and arrivals, the API, Redis, until told to stop.
+async fn route(parts: RouterParts) -> io::Result<()> {
+    let RouterParts { settings, links, gate, capacity, arrivals, closing, mut stop, .. } = parts;
+    let router = Router::new(links, gate.placement.clone(), capacity.clients);
+    let status = Rc::new(RedisStatus::new());
+    let api =
+        Rc::new(Api::new(router.clone(), Arc::clone(&gate), &settings.api.key, Rc::clone(&status)));
+    let server = Server::new(api, capacity.callers, closing.subscribe());
+    if let Some(listener) = parts.api_listener {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        spawn_local(Rc::clone(&server).accept(listener));
+    }
+    let pump = pump(router.clone(), Rc::clone(&server), arrivals, parts.bell, parts.wake);
+    spawn_local(pump);
+    let redis = settings.redis.clone().map(|settings| {
+        let (router, enabled) = (router.clone(), gate.tenants_enabled);
+        spawn_local(redis::run(settings, status, move |trigger| {
+            if let Err(refusal) = bridge::dispatch(&router, &trigger, enabled) {
+                tracing::warn!(reason = %refusal.message, "a Redis trigger was not sent");
+            }
+        }))
+    });
+    // If main has gone already, the next line ends this thread too.
+    let _told = parts.news.send(News::Ready).await;
+    let _asked_or_alone = stop.recv().await;
+
+    if let Some(task) = redis {
+        task.abort();
+    }
+    // Doors stop accepting, callers finish the request they are in.
+    closing.send_replace(true);
+    let grace = settings.server.shutdown_grace;
+    let until = tokio::time::Instant::now() + grace;
+    router.drain(grace).await;
+    while server.callers() > 0 && tokio::time::Instant::now() < until {
+        sleep(Duration::from_millis(10)).await;
+    }
+    router.stop_shards().await;
+    Ok(())
+}
+
+/// Takes what shards and doors send, whenever the bell rings.
+async fn pump(
+    router: Router,
+    server: Rc<Server>,
+    arrivals: Receiver<Arrival>,
+    bell: Arc<Doorbell>,
+    wake: Arc<Notify>,
+) {
+    loop {
+        wake.notified().await;
+        bell.answer();
+        loop {
+            router.take_reports();
+            let taken = arrivals.try_iter().take(ARRIVALS_PER_TURN);
+            if taken.map(|arrival| receive(&router, &server, arrival)).count() < ARRIVALS_PER_TURN {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn receive(router: &Router, server: &Rc<Server>, arrival: Arrival) {
+    match arrival {
+        Arrival::Caller { stream, bytes } => {
+            // A socket that cannot be registered is closed; the caller sees that.
+            if let Ok(stream) = TcpStream::from_std(stream) {
+                server.take(stream, bytes);
+            }
+        }
+        Arrival::Client { stream, pass, leftover } => {
+            if let Err((stream, response)) = router.admit(stream, *pass, leftover) {
+                spawn_local(turn_away(stream, response));
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Waits until the gateway takes clients and triggers.
+    ///
+    /// # Errors
+    ///
+    /// A thread ended before that.
+    pub async fn ready(&mut self) -> Result<(), Failure> {
+        match self.news.recv().await {
+            Some(News::Ready) => Ok(()),
+            Some(News::Ended(thread, ending)) => Err(ended(&thread, &ending)),
+            None => Err(Failure("no thread is left".to_owned())),
+        }
+    }
+
+    /// Runs until a signal or a thread's end, then stops everything. Returns the exit code.
+    pub async fn until_stopped(mut self) -> ExitCode {
+        let Ok((mut terminate, mut interrupt)) = signals() else {
+            tracing::error!("cannot listen for signals");
+            return ExitCode::from(EXIT_FAILURE);
+        };
+        tokio::select! {
+            _signal = terminate.recv() => {}
+            _signal = interrupt.recv() => {}
+            news = self.news.recv() => {
+                if let Some(News::Ended(thread, ending)) = news {
+                    tracing::error!("{}", ended(&thread, &ending));
+                }
+                return ExitCode::from(EXIT_FAILURE);
+            }
+        }
+        tracing::info!(grace = ?self.grace, "stopping: saying goodbye to clients");
+        // The router takes this at once or is gone, which its end will tell.
+        let _told = self.stop.try_send(());
+        let patience = self.grace + Duration::from_secs(5);
+        tokio::select! {
+            stopped = timeout(patience, self.all_ended()) => match stopped {
+                Ok(true) => {
+                    for thread in self.shards.into_iter().chain([self.router]) {
+                        // It has said how it ended.
+                        let _joined = thread.join();
+                    }
+                    tracing::info!("stopped");
+                    ExitCode::SUCCESS
+                }
+                Ok(false) => ExitCode::from(EXIT_FAILURE),
+                Err(_elapsed) => {
+                    tracing::error!("threads did not end in time; stopping anyway");
+                    ExitCode::from(EXIT_FAILURE)
+                }
+            },
+            _signal = terminate.recv() => stopped_at_once(),
+            _signal = interrupt.recv() => stopped_at_once(),
+        }
+    }
+
+    /// Waits for every thread's end; false if one failed.
+    async fn all_ended(&mut self) -> bool {
+        let mut clean = true;
+        for _ in 0..=self.shards.len() {
+            match self.news.recv().await {
+                Some(News::Ended(_, Ending::Stopped)) => {}
+                Some(News::Ended(thread, ending)) => {
+                    tracing::error!("{}", ended(&thread, &ending));
+                    clean = false;
+                }
+                Some(News::Ready) | None => return false,
+            }
+        }
+        clean
+    }
+}
+
+fn signals() -> io::Result<(Signal, Signal)> {
+    Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+}
+
+fn stopped_at_once() -> ExitCode {
+    tracing::warn!("second signal: stopping at once");
+    ExitCode::from(EXIT_FAILURE)
+}
+
+fn ended(thread: &str, ending: &Ending) -> Failure {
+    Failure(match ending {
+        Ending::Stopped => format!("thread {thread} ended unasked; stopping the process"),
+        Ending::Failed(error) => format!("thread {thread} failed: {error}; stopping the process"),
+        Ending::Panicked => format!("thread {thread} panicked; stopping the process"),
+    })
+}
