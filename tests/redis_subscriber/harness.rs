@@ -24,13 +24,13 @@ use tracing::subscriber::DefaultGuard;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs a test as the router runs: one thread, local tasks.
-pub fn on_one_thread(test: impl Future<Output = ()>) {
+pub(crate) fn on_one_thread(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, test);
 }
 
 /// Waits until `condition` holds, and fails the test by name where it never does.
-pub async fn until(what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < PATIENCE, "never came true: {what}");
@@ -40,7 +40,7 @@ pub async fn until(what: &str, condition: impl Fn() -> bool) {
 
 /// A port nothing listens on, below the range the kernel takes client ports from, so that it is
 /// still free when a killed server comes back.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = 15_000 + u16::try_from(std::process::id() % 150).unwrap() * 100;
     loop {
@@ -52,17 +52,17 @@ pub fn free_port() -> u16 {
 }
 
 /// A directory of the test's own, removed with it.
-pub struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let name = format!("ara-redis-{}-{}", std::process::id(), fastrand::u64(..));
         let path = std::env::temp_dir().join(name);
         fs::create_dir(&path).unwrap();
         Self(path)
     }
 
-    pub fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.0.join(name).to_str().unwrap().to_owned()
     }
 }
@@ -74,15 +74,15 @@ impl Drop for Scratch {
 }
 
 /// A running redis-server.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
-    pub port: u16,
+    pub(crate) port: u16,
     arguments: Vec<String>,
     scratch: Scratch,
 }
 
 impl Server {
-    pub async fn start(arguments: &[&str]) -> Self {
+    pub(crate) async fn start(arguments: &[&str]) -> Self {
         let (port, scratch) = (free_port(), Scratch::new());
         let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
         let child = Self::spawn(port, &arguments, &scratch);
@@ -109,37 +109,38 @@ impl Server {
     }
 
     /// Ends it as `kill -9` does.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Starts it again on the same port.
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.child = Self::spawn(self.port, &self.arguments, &self.scratch);
         self.until_up().await;
     }
 
     /// Sends it a signal by name: `STOP` freezes it, `CONT` thaws it.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
     /// The URL with these credentials (`user:password@`, or nothing).
-    pub fn url(&self, credentials: &str) -> String {
+    pub(crate) fn url(&self, credentials: &str) -> String {
         format!("redis://{credentials}127.0.0.1:{}/5", self.port)
     }
 
     /// Runs a command on a connection of its own.
-    pub fn run<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+    pub(crate) fn run<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let client = redis::Client::open(self.url("")).unwrap();
         let mut connection = client.get_connection().unwrap();
-        redis::cmd(words[0]).arg(&words[1..]).query(&mut connection).unwrap()
+        let (name, arguments) = words.split_first().unwrap();
+        redis::cmd(name).arg(arguments).query(&mut connection).unwrap()
     }
 
     /// Publishes and checks how many subscribers the server handed it to.
-    pub fn publish(&self, channel: &str, text: &str) {
+    pub(crate) fn publish(&self, channel: &str, text: &str) {
         assert_eq!(self.run::<u64>(&["PUBLISH", channel, text]), 1, "{channel}");
     }
 }
@@ -152,18 +153,18 @@ impl Drop for Server {
 }
 
 /// A subscriber that runs beside the test.
-pub struct Subscriber {
-    pub status: Rc<Status>,
-    pub triggers: Rc<RefCell<Vec<RedisTrigger>>>,
+pub(crate) struct Subscriber {
+    pub(crate) status: Rc<Status>,
+    pub(crate) triggers: Rc<RefCell<Vec<RedisTrigger>>>,
     task: JoinHandle<std::convert::Infallible>,
 }
 
 impl Subscriber {
-    pub fn start(url: String) -> Self {
+    pub(crate) fn start(url: String) -> Self {
         Self::start_with(url, None)
     }
 
-    pub fn start_with(url: String, root_certificates_pem: Option<Vec<u8>>) -> Self {
+    pub(crate) fn start_with(url: String, root_certificates_pem: Option<Vec<u8>>) -> Self {
         let settings = Redis {
             url,
             breaker_failure_threshold: 5,
@@ -187,21 +188,21 @@ impl Subscriber {
         Self { status, triggers, task }
     }
 
-    pub async fn until_connected(&self) {
+    pub(crate) async fn until_connected(&self) {
         until("the subscriber is connected", || self.status.snapshot().connected).await;
     }
 
-    pub async fn until_lost(&self) {
+    pub(crate) async fn until_lost(&self) {
         until("the loss is noticed", || !self.status.snapshot().connected).await;
     }
 
-    pub async fn until_triggers(&self, count: usize) {
+    pub(crate) async fn until_triggers(&self, count: usize) {
         until("the triggers arrive", || self.triggers.borrow().len() >= count).await;
         assert_eq!(self.triggers.borrow().len(), count);
     }
 
     /// Every event type received, in order.
-    pub fn event_types(&self) -> Vec<String> {
+    pub(crate) fn event_types(&self) -> Vec<String> {
         self.triggers.borrow().iter().map(|trigger| trigger.event.event_type.clone()).collect()
     }
 }
@@ -213,13 +214,13 @@ impl Drop for Subscriber {
 }
 
 /// Everything this thread logs from here on.
-pub struct Logs {
+pub(crate) struct Logs {
     scratch: Scratch,
     _guard: DefaultGuard,
 }
 
 impl Logs {
-    pub fn capture() -> Self {
+    pub(crate) fn capture() -> Self {
         let scratch = Scratch::new();
         let file = Arc::new(File::create(scratch.path("log")).unwrap());
         let subscriber = tracing_subscriber::fmt()
@@ -230,16 +231,16 @@ impl Logs {
         Self { scratch, _guard: tracing::subscriber::set_default(subscriber) }
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         fs::read_to_string(self.scratch.path("log")).unwrap()
     }
 }
 
 /// A certificate authority and a server certificate for 127.0.0.1, made by the openssl command.
-pub struct Certificates(Scratch);
+pub(crate) struct Certificates(Scratch);
 
 impl Certificates {
-    pub fn make() -> Self {
+    pub(crate) fn make() -> Self {
         let scratch = Scratch::new();
         let path = |name| scratch.path(name);
         fs::write(path("names"), "subjectAltName=IP:127.0.0.1").unwrap();
@@ -280,12 +281,12 @@ impl Certificates {
         Self(scratch)
     }
 
-    pub fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         self.0.path("ca.pem")
     }
 
     /// What redis-server needs to offer TLS on `port` beside its plain port.
-    pub fn server_arguments(&self, port: u16) -> Vec<String> {
+    pub(crate) fn server_arguments(&self, port: u16) -> Vec<String> {
         [
             ("--tls-port", port.to_string()),
             ("--tls-cert-file", self.0.path("server.pem")),
