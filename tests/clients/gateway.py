@@ -100,7 +100,7 @@ class Gateway:
     def __init__(self, folder: Path, *, defaults: bool = True, arguments: tuple[str, ...] = (), **environment):
         self.folder = folder
         self.arguments = arguments
-        self.port = free_port()
+        self.port = int(environment.get("SERVER_PORT") or free_port())
         self.log_path = folder.with_suffix(".log")
         self.log_offset = 0
         self.process: subprocess.Popen | None = None
