@@ -105,6 +105,7 @@ class EventStream:
             self._headers["Authorization"] = f"Bearer {token}"
         self._url = gateway.sse_url(token if token_in_query else None, channels)
         self._stack = contextlib.AsyncExitStack()
+        self.retry_ms: int | None = None
 
     async def __aenter__(self) -> "EventStream":
         try:
@@ -129,6 +130,8 @@ class EventStream:
         """The next event that carries data, heartbeats left out."""
         async with asyncio.timeout(patience_s):
             async for event in self._events:
+                if event.retry is not None:
+                    self.retry_ms = event.retry
                 if event.data and event.event != "heartbeat":
                     return event
         raise AssertionError("the stream ended")

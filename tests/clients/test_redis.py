@@ -207,7 +207,7 @@ async def assert_triggers_arrive(server, gateway, client, channel):
     for on, message in ((f"notification:user:{client.user}", trigger("user", client.user, payload="after user")),
                         (f"notification:channel:{channel}", trigger("channel", channel, payload="after channel")),
                         ("notification:broadcast", trigger("broadcast", payload="after broadcast"))):
-        assert await server.publish(on, message) == 1
+        assert await server.publish(on, message) >= 1
         while (await client.notification())["payload"] != message["event"]["payload"]:
             pass
 
