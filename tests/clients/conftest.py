@@ -6,7 +6,7 @@ import shutil
 import pytest
 import pytest_asyncio
 
-from gateway import ALLOWED_ORIGIN, HERE, Gateway, gateway_binary
+from gateway import Gateway, gateway_binary
 
 LOG_TAIL_BYTES = 12_000
 folder_numbers = itertools.count()
@@ -65,7 +65,7 @@ async def start_gateway(new_folder):
 
 
 @pytest.fixture
-def user(request):
+def user():
     """A user id that no other test has."""
     return f"user-{next(folder_numbers)}"
 
@@ -100,6 +100,3 @@ def pytest_runtest_makereport(item, call):
             if text and (gateway.running or index >= item.first_new_gateway):
                 report.sections.append((f"gateway log {gateway.log_path}", text[-LOG_TAIL_BYTES:]))
     return report
-
-
-__all__ = ["ALLOWED_ORIGIN", "HERE"]

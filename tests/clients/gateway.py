@@ -79,7 +79,7 @@ def base_environment() -> dict[str, str]:
     return {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ}
 
 
-def run_cli(*arguments: str, cwd: Path, timeout_s: float = 15, **environment) -> subprocess.CompletedProcess:
+def run_cli(*arguments: str, cwd: Path, timeout_s: float = 10, **environment) -> subprocess.CompletedProcess:
     """Runs the gateway's command line to its end."""
     return subprocess.run(
         [str(gateway_binary()), *arguments],

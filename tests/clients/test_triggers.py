@@ -96,8 +96,7 @@ async def test_send_to_users_answers_for_each_user(gateway, user):
     ({"type": "Channels", "value": ["news", "sport"]}, {"guest", "reader"}),
     ({"type": "Channels", "value": ["empty"]}, set()),
 ], ids=["none", "all", "one-role", "two-roles", "role-of-nobody", "users", "channels", "channel-of-nobody"])
-async def test_a_broadcast_reaches_its_audience_only(audience_gateway, audience, expected):
-    gateway = audience_gateway
+async def test_a_broadcast_reaches_its_audience_only(gateway, audience, expected):
     async with contextlib.AsyncExitStack() as stack:
         clients = {}
         for name, roles in (("admin", ["admin", "editor"]), ("editor", ["editor"]), ("guest", []), ("reader", None)):
@@ -111,17 +110,11 @@ async def test_a_broadcast_reaches_its_audience_only(audience_gateway, audience,
                 message = await client.notification()
                 assert message["id"] == answer["notification_id"]
             await client.assert_nothing_waits()
-    await gateway.wait_for_connections(0)
-
-
-@pytest.fixture(scope="module")
-def audience_gateway(gateway):
-    """The module's gateway; its broadcast tests count everybody, so each leaves nobody connected."""
-    return gateway
 
 
 @pytest.fixture(autouse=True)
 async def nobody_is_left(gateway):
+    """A broadcast counts everybody, so each test ends with nobody connected."""
     yield
     await gateway.wait_for_connections(0)
 
