@@ -1,0 +1,108 @@
+"""A page of an allowed origin uses the gateway with the browser's own means; a page of another origin cannot.
+
+Client: headless Chromium with its own WebSocket, EventSource and fetch, driven by playwright-core.
+"""
+
+import asyncio
+import functools
+import http.server
+import json
+import threading
+from urllib.parse import quote
+
+import pytest
+
+from clients import node
+from conftest import need
+from gateway import API_KEY, HERE, make_token
+
+START_S = 40
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def pages():
+    """A web server of the test's own: another port, so another origin than the gateway's."""
+    handler = functools.partial(QuietHandler, directory=str(HERE))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+def browser(gateway, origin: str, user: str, channel: str):
+    need("node")
+    token = make_token(user)
+    settings = {"socket": gateway.ws_url(), "protocols": ["ara.v1", f"bearer.{token}"],
+                "stream": gateway.sse_url(token), "api": gateway.url, "key": API_KEY, "channel": channel}
+    return node("browser.mjs", need("chromium"), f"{origin}/page.html#{quote(json.dumps(settings))}")
+
+
+async def collect(page, *events: str, patience_s: float = START_S) -> dict[str, dict]:
+    """Reads until each of these events was seen, in any order; returns the last of each."""
+    seen = {}
+    async with asyncio.timeout(patience_s):
+        while not set(events) <= set(seen):
+            line = await page.next(patience_s)
+            seen[line.get("event")] = line
+    return seen
+
+
+async def test_a_page_of_an_allowed_origin_receives_and_sends(start_gateway, pages):
+    origin = f"http://127.0.0.1:{pages}"
+    gateway = await start_gateway(CORS_ORIGINS=f"https://app.example,{origin}")
+    async with browser(gateway, origin, "visitor", "news") as page:
+        seen = await collect(page, "ws-open", "ws-message", "sse-connected", "loaded")
+        assert seen["ws-open"]["protocol"] == "ara.v1"
+        if json.loads(seen["ws-message"]["text"])["type"] == "connected":
+            seen = await collect(page, "ws-message")
+        assert json.loads(seen["ws-message"]["text"]) == {"type": "subscribed", "payload": ["news"]}
+
+        for kind, target in (("send", {"target_user_id": "visitor"}), ("channel", {"channel": "news"})):
+            answer = await gateway.trigger(kind, payload={"text": "é 😀 \u2028"}, **target)
+            assert answer["delivered_to"] == 2
+            seen = await collect(page, "ws-message", "sse-notification")
+            assert json.loads(seen["ws-message"]["text"]) == json.loads(seen["sse-notification"]["text"])
+            assert seen["sse-notification"]["id"] == answer["notification_id"]
+
+        body = {"target_user_id": "visitor", "event_type": "from.page", "payload": {"n": 1}}
+        path = "/api/v1/notifications/send"
+        await page.command_line(evaluate=f"send({json.dumps(path)}, {json.dumps(body)})")
+        seen = await collect(page, "fetch", "ws-message", "sse-notification")
+        assert seen["fetch"]["status"] == 200 and seen["fetch"]["body"]["delivered_to"] == 2
+        assert json.loads(seen["ws-message"]["text"])["id"] == seen["fetch"]["body"]["notification_id"]
+
+        await page.command_line(evaluate='call("/health")')
+        assert (await collect(page, "fetch"))["fetch"]["body"]["status"] == "healthy"
+        # An error is readable by the page too, not a bare network failure.
+        await page.command_line(evaluate='send("/api/v1/notifications/send", {})')
+        seen = await collect(page, "fetch")
+        assert seen["fetch"]["status"] == 400
+        assert seen["fetch"]["body"]["error"]["code"] == "VALIDATION_ERROR"
+
+        gateway.signal()
+        assert (await collect(page, "ws-close"))["ws-close"]["code"] == 1001
+        await page.command_line(quit=True)
+        await collect(page, "quit")
+
+
+async def test_a_page_of_another_origin_is_refused(start_gateway, pages):
+    gateway = await start_gateway(CORS_ORIGINS="https://app.example")
+    async with browser(gateway, f"http://127.0.0.1:{pages}", "visitor", "news") as page:
+        seen = await collect(page, "ws-close", "sse-broken", "loaded")
+        assert seen["ws-close"]["code"] == 1006
+        body = {"target_user_id": "visitor", "event_type": "e", "payload": {}}
+        for call in ('call("/health")', f'send("/api/v1/notifications/send", {json.dumps(body)})'):
+            await page.command_line(evaluate=call)
+            await collect(page, "fetch-failed")
+        events = {line.get("event") for line in page.lines if isinstance(line, dict)}
+        assert not events & {"ws-open", "ws-message", "sse-connected", "sse-notification", "fetch"}
+        await page.command_line(quit=True)
+        await collect(page, "quit")
+    await gateway.wait_for_connections(0)

@@ -1,0 +1,204 @@
+"""Who may not connect is told so in the answer to the upgrade, by class, and nothing secret is logged."""
+
+import time
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from websockets.exceptions import InvalidStatus
+
+from clients import EventStream, WebSocket
+from gateway import ALLOWED_ORIGIN, API_KEY, JWT_SECRET, assert_error, make_token, wait_until
+from raw import RawConnection
+
+
+def unsigned_token(user: str) -> str:
+    return jwt.encode({"sub": user, "exp": int(time.time()) + 600}, None, algorithm="none")
+
+
+def rsa_token(user: str) -> str:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return jwt.encode({"sub": user, "exp": int(time.time()) + 600}, key, algorithm="RS256")
+
+
+def tampered_token(user: str) -> str:
+    head, _, signature = make_token("somebody").split(".")
+    return ".".join((head, make_token(user).split(".")[1], signature))
+
+
+REFUSED_TOKENS = {
+    "missing": lambda: None,
+    "empty": lambda: "",
+    "malformed": lambda: "not-a-token",
+    "malformed-parts": lambda: "a.b.c",
+    "bad-signature": lambda: make_token("u", secret="another secret that is long enough to be one, really"),
+    "tampered": lambda: tampered_token("u"),
+    "wrong-algorithm": lambda: make_token("u", algorithm="HS512"),
+    "asymmetric-algorithm": lambda: rsa_token("u"),
+    "algorithm-none": lambda: unsigned_token("u"),
+    "expired": lambda: make_token("u", exp=int(time.time()) - 60),
+    "not-yet-valid": lambda: make_token("u", nbf=int(time.time()) + 600),
+    "no-subject": lambda: make_token(None),
+    "empty-subject": lambda: make_token(""),
+    "no-expiry": lambda: make_token("u", exp=None),
+}
+
+
+async def upgrade(gateway, token, **headers):
+    """The answer to a WebSocket upgrade as an httpx response."""
+    fields = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+              "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="} | headers
+    return await gateway.client.get("/ws", params={} if token is None else {"token": token},
+                                    headers={k: v for k, v in fields.items() if v is not None})
+
+
+@pytest.mark.parametrize("path", ["/ws", "/sse"])
+@pytest.mark.parametrize("name", REFUSED_TOKENS)
+async def test_a_bad_token_is_401_on_both_transports(gateway, path, name):
+    token = REFUSED_TOKENS[name]()
+    if path == "/ws":
+        response = await upgrade(gateway, token)
+    else:
+        response = await gateway.client.get(path, params={} if token is None else {"token": token})
+    assert_error(response, 401, "UNAUTHORIZED")
+    for secret in filter(None, (token, JWT_SECRET)):
+        assert secret not in response.text
+
+
+async def test_the_message_tells_the_class_of_the_refusal(gateway):
+    classes = ("missing", "malformed", "bad-signature", "wrong-algorithm", "expired")
+    messages = {name: (await upgrade(gateway, REFUSED_TOKENS[name]())).json()["error"]["message"] for name in classes}
+    assert len(set(messages.values())) == len(classes), messages
+    assert "expired" in messages["expired"].lower()
+
+
+async def test_a_token_just_expired_is_taken_within_the_leeway(gateway, user):
+    async with WebSocket(gateway, token=make_token(user, exp=int(time.time()) - 2)) as client:
+        await client.assert_nothing_waits()
+
+
+async def test_a_bad_authorization_header_is_401(gateway):
+    for value in ("Bearer", "Basic dTpw", "Bearer not-a-token"):
+        assert_error(await upgrade(gateway, None, Authorization=value), 401, "UNAUTHORIZED")
+
+
+async def test_a_bad_token_in_the_protocol_list_is_401(gateway):
+    response = await upgrade(gateway, None, **{"Sec-WebSocket-Protocol": "ara.v1, bearer.not-a-token"})
+    assert_error(response, 401, "UNAUTHORIZED")
+
+
+async def test_issuer_and_audience_are_checked_when_configured_and_ignored_otherwise(gateway, start_gateway, user):
+    strange = make_token(user, iss="somebody", aud="something")
+    async with WebSocket(gateway, token=strange):
+        pass
+    strict = await start_gateway(JWT_ISSUER="ara-issuer", JWT_AUDIENCE="ara-audience")
+    async with WebSocket(strict, token=make_token(user, iss="ara-issuer", aud=["other", "ara-audience"])):
+        pass
+    for token in (strange, make_token(user), make_token(user, iss="ara-issuer"), make_token(user, aud="ara-audience"),
+                  make_token(user, iss="ara-issuer", aud="other")):
+        assert_error(await upgrade(strict, token), 401, "UNAUTHORIZED")
+
+
+BAD_UPGRADES = {
+    "no-upgrade-header": ({"Upgrade": None}, (400, 426)),
+    "no-connection-header": ({"Connection": None}, (400, 426)),
+    "another-protocol": ({"Upgrade": "h2c"}, (400, 426)),
+    "no-key": ({"Sec-WebSocket-Key": None}, (400,)),
+    "no-version": ({"Sec-WebSocket-Version": None}, (400, 426)),
+    "old-version": ({"Sec-WebSocket-Version": "8"}, (426,)),
+}
+
+
+@pytest.mark.parametrize("name", BAD_UPGRADES)
+async def test_a_bad_upgrade_is_refused(gateway, user, name):
+    headers, statuses = BAD_UPGRADES[name]
+    response = await upgrade(gateway, make_token(user), **headers)
+    assert response.status_code in statuses, response.text
+    assert_error(response, response.status_code)
+    if name == "old-version":
+        assert response.headers["sec-websocket-version"] == "13"
+
+
+async def test_header_names_and_tokens_in_any_case_are_a_good_upgrade(gateway, user):
+    async with RawConnection(gateway) as connection:
+        await connection.send(
+            f"GET /ws?token={make_token(user)} HTTP/1.1\r\nhOST: x\r\nUPGRADE: WebSocket\r\n"
+            "connection: keep-alive, UPGRADE\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            "SEC-WEBSOCKET-VERSION: 13\r\n\r\n".encode())
+        status, headers = await connection.head()
+        assert status == 101
+        assert headers["upgrade"].lower() == "websocket" and headers["connection"].lower() == "upgrade"
+        assert headers["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        assert "sec-websocket-extensions" not in headers and "sec-websocket-protocol" not in headers
+
+
+async def test_a_foreign_origin_is_403_and_an_allowed_or_absent_one_is_not(gateway, user):
+    assert_error(await upgrade(gateway, make_token(user), Origin="http://evil.example"), 403, "FORBIDDEN")
+    assert_error(await upgrade(gateway, make_token(user), Origin=ALLOWED_ORIGIN + ".evil.example"), 403, "FORBIDDEN")
+    async with WebSocket(gateway, user, origin=ALLOWED_ORIGIN), WebSocket(gateway, user):
+        pass
+
+
+async def refused_for_the_limit(gateway, user):
+    with pytest.raises(InvalidStatus) as refusal:
+        async with WebSocket(gateway, user):
+            pass
+    assert refusal.value.response.status_code == 429
+    assert_error(await gateway.client.get("/sse", params={"token": make_token(user)}), 429, "CONNECTION_LIMIT_EXCEEDED")
+    assert_error(await upgrade(gateway, make_token(user)), 429, "CONNECTION_LIMIT_EXCEEDED")
+
+
+async def admitted(gateway, user) -> bool:
+    try:
+        async with WebSocket(gateway, user):
+            return True
+    except InvalidStatus:
+        return False
+
+
+async def test_the_limit_of_connections_per_user_is_exact_over_both_transports(start_gateway):
+    gateway = await start_gateway(WEBSOCKET_MAX_CONNECTIONS_PER_USER=2)
+    async with EventStream(gateway, "one"):
+        async with WebSocket(gateway, "one"):
+            await refused_for_the_limit(gateway, "one")
+            async with WebSocket(gateway, "two"):
+                pass
+        await wait_until(lambda: admitted(gateway, "one"), what="a place for the user again")
+
+
+async def test_the_limit_of_connections_in_total_is_exact_over_both_transports(start_gateway):
+    gateway = await start_gateway(WEBSOCKET_MAX_CONNECTIONS=3)
+    async with EventStream(gateway, "one"), WebSocket(gateway, "two"):
+        async with WebSocket(gateway, "three"):
+            await refused_for_the_limit(gateway, "four")
+        await wait_until(lambda: admitted(gateway, "four"), what="a place again")
+
+
+@pytest.mark.parametrize("mode", ["development", "production"])
+async def test_tokens_and_secrets_are_never_logged(start_gateway, user, channel, mode):
+    """At debug level, over every way a token can come in, accepted and refused, and after an API call."""
+    gateway = await start_gateway(RUN_MODE="production" if mode == "production" else None, RUST_LOG="debug")
+    good = [make_token(user, jti=str(n)) for n in range(4)]
+    bad = [make_token(user, jti=str(n), exp=int(time.time()) - 60) for n in range(3)]
+    async with WebSocket(gateway, token=good[0]) as client:
+        await client.subscribe(channel)
+        await client.send("{broken")
+        await client.error("INVALID_MESSAGE")
+    async with WebSocket(gateway, url=gateway.ws_url(), additional_headers={"Authorization": f"Bearer {good[1]}"}):
+        pass
+    async with WebSocket(gateway, url=gateway.ws_url(), subprotocols=["ara.v1", f"bearer.{good[2]}"]):
+        pass
+    async with EventStream(gateway, token=good[3]):
+        pass
+    await upgrade(gateway, bad[0])
+    await upgrade(gateway, None, Authorization=f"Bearer {bad[1]}")
+    await gateway.client.get("/sse", params={"token": bad[2]})
+    await gateway.send(user)
+    await gateway.client.get("/api/v1/channels", headers={"X-API-Key": "a-wrong-key-that-is-secret-too"})
+    gateway.signal()
+    assert await gateway.exit_code() == 0
+    log = gateway.log()
+    secrets = {"JWT secret": JWT_SECRET, "API key": API_KEY, "wrong API key": "a-wrong-key-that-is-secret-too"}
+    secrets |= {f"token {n}": token for n, token in enumerate(good + bad)}
+    secrets |= {f"signature {n}": token.split(".")[2] for n, token in enumerate(good + bad)}
+    assert [name for name, secret in secrets.items() if secret in log] == []

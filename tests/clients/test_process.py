@@ -1,0 +1,341 @@
+"""The process starts, explains itself, refuses bad configuration and ends as the contract says."""
+
+import asyncio
+import contextlib
+import json
+import re
+import signal
+import socket
+import time
+
+import httpx
+import jwt
+import pytest
+
+from clients import EventStream, WebSocket
+from gateway import API_KEY, JWT_SECRET, Gateway, run_cli, wait_until
+from raw import RawConnection, RawWebSocket
+
+TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+")
+SETTINGS = {"JWT_SECRET": JWT_SECRET, "API_KEY": API_KEY}
+
+
+@pytest.fixture
+def folder(new_folder):
+    folder = new_folder("cli")
+    folder.mkdir()
+    return folder
+
+
+def named(output: str, variable: str) -> bool:
+    """Whether the text names a setting, by its variable or by its key in the file."""
+    section, _, key = variable.lower().partition("_")
+    return variable in output or f"{section}.{key}" in output or variable.lower() in output
+
+
+# --- stopping
+
+async def test_sigterm_tells_every_client_when_to_come_back_and_ends_cleanly(start_gateway):
+    gateway = await start_gateway()
+    async with contextlib.AsyncExitStack() as stack:
+        sockets = [await stack.enter_async_context(WebSocket(gateway, f"w{n}")) for n in range(24)]
+        streams = [await stack.enter_async_context(EventStream(gateway, f"s{n}")) for n in range(8)]
+        begin = time.monotonic()
+        gateway.signal(signal.SIGTERM)
+        delays = []
+        for client in sockets:
+            message = await client.expect("shutdown")
+            assert message["reason"]
+            delays.append(message["reconnect_after_seconds"])
+            assert await client.close_code() == 1001
+        for stream in streams:
+            event = await stream.event()
+            assert event.event == "message"
+            message = json.loads(event.data)
+            assert message["type"] == "shutdown" and message["reason"]
+            delays.append(message["reconnect_after_seconds"])
+            with pytest.raises((AssertionError, httpx.TransportError)):
+                await stream.event()
+            # In the same event or one of its own, the stream's retry now says the same.
+            assert abs(stream.retry_ms - 1000 * message["reconnect_after_seconds"]) <= 1000
+        assert await gateway.exit_code() == 0
+        assert time.monotonic() - begin < 5, "nothing to wait for, so no grace is needed"
+    assert all(delay >= 0 for delay in delays)
+    assert len(set(delays)) >= 3, f"clients would all come back at once: {sorted(delays)}"
+
+
+async def test_readiness_turns_false_when_stopping(start_gateway):
+    """Seen from a new connection and from one that was open before."""
+    gateway = await start_gateway()
+    async with RawWebSocket(gateway, "stuck", receive_buffer=4096), RawConnection(gateway) as kept:
+        await fill_the_outbox_of_a_stuck_client(gateway)
+        await kept.send(kept.request("GET", "/health/ready"))
+        assert (await kept.response())[0] == 200
+        async with WebSocket(gateway, "witness") as witness:
+            gateway.signal()
+            await witness.expect("shutdown")
+        with contextlib.suppress(EOFError, ConnectionError):
+            await kept.send(kept.request("GET", "/health/ready"))
+            assert (await kept.response())[0] == 503
+        with contextlib.suppress(httpx.TransportError):
+            async with httpx.AsyncClient(trust_env=False) as client:
+                assert (await client.get(f"{gateway.url}/health/ready")).status_code == 503
+    assert await gateway.exit_code() == 0
+
+
+async def test_what_was_accepted_is_written_before_the_close(start_gateway, user):
+    gateway = await start_gateway()
+    async with WebSocket(gateway, user) as client:
+        for n in range(100):
+            await gateway.send(user, payload=n)
+        gateway.signal()
+        assert [(await client.notification())["payload"] for _ in range(100)] == list(range(100))
+        await client.expect("shutdown")
+        assert await client.close_code() == 1001
+
+
+async def fill_the_outbox_of_a_stuck_client(gateway):
+    """Less than the outbox holds, so the client stays, with more than the kernel takes."""
+    for _ in range(4):
+        assert (await gateway.send("stuck", payload={"fill": "x" * 60_000}))["delivered_to"] == 1
+
+
+async def test_the_grace_bounds_the_stop(start_gateway):
+    gateway = await start_gateway(SERVER_SHUTDOWN_GRACE_SECONDS=2)
+    async with RawWebSocket(gateway, "stuck", receive_buffer=4096):
+        await fill_the_outbox_of_a_stuck_client(gateway)
+        begin = time.monotonic()
+        gateway.signal()
+        assert await gateway.exit_code(8) == 0
+        assert time.monotonic() - begin < 5
+
+
+async def test_a_stuck_client_that_reads_again_gets_everything_within_the_grace(start_gateway):
+    gateway = await start_gateway(SERVER_SHUTDOWN_GRACE_SECONDS=10)
+    async with RawWebSocket(gateway, "stuck", receive_buffer=4096) as stuck, WebSocket(gateway, "witness") as witness:
+        await fill_the_outbox_of_a_stuck_client(gateway)
+        gateway.signal()
+        await witness.expect("shutdown")
+        kinds = [(await stuck.message())["type"] for _ in range(5)]
+        assert kinds == ["notification"] * 4 + ["shutdown"]
+        assert await stuck.close_code() == 1001
+        assert await gateway.exit_code() == 0
+
+
+async def test_a_second_signal_stops_at_once(new_folder):
+    gateway = await Gateway(new_folder(), SERVER_SHUTDOWN_GRACE_SECONDS=60).start()
+    try:
+        async with RawWebSocket(gateway, "stuck", receive_buffer=4096):
+            await fill_the_outbox_of_a_stuck_client(gateway)
+            async with WebSocket(gateway, "witness") as witness:
+                gateway.signal()
+                await witness.expect("shutdown")
+                assert await witness.close_code() == 1001
+            assert gateway.running, "the stuck client's outbox was given up long before the grace was over"
+            gateway.signal()
+            await gateway.exit_code(3)
+    finally:
+        await gateway.client.aclose()
+        gateway.kill()
+
+
+async def test_sigint_stops_cleanly_too(start_gateway, user):
+    gateway = await start_gateway()
+    async with WebSocket(gateway, user) as client:
+        gateway.signal(signal.SIGINT)
+        await client.expect("shutdown")
+        assert await gateway.exit_code() == 0
+
+
+# --- heads that never come to an end, or never should have begun
+
+async def test_a_head_never_completed_is_closed_by_its_deadline(gateway, user):
+    """10 s, and a byte now and then does not buy more."""
+    begin = time.monotonic()
+
+    async def partial(dripping: bool) -> tuple[bytes, float]:
+        async with RawConnection(gateway) as connection:
+            await connection.send(b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+
+            async def drip():
+                with contextlib.suppress(OSError):
+                    while True:
+                        await connection.send(b"x")
+                        await asyncio.sleep(0.5)
+
+            task = asyncio.create_task(drip()) if dripping else None
+            answer = await connection.to_the_end(patience_s=16)
+            if task:
+                task.cancel()
+            return answer, time.monotonic() - begin
+
+    async with WebSocket(gateway, user) as client:
+        for answer, took_s in await asyncio.gather(partial(False), partial(True)):
+            assert answer == b"" or answer.startswith(b"HTTP/1.1 408"), answer[:200]
+            assert 8 <= took_s <= 14, took_s
+        await client.assert_nothing_waits()
+
+
+@pytest.mark.parametrize("path", ["/health", "/ws", "/sse", "/api/v1/channels"])
+async def test_an_oversized_head_is_431(gateway, path):
+    async with RawConnection(gateway) as connection:
+        await connection.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n".encode())
+        with contextlib.suppress(ConnectionError):
+            for n in range(32):
+                await connection.send(f"X-Fill-{n}: ".encode() + b"x" * 4000 + b"\r\n")
+            await connection.send(b"\r\n")
+        status, _ = await connection.head()
+        assert status == 431
+
+
+# --- the command line
+
+def test_help_and_version(folder):
+    result = run_cli("--help", cwd=folder)
+    assert result.returncode == 0
+    for word in ("serve", "token", "check-config", "--config"):
+        assert word in result.stdout, word
+    result = run_cli("--version", cwd=folder)
+    assert result.returncode == 0 and re.search(r"\d+\.\d+\.\d+", result.stdout)
+    for command in ("serve", "token", "check-config"):
+        assert run_cli(command, "--help", cwd=folder).returncode == 0
+
+
+def test_an_unknown_argument_is_refused(folder):
+    result = run_cli("--no-such-option", cwd=folder)
+    assert result.returncode == 2 and "--no-such-option" in result.stderr
+
+
+async def test_the_token_command_prints_a_token_that_works(gateway, folder):
+    result = run_cli("token", "--user", "cli-user", "--role", "admin", "--role", "editor", "--tenant", "red",
+                     "--ttl", "1h", cwd=folder, **SETTINGS)
+    assert result.returncode == 0, result.stderr
+    token = result.stdout.strip()
+    claims = jwt.decode(token, JWT_SECRET, algorithms=["HS256"])
+    assert claims["sub"] == "cli-user" and claims["roles"] == ["admin", "editor"] and claims["tenant_id"] == "red"
+    assert 3590 <= claims["exp"] - time.time() <= 3610
+    result = run_cli("token", "--user", "cli-user", cwd=folder, **SETTINGS)
+    async with WebSocket(gateway, token=result.stdout.strip()) as client:
+        assert client.connected["user_id"] == "cli-user"
+
+
+def test_check_config_prints_what_is_in_force_without_secrets(folder):
+    result = run_cli("check-config", cwd=folder, SERVER_PORT="23456", WEBSOCKET_HEARTBEAT_INTERVAL="17",
+                     REDIS_URL="redis://ara:redis-password@127.0.0.1:6390/0", **SETTINGS)
+    assert result.returncode == 0, result.stderr
+    output = result.stdout + result.stderr
+    assert "23456" in output and "17" in output and "6390" in output
+    for secret in (JWT_SECRET, API_KEY, "redis-password"):
+        assert secret not in output
+
+
+BAD_CONFIG = """
+[server]
+prot = 8080
+max_connections = -5
+
+[websocket]
+hearbeat_interval = 30
+
+[jwt]
+algorithm = "HS255"
+"""
+
+
+@pytest.mark.parametrize("arguments", [(), ("serve",), ("check-config",)], ids=["bare", "serve", "check-config"])
+def test_a_bad_configuration_exits_2_with_every_fault_at_once(folder, arguments):
+    (folder / "bad.toml").write_text(BAD_CONFIG)
+    result = run_cli(*arguments, "--config", "bad.toml", cwd=folder, SHARDS_COUNT="many", **SETTINGS)
+    assert result.returncode == 2, (result.stdout, result.stderr)
+    output = result.stdout + result.stderr
+    for fault in ("prot", "port", "hearbeat_interval", "heartbeat_interval", "max_connections", "algorithm", "HS255",
+                  "many"):
+        assert fault in output, f"{fault} is not named in:\n{output}"
+    assert named(output, "SHARDS_COUNT"), output
+    for secret in (JWT_SECRET, API_KEY):
+        assert secret not in output
+    assert "panicked" not in output
+
+
+@pytest.mark.parametrize("name, value", [
+    ("SERVER_PORT", "99999"), ("SERVER_PORT", "http"), ("SERVER_HOST", "not a host"), ("JWT_ALGORITHM", "none"),
+    ("QUEUE_ENABLED", "perhaps"), ("WEBSOCKET_HEARTBEAT_INTERVAL", "-1"), ("REDIS_URL", "http://127.0.0.1"),
+    ("CORS_ORIGINS", "not an origin"), ("RUN_MODE", "staging"),
+])
+def test_a_bad_variable_exits_2_and_is_named(folder, name, value):
+    result = run_cli("check-config", cwd=folder, **SETTINGS | {name: value})
+    output = result.stdout + result.stderr
+    assert result.returncode == 2, output
+    assert named(output, name) and "panicked" not in output
+
+
+def test_a_missing_or_broken_file_exits_2_and_is_named(folder):
+    result = run_cli("check-config", "--config", "absent.toml", cwd=folder, **SETTINGS)
+    assert result.returncode == 2 and "absent.toml" in result.stdout + result.stderr
+    (folder / "broken.toml").write_text("[server\nport = 1\n")
+    result = run_cli("check-config", "--config", "broken.toml", cwd=folder, **SETTINGS)
+    assert result.returncode == 2 and "broken.toml" in result.stdout + result.stderr
+
+
+def test_the_file_then_dotenv_then_the_environment(folder):
+    (folder / "my.toml").write_text("[server]\nport = 21001\n[websocket]\nmax_message_bytes = 21002\n"
+                                    "[shards]\ninbox_capacity = 21003\n")
+    (folder / ".env").write_text("WEBSOCKET_MAX_MESSAGE_BYTES=22002\nSHARDS_INBOX_CAPACITY=22003\n")
+    result = run_cli("check-config", "--config", "my.toml", cwd=folder, SHARDS_INBOX_CAPACITY="23003", **SETTINGS)
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    assert [number for number in ("21001", "22002", "23003") if number not in output] == []
+    assert [number for number in ("21002", "21003", "22003") if number in output] == []
+    result = run_cli("check-config", cwd=folder, ARA_CONFIG="my.toml", **SETTINGS)
+    assert result.returncode == 0 and "21001" in result.stdout + result.stderr
+
+
+def test_production_without_secrets_exits_2_and_names_all_that_miss(folder):
+    result = run_cli(cwd=folder, RUN_MODE="production")
+    output = result.stdout + result.stderr
+    assert result.returncode == 2, output
+    for name in ("JWT_SECRET", "API_KEY"):
+        assert named(output, name), name
+    assert "CORS_ORIGINS" in output or "cors_origins" in output
+
+
+def test_production_refuses_a_short_secret(folder):
+    result = run_cli(cwd=folder, RUN_MODE="production", JWT_SECRET="too-short-a-secret", API_KEY=API_KEY,
+                     CORS_ORIGINS="https://app.example")
+    output = result.stdout + result.stderr
+    assert result.returncode == 2 and named(output, "JWT_SECRET") and "32" in output
+    assert "too-short-a-secret" not in output
+
+
+@pytest.mark.parametrize("by", ["another-program", "another-gateway"])
+async def test_a_port_in_use_exits_1_and_is_named(gateway, folder, by):
+    """Sharing the port of another gateway would give each half of the clients, unnoticed."""
+    with socket.socket() as other:
+        port = gateway.port
+        if by == "another-program":
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            port = other.getsockname()[1]
+        result = await asyncio.to_thread(run_cli, cwd=folder, SERVER_PORT=port, **SETTINGS)
+    output = result.stdout + result.stderr
+    assert result.returncode == 1, output
+    assert str(port) in output
+
+
+async def test_development_mode_prints_a_block_that_can_be_pasted(start_gateway, folder):
+    """Nothing but a port is configured: the printed token connects and the printed curl sends to it."""
+    gateway = await start_gateway(defaults=False)
+
+    def printed() -> str | None:
+        log = gateway.log()
+        return log if TOKEN.search(log) and "curl" in log else None
+
+    block = await wait_until(printed, what="the development block")
+    token = TOKEN.search(block).group()
+    command = re.search(r"curl (?:.*\\\n)*.*", block).group()
+    async with WebSocket(gateway, token=token) as client:
+        process = await asyncio.create_subprocess_exec(
+            "bash", "-c", command, cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+        output, errors = await process.communicate()
+        assert re.search(rb'"success":\s*true', output), (command, output, errors)
+        await client.notification()

@@ -1,0 +1,301 @@
+"""Triggers come in through Redis, and nothing Redis does takes the gateway down or stops the HTTP API.
+
+Set-up: a real redis-server on a free port; triggers through `redis-cli publish`; short breaker and
+backoff times, so that recovery takes moments.
+"""
+
+import asyncio
+import contextlib
+import json
+import signal
+import time
+
+import pytest
+import pytest_asyncio
+import redis.asyncio
+import redis.exceptions
+
+from clients import EventStream, WebSocket
+from gateway import Gateway, wait_until
+from redis_server import RedisServer, trigger
+
+TIMINGS = {
+    "REDIS_CIRCUIT_BREAKER_FAILURE_THRESHOLD": 2,
+    "REDIS_CIRCUIT_BREAKER_SUCCESS_THRESHOLD": 1,
+    "REDIS_CIRCUIT_BREAKER_RESET_TIMEOUT_SECONDS": 1,
+    "REDIS_BACKOFF_INITIAL_DELAY_MS": 50,
+    "REDIS_BACKOFF_MAX_DELAY_MS": 400,
+}
+RECOVERY_S = 10
+
+
+@pytest_asyncio.fixture(scope="module")
+async def shared_redis(new_folder):
+    server = RedisServer(new_folder("redis"))
+    try:
+        yield await server.start()
+    finally:
+        server.kill()
+
+
+@pytest_asyncio.fixture
+async def own_redis(new_folder):
+    """For the tests that mistreat it."""
+    server = RedisServer(new_folder("redis"))
+    try:
+        yield await server.start()
+    finally:
+        server.kill()
+
+
+@pytest_asyncio.fixture(scope="module")
+async def listening(new_folder, shared_redis):
+    """A gateway, tenants on, that listens to the shared Redis."""
+    gateway = Gateway(new_folder(), REDIS_URL=shared_redis.url, TENANT_ENABLED="true", **TIMINGS)
+    try:
+        await gateway.start()
+        await wait_for_redis(gateway)
+        yield gateway
+        await gateway.stop()
+    finally:
+        gateway.kill()
+
+
+async def wait_for_redis(gateway):
+    async def healthy():
+        health = await gateway.health()
+        return health["status"] == "healthy" and health["redis"] == health["redis"] | {
+            "status": "healthy", "connected": True}
+
+    await wait_until(healthy, RECOVERY_S, "redis healthy in /health")
+
+
+@pytest.mark.parametrize("kind, on", [
+    ("user", "notification:user:{user}"), ("channel", "notification:channel:{channel}"),
+    ("broadcast", "notification:broadcast"), ("users", "notification:broadcast"), ("users", "notification:user:many"),
+    ("channels", "notification:broadcast"), ("channels", "notification:channel:many"),
+])
+async def test_each_type_of_trigger_arrives(listening, shared_redis, user, channel, kind, on):
+    target = {"user": user, "users": [user, "absent"], "broadcast": None, "channel": channel,
+              "channels": [channel, f"{channel}.b"]}[kind]
+    async with WebSocket(listening, user) as client, EventStream(listening, user) as stream:
+        await client.subscribe(channel, f"{channel}.b")
+        message = trigger(kind, target, payload={"n": 1}, priority="High", ttl=30, correlation_id="c-1")
+        assert await shared_redis.publish(on.format(user=user, channel=channel), message) == 1
+        received = await client.notification()
+        assert received["event_type"] == "redis.event" and received["payload"] == {"n": 1}
+        metadata = received["metadata"]
+        assert (metadata["priority"], metadata["ttl"], metadata["correlation_id"]) == ("High", 30, "c-1")
+        assert (await stream.notification())["id"] == received["id"]
+        await client.assert_nothing_waits()
+
+
+async def test_the_bytes_of_a_payload_are_unchanged(listening, shared_redis, user):
+    payload = '{"b":12345678901234567890.10,"a":1e400, "z":[1.0,  2]}'
+    text = f'{{"type":"user","target":"{user}","event":{{"event_type":"raw","payload":{payload}}}}}'
+    async with WebSocket(listening, user) as client:
+        await shared_redis.publish(f"notification:user:{user}", text)
+        assert f'"payload":{payload}' in await client.text()
+
+
+async def test_a_trigger_reaches_its_tenant_only(listening, shared_redis, user, channel):
+    async with WebSocket(listening, user, claims={"tenant_id": "red"}) as red, \
+            WebSocket(listening, user, claims={"tenant_id": "blue"}) as blue, WebSocket(listening, user) as default:
+        clients = {"red": red, "blue": blue, None: default}
+        for client in clients.values():
+            await client.subscribe(channel)
+        for on, kind, target in ((f"notification:user:{user}", "user", user),
+                                 (f"notification:channel:{channel}", "channel", channel),
+                                 ("notification:broadcast", "broadcast", None)):
+            for tenant in clients:
+                await shared_redis.publish(on, trigger(kind, target, payload=f"{kind} {tenant}", tenant=tenant))
+            for tenant, client in clients.items():
+                assert (await client.notification())["payload"] == f"{kind} {tenant}"
+        for client in clients.values():
+            await client.assert_nothing_waits()
+
+
+def bad_messages(user: str, channel: str) -> dict[str, tuple[str, str]]:
+    def on_user(message):
+        return f"notification:user:{user}", message if isinstance(message, str) else json.dumps(message)
+
+    good = trigger("user", user, payload="secret-payload")
+    event = good["event"]
+    return {
+        "not-json": on_user("secret-payload"),
+        "empty": on_user(""),
+        "array": on_user("[]"),
+        "no-type": on_user({k: v for k, v in good.items() if k != "type"}),
+        "unknown-type": on_user(good | {"type": "everybody"}),
+        "no-target": on_user({k: v for k, v in good.items() if k != "target"}),
+        "target-of-the-wrong-kind": on_user(good | {"target": [user]}),
+        "no-event": on_user({k: v for k, v in good.items() if k != "event"}),
+        "no-event-type": on_user(good | {"event": {"payload": "secret-payload"}}),
+        "no-payload": on_user(good | {"event": {"event_type": "e"}}),
+        "unknown-priority": on_user(good | {"event": event | {"priority": "Urgent"}}),
+        "bad-tenant": on_user(good | {"tenant_id": "not a tenant"}),
+        "target-disagrees-with-the-channel": (f"notification:user:{user}-2", json.dumps(good)),
+        "bad-channel-name": ("notification:channel:a b", json.dumps(trigger("channel", "a b"))),
+        "channel-disagrees": (f"notification:channel:{channel}x", json.dumps(trigger("channel", channel))),
+        "no-users": ("notification:broadcast", json.dumps(trigger("users", []))),
+        "cut-off": on_user(json.dumps(good)[:-1]),
+    }
+
+
+async def test_bad_messages_are_ignored_counted_and_not_logged(listening, shared_redis, user, channel):
+    async with WebSocket(listening, user) as client:
+        await client.subscribe(channel)
+        for on, text in bad_messages(user, channel).values():
+            assert await shared_redis.publish(on, text) == 1
+        # Bytes that are no UTF-8 and no text at all.
+        connection = redis.asyncio.Redis(port=shared_redis.port)
+        await connection.publish(f"notification:user:{user}", b'\xff\x00{"type":"user"}')
+        await connection.aclose()
+        await shared_redis.publish(f"notification:user:{user}", trigger("user", user, payload="good"))
+        assert (await client.notification())["payload"] == "good"
+        await client.assert_nothing_waits()
+    log = listening.log()
+    assert "secret-payload" not in log
+    assert "WARN" in log, "a bad message is worth a warning"
+    assert listening.running and (await listening.health())["status"] == "healthy"
+
+
+@contextlib.asynccontextmanager
+async def stream_of_triggers(server: RedisServer, gateway: Gateway, user: str):
+    """Publishes to `user` all the time, whatever happens; meanwhile HTTP triggers must all be answered at once."""
+    over = asyncio.Event()
+    slowest_s = 0.0
+    answered = 0
+
+    async def publish():
+        n = 0
+        while not over.is_set():
+            connection = redis.asyncio.Redis(port=server.port, socket_timeout=0.3, socket_connect_timeout=0.3)
+            try:
+                while not over.is_set():
+                    n += 1
+                    await connection.publish(f"notification:user:{user}", json.dumps(trigger("user", user, payload=n)))
+                    await asyncio.sleep(0.005)
+            except (redis.exceptions.RedisError, OSError):
+                await asyncio.sleep(0.05)
+            finally:
+                await connection.aclose()
+
+    async def send():
+        nonlocal slowest_s, answered
+        while not over.is_set():
+            begin = time.monotonic()
+            await gateway.send("http-user")
+            slowest_s = max(slowest_s, time.monotonic() - begin)
+            answered += 1
+            await asyncio.sleep(0.02)
+
+    tasks = [asyncio.create_task(publish()), asyncio.create_task(send())]
+    try:
+        yield
+    finally:
+        over.set()
+        await asyncio.gather(*tasks)
+    assert answered >= 10, "HTTP triggers went on"
+    assert slowest_s < 2.0, f"an HTTP trigger waited {slowest_s:.1f} s for Redis"
+    assert gateway.running
+
+
+async def assert_triggers_arrive(server, gateway, client, channel):
+    """Every kind of subscription is back. What the stream left over is passed over."""
+    await wait_for_redis(gateway)
+    for on, message in ((f"notification:user:{client.user}", trigger("user", client.user, payload="after user")),
+                        (f"notification:channel:{channel}", trigger("channel", channel, payload="after channel")),
+                        ("notification:broadcast", trigger("broadcast", payload="after broadcast"))):
+        assert await server.publish(on, message) >= 1
+        while (await client.notification())["payload"] != message["event"]["payload"]:
+            pass
+
+
+async def redis_statuses_until(gateway, wanted: set[str]) -> dict:
+    async def reached():
+        health = await gateway.health()
+        return health if health["redis"]["status"] in wanted else None
+
+    return await wait_until(reached, RECOVERY_S, f"redis.status in {wanted}")
+
+
+async def test_redis_killed_and_started_again(start_gateway, own_redis):
+    gateway = await start_gateway(REDIS_URL=own_redis.url, **TIMINGS)
+    await wait_for_redis(gateway)
+    async with WebSocket(gateway, "watcher") as client, WebSocket(gateway, "busy") as busy:
+        await client.subscribe("news")
+        drain = asyncio.create_task(read_all(busy))
+        async with stream_of_triggers(own_redis, gateway, "busy"):
+            own_redis.kill()
+            health = await redis_statuses_until(gateway, {"reconnecting", "circuit_open"})
+            assert health["status"] == "degraded" and health["redis"]["connected"] is False
+            await redis_statuses_until(gateway, {"circuit_open"})
+            stats = (await gateway.get_ok("/stats"))["redis"]
+            assert stats["connected"] is False and stats["circuit_breaker_failures"] >= 2
+            assert (await gateway.send("watcher", payload="by http"))["delivered_to"] == 1
+            assert (await client.notification())["payload"] == "by http"
+            await own_redis.start()
+            await assert_triggers_arrive(own_redis, gateway, client, "news")
+        assert (await gateway.get_ok("/stats"))["redis"]["total_reconnections"] >= 1
+        drain.cancel()
+
+
+async def read_all(client):
+    """A client that keeps up with the stream."""
+    with contextlib.suppress(Exception):
+        async for _ in client.socket:
+            pass
+
+
+async def test_the_subscription_is_killed_again_and_again(start_gateway, own_redis):
+    gateway = await start_gateway(REDIS_URL=own_redis.url, **TIMINGS)
+    await wait_for_redis(gateway)
+    async with WebSocket(gateway, "watcher") as client, WebSocket(gateway, "busy") as busy:
+        await client.subscribe("news")
+        drain = asyncio.create_task(read_all(busy))
+        async with stream_of_triggers(own_redis, gateway, "busy"):
+            for _ in range(3):
+                assert int(await own_redis.cli("CLIENT", "KILL", "TYPE", "pubsub")) >= 1
+
+                async def subscribed():
+                    return int((await own_redis.cli("PUBSUB", "NUMPAT")).strip()) == 2
+
+                await wait_until(subscribed, RECOVERY_S, "both patterns subscribed again")
+                await assert_triggers_arrive(own_redis, gateway, client, "news")
+        assert (await gateway.get_ok("/stats"))["redis"]["total_reconnections"] >= 3
+        drain.cancel()
+
+
+async def test_redis_stopped_and_continued(start_gateway, own_redis):
+    gateway = await start_gateway(REDIS_URL=own_redis.url, **TIMINGS)
+    await wait_for_redis(gateway)
+    async with WebSocket(gateway, "watcher") as client, WebSocket(gateway, "busy") as busy:
+        await client.subscribe("news")
+        drain = asyncio.create_task(read_all(busy))
+        async with stream_of_triggers(own_redis, gateway, "busy"):
+            own_redis.signal(signal.SIGSTOP)
+            try:
+                for n in range(30):
+                    assert (await gateway.send("watcher", payload=n))["delivered_to"] == 1
+                    assert (await client.notification())["payload"] == n
+                    await asyncio.sleep(0.05)
+            finally:
+                own_redis.signal(signal.SIGCONT)
+            await assert_triggers_arrive(own_redis, gateway, client, "news")
+        drain.cancel()
+
+
+async def test_a_gateway_started_without_its_redis_finds_it_later(start_gateway, new_folder):
+    server = RedisServer(new_folder("redis"))
+    gateway = await start_gateway(wait_for="/health/live", REDIS_URL=server.url, **TIMINGS)
+    try:
+        async with WebSocket(gateway, "watcher") as client:
+            await client.subscribe("news")
+            assert (await gateway.health())["status"] == "degraded"
+            assert (await gateway.send("watcher"))["delivered_to"] == 1
+            await client.notification()
+            await server.start()
+            await assert_triggers_arrive(server, gateway, client, "news")
+    finally:
+        server.kill()
