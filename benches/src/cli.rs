@@ -194,6 +194,9 @@ pub(crate) struct ChurnArgs {
     /// How long to go on
     #[arg(long, default_value_t = 20, value_parser = value_parser!(u64).range(1..=3_600))]
     pub(crate) seconds: u64,
+    /// Publishes a second to all of them, one in flight
+    #[arg(long, default_value_t = 20, value_name = "COUNT", value_parser = value_parser!(u32).range(1..=10_000))]
+    pub(crate) publish_rate: u32,
     /// Length of the notifications' payload, as JSON
     #[arg(long, default_value_t = 150, value_parser = payload_bytes())]
     pub(crate) payload_bytes: u32,

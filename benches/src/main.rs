@@ -1,12 +1,5 @@
 //! `ara-bench`: the load generator and measuring tool of the Ara gateway. Starts the gateway as a
 //! child, drives one scenario against it from a single thread, and prints what it cost.
-#![cfg_attr(
-    not(test),
-    expect(
-        clippy::cast_possible_truncation,
-        reason = "counts given on the command line as u32 become usize, which is no smaller here"
-    )
-)]
 
 mod bare;
 mod caller;

@@ -95,10 +95,13 @@ fn comparison_rows(groups: &[Group]) -> Vec<Vec<String>> {
         let mut row = vec![figure.label.clone()];
         for group in groups {
             let same = group.figures.iter().find(|other| other.key == figure.key);
-            row.push(same.map_or("–".to_owned(), |figure| {
-                let (least, most) = (number(figure.min()), number(figure.max()));
-                format!("{} ({least}–{most})", number(figure.median()))
-            }));
+            row.push(same.map_or_else(
+                || "–".to_owned(),
+                |figure| {
+                    let (least, most) = (number(figure.min()), number(figure.max()));
+                    format!("{} ({least}–{most})", number(figure.median()))
+                },
+            ));
         }
         row.push(figure.unit.to_owned());
         rows.push(row);

@@ -144,9 +144,11 @@ impl Subscriber {
         self.flush()
     }
 
-    /// Reads all there is. `Ok(false)`: the server has closed.
+    /// Reads all there is. `Ok(false)`: the server has closed. `ended`: the end is known to follow
+    /// what is left to read.
     pub(crate) fn on_readable(
         &mut self,
+        ended: bool,
         buffer: &mut [u8],
         script: &Script,
         ledger: &mut Ledger,
@@ -162,8 +164,8 @@ impl Subscriber {
             };
             ledger.bytes += bytes as u64;
             self.feed(buffer.get(..bytes).unwrap_or_default(), script, ledger)?;
-            // A read that did not fill the buffer emptied the socket.
-            if bytes < buffer.len() {
+            // A read that did not fill the buffer emptied the socket, but for its end.
+            if bytes < buffer.len() && !ended {
                 return Ok(true);
             }
         }

@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
@@ -101,7 +102,7 @@ impl Swarm {
             _ => {}
         }
         for event in &self.events {
-            self.world.handle(event.token().0, event.is_readable(), event.is_writable());
+            self.world.handle(event);
         }
         match self.world.fault.take() {
             Some(why) => failed(why),
@@ -238,42 +239,43 @@ impl Swarm {
 }
 
 impl World {
-    fn handle(&mut self, token: usize, readable: bool, writable: bool) {
-        let handled = match token.checked_sub(CALLER_TOKEN) {
-            Some(caller) => self.handle_caller(caller, readable, writable),
-            None => self.handle_subscriber(token, readable, writable),
+    fn handle(&mut self, event: &Event) {
+        let Token(at) = event.token();
+        let handled = match at.checked_sub(CALLER_TOKEN) {
+            Some(caller) => self.handle_caller(caller, event),
+            None => self.handle_subscriber(at, event),
         };
         if let (Err(why), None) = (handled, &self.fault) {
             self.fault = Some(why);
         }
     }
 
-    fn handle_caller(&mut self, at: usize, readable: bool, writable: bool) -> Result<(), String> {
+    fn handle_caller(&mut self, at: usize, event: &Event) -> Result<(), String> {
         let Some(caller) = self.callers.get_mut(at) else { return Ok(()) };
-        if writable {
+        if event.is_writable() {
             caller.on_writable()?;
         }
-        if readable {
+        if event.is_readable() {
             caller.on_readable(at, &mut self.buffer, &mut self.answers)?;
         }
         Ok(())
     }
 
-    fn handle_subscriber(
-        &mut self,
-        at: usize,
-        readable: bool,
-        writable: bool,
-    ) -> Result<(), String> {
+    fn handle_subscriber(&mut self, at: usize, event: &Event) -> Result<(), String> {
         let Some(subscriber) = self.subscribers.get_mut(at) else { return Ok(()) };
         let number = subscriber.number();
         let name = |why: String| format!("user u{number}: {why}");
-        if writable {
+        if event.is_writable() {
             subscriber.on_writable(&self.script, &mut self.ledger).map_err(name)?;
         }
-        if readable {
+        if event.is_readable() {
             let open = subscriber
-                .on_readable(&mut self.buffer, &self.script, &mut self.ledger)
+                .on_readable(
+                    event.is_read_closed(),
+                    &mut self.buffer,
+                    &self.script,
+                    &mut self.ledger,
+                )
                 .map_err(name)?;
             if !open {
                 let expected = subscriber.closing();

@@ -92,12 +92,13 @@ fn churn(args: &ChurnArgs, api: &Api, swarm: &mut Swarm) -> Outcome<Churned> {
     let most = u64::from(args.connections + (BESIDE - 1) * args.common.at_once);
     let (mut opened, mut publishes, mut answered) = (swarm.ledger().ready, 0u32, 0u32);
     let first = opened;
+    let pause = Duration::from_secs(1) / args.publish_rate;
     swarm.ledger().expect_rising();
     while start.elapsed() < Duration::from_secs(args.seconds) {
         swarm.turn(LOOK_EVERY)?;
         check_no_strays(swarm)?;
         answered += u32::try_from(swarm.take_answers().len()).unwrap_or(u32::MAX);
-        if answered == publishes {
+        if answered == publishes && start.elapsed() >= pause * publishes {
             swarm.post(0, &api.to_channel(CHANNEL, publishes))?;
             publishes += 1;
         }
