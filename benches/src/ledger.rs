@@ -51,8 +51,6 @@ pub(crate) struct Ledger {
     pub(crate) pings: u64,
     /// Subscribers that reached their last stage, ever.
     pub(crate) ready: u64,
-    /// Bytes read from subscribers' sockets.
-    pub(crate) bytes: u64,
     /// From the request's writing to the frame's reading, for unicasts.
     pub(crate) latencies: Vec<Duration>,
     /// The first notification frame that arrived after this was set to an empty vector.

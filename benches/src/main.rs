@@ -64,7 +64,10 @@ fn measure(common: &Common, run: impl FnOnce(&Stop) -> Outcome<Report>) -> Outco
     if let Some(core) = common.generator_core() {
         child::pin(&[core]).context("cannot pin this process")?;
     }
-    let report = run(&stop)?;
+    let mut report = run(&stop)?;
+    if common.stand_in {
+        report.notes.push("THE STAND-IN WAS MEASURED, NOT THE GATEWAY.".to_owned());
+    }
     report.print()?;
     match &common.json {
         Some(path) => report.write_json(path),

@@ -162,7 +162,6 @@ impl Subscriber {
                 Err(_) if self.closing() => return Ok(false),
                 Err(error) => return Err(format!("reading: {error}")),
             };
-            ledger.bytes += bytes as u64;
             self.feed(buffer.get(..bytes).unwrap_or_default(), script, ledger)?;
             // A read that did not fill the buffer emptied the socket, but for its end.
             if bytes < buffer.len() && !ended {

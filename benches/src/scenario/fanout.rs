@@ -203,7 +203,7 @@ impl Drive<'_> {
             ),
             Figure::one(
                 keys.softirq,
-                format!("{name}, left to ksoftirqd per delivery, 1 in flight"),
+                format!("{name}, ksoftirqd beside it, per delivery, 1 in flight"),
                 "µs",
                 single.softirq_us_per_delivery,
             ),

@@ -30,7 +30,7 @@ pub(crate) fn run(args: &ShardsArgs, stop: &Stop) -> Outcome<Report> {
     let mut rounds: Vec<Vec<Vec<Figure>>> = args.counts.iter().map(|_| Vec::new()).collect();
     for round in 1..=args.rounds {
         for (&count, samples) in args.counts.iter().zip(&mut rounds) {
-            progress(&format!("round {round} of {}: {count} shards", args.rounds));
+            progress(&format!("round {round} of {}: shard count {count}", args.rounds));
             let shards = count as usize;
             let (mut figures, _) = fanout::gateway_round(&args.common, &fanout_load, shards, stop)?;
             figures.extend(unicast::round(&args.common, &unicast_load, shards, stop)?);
