@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::{CHANNEL, check_no_strays, settled_cpu_ns, us_each};
+use super::{CHANNEL, SETTLE, check_no_strays, settled_cpu_ns, us_each};
 use crate::caller::Api;
 use crate::cli::ChurnArgs;
 use crate::fault::{Outcome, failed};
@@ -40,7 +40,8 @@ pub(crate) fn run(args: &ChurnArgs, stop: &Stop) -> Outcome<Report> {
     limits::check(most)?;
     let gateway = Gateway::start(&args.common, args.common.shards, stop)?;
     let mut swarm = gateway.swarm(&args.common, Transport::Ws, Some(CHANNEL), stop)?;
-    swarm.add_callers(1)?;
+    let api = gateway.api(args.payload_bytes as usize);
+    open_caller(&mut swarm, &api)?;
     let pid = gateway.pid();
     let (rss_start, files_start) = (procfs::rss_bytes(pid)?, procfs::open_files(pid)?);
     progress(&format!("connecting {} users", args.connections));
@@ -49,7 +50,7 @@ pub(crate) fn run(args: &ChurnArgs, stop: &Stop) -> Outcome<Report> {
     let rss_full = procfs::rss_bytes(pid)?;
     progress(&format!("churning for {} s", args.seconds));
     let cpu = procfs::cpu_ns(pid)?;
-    let churned = churn(args, &gateway.api(args.payload_bytes as usize), &mut swarm)?;
+    let churned = churn(args, &api, &mut swarm)?;
     let used = settled_cpu_ns(&mut swarm, pid)?.saturating_sub(cpu);
     swarm.run_for(REST)?;
     let rss_churned = procfs::rss_bytes(pid)?;
@@ -84,6 +85,15 @@ pub(crate) fn run(args: &ChurnArgs, stop: &Stop) -> Outcome<Report> {
                 .to_owned(),
         ],
     })
+}
+
+/// Connects the publisher and waits for one answer, so that the gateway has surely accepted its
+/// socket, which then counts among the files open at the start.
+fn open_caller(swarm: &mut Swarm, api: &Api) -> Outcome<()> {
+    swarm.add_callers(1)?;
+    swarm.post(0, &api.to_channel(CHANNEL, 0))?;
+    swarm.turn_until("the first answer", |swarm| Ok((0, !swarm.take_answers().is_empty())))?;
+    swarm.run_for(SETTLE)
 }
 
 /// Replaces connections, half of them closed in order and half dropped, and publishes one at a time.
