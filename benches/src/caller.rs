@@ -1,0 +1,203 @@
+//! One keep-alive connection to the HTTP API. Owns its socket and the requests that await their
+//! responses, in order, so that it can pipeline; knows no sequence numbers.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use serde::Deserialize;
+
+use crate::http::{self, Body, Chunks};
+use crate::ledger::SEQ_DIGITS;
+
+/// What the gateway said to one publish.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) caller: usize,
+    pub(crate) delivered_to: u64,
+    pub(crate) failed: u64,
+    pub(crate) took: Duration,
+}
+
+#[derive(Deserialize)]
+struct Verdict {
+    delivered_to: u64,
+    failed: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Caller {
+    stream: TcpStream,
+    connected: bool,
+    out: Vec<u8>,
+    partial: Vec<u8>,
+    waiting: VecDeque<Instant>,
+}
+
+impl Caller {
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            connected: false,
+            out: Vec::new(),
+            partial: Vec::new(),
+            waiting: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn stream_mut(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    pub(crate) fn idle(&self) -> bool {
+        self.connected && self.waiting.is_empty()
+    }
+
+    pub(crate) fn post(&mut self, request: &[u8]) -> Result<(), String> {
+        self.out.extend_from_slice(request);
+        self.waiting.push_back(Instant::now());
+        if self.connected { self.flush() } else { Ok(()) }
+    }
+
+    pub(crate) fn on_writable(&mut self) -> Result<(), String> {
+        if !self.connected {
+            if let Ok(Some(error)) | Err(error) = self.stream.take_error() {
+                return Err(format!("connecting a caller: {error}"));
+            }
+            self.connected = self.stream.peer_addr().is_ok();
+        }
+        if self.connected { self.flush() } else { Ok(()) }
+    }
+
+    pub(crate) fn on_readable(
+        &mut self,
+        number: usize,
+        buffer: &mut [u8],
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), String> {
+        loop {
+            let bytes = match self.stream.read(buffer) {
+                Ok(0) => return Err("the gateway closed a caller's connection".to_owned()),
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(format!("reading a response: {error}")),
+            };
+            self.partial.extend_from_slice(buffer.get(..bytes).unwrap_or_default());
+            while let Some(answer) = self.next_answer(number)? {
+                answers.push(answer);
+            }
+            if bytes < buffer.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn next_answer(&mut self, caller: usize) -> Result<Option<Answer>, String> {
+        if self.partial.is_empty() {
+            return Ok(None);
+        }
+        let Some(head) = http::read_head(&self.partial)? else { return Ok(None) };
+        let rest = self.partial.get(head.bytes..).unwrap_or_default();
+        let mut decoded = Vec::new();
+        let (body, used) = match head.body {
+            Body::Length(length) => match rest.get(..length) {
+                Some(body) => (body, length),
+                None => return Ok(None),
+            },
+            Body::Chunked => {
+                let mut chunks = Chunks::new();
+                let used = chunks.feed(rest, &mut decoded)?;
+                if !chunks.done() {
+                    return Ok(None);
+                }
+                (decoded.as_slice(), used)
+            }
+            Body::UntilClose => return Err("a response without a length".to_owned()),
+        };
+        let bad = |why: &str| {
+            format!(
+                "a publish was answered {}, {why}: {}",
+                head.status,
+                String::from_utf8_lossy(body)
+            )
+        };
+        if head.status != 200 {
+            return Err(bad("not 200"));
+        }
+        let verdict: Verdict =
+            serde_json::from_slice(body).map_err(|error| bad(&error.to_string()))?;
+        let Some(asked) = self.waiting.pop_front() else {
+            return Err(bad("without a request"));
+        };
+        self.partial.drain(..head.bytes + used);
+        let Verdict { delivered_to, failed } = verdict;
+        Ok(Some(Answer { caller, delivered_to, failed, took: asked.elapsed() }))
+    }
+
+    fn flush(&mut self) -> Result<(), String> {
+        while !self.out.is_empty() {
+            match self.stream.write(&self.out) {
+                Ok(bytes) => drop(self.out.drain(..bytes)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(format!("writing a request: {error}")),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Builds the publishing requests of one run.
+#[derive(Clone, Debug)]
+pub(crate) struct Api {
+    pub(crate) key: String,
+    /// Length of the JSON in `payload`.
+    pub(crate) payload_bytes: usize,
+}
+
+impl Api {
+    pub(crate) fn to_channel(&self, channel: &str, seq: u32) -> Vec<u8> {
+        self.request("channel", &format!(r#""channel":"{channel}""#), seq)
+    }
+
+    pub(crate) fn to_user(&self, number: u32, seq: u32) -> Vec<u8> {
+        self.request("send", &format!(r#""target_user_id":"u{number}""#), seq)
+    }
+
+    fn request(&self, path: &str, target: &str, seq: u32) -> Vec<u8> {
+        let body = format!(r#"{{{target},"event_type":"bench","payload":{}}}"#, self.payload(seq));
+        format!(
+            "POST /api/v1/notifications/{path} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            self.key,
+            body.len(),
+        )
+        .into_bytes()
+    }
+
+    fn payload(&self, seq: u32) -> String {
+        let pad = "x".repeat(self.payload_bytes.saturating_sub(PAYLOAD_BYTES_MIN));
+        format!(r#"{{"ara_seq":"{seq:0SEQ_DIGITS$}","pad":"{pad}"}}"#)
+    }
+}
+
+/// A payload with an empty `pad`.
+pub(crate) const PAYLOAD_BYTES_MIN: usize = r#"{"ara_seq":"00000000","pad":""}"#.len();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_are_json_of_exactly_the_length_asked_for() {
+        for payload_bytes in [PAYLOAD_BYTES_MIN, 150, 4096] {
+            let api = Api { key: "k".to_owned(), payload_bytes };
+            let payload = api.payload(42);
+            assert_eq!(payload.len(), payload_bytes);
+            let json: serde_json::Value = serde_json::from_str(&payload).expect("JSON");
+            assert_eq!(json.get("ara_seq").and_then(|seq| seq.as_str()), Some("00000042"));
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The scenarios: each starts what it needs, measures, and returns a report or the reason why its
+//! figures would mean nothing.
+
+pub(crate) mod churn;
+pub(crate) mod fanout;
+pub(crate) mod idle;
+pub(crate) mod shards;
+pub(crate) mod unicast;
+
+use std::time::Duration;
+
+use crate::fault::{Outcome, failed};
+use crate::procfs;
+use crate::swarm::Swarm;
+
+/// The channel of every scenario that lets none be named.
+const CHANNEL: &str = "bench";
+/// Before a reading: lets the last turn of the server's loop end, which books its time.
+const SETTLE: Duration = Duration::from_millis(20);
+/// After the last publish: a second copy of a message would arrive within it.
+const LATE: Duration = Duration::from_millis(300);
+
+/// CPU time of the server, read once it has come to rest.
+fn settled_cpu_ns(swarm: &mut Swarm, pid: u32) -> Outcome<u64> {
+    swarm.run_for(SETTLE)?;
+    procfs::cpu_ns(pid)
+}
+
+fn check_no_strays(swarm: &mut Swarm) -> Outcome<()> {
+    match swarm.ledger().strays {
+        0 => Ok(()),
+        strays => failed(format!("{strays} notifications arrived twice, or where not expected")),
+    }
+}
+
+/// Microseconds of `ns` for each of `count`.
+fn us_each(ns: u64, count: u64) -> f64 {
+    ns as f64 / 1e3 / count.max(1) as f64
+}

@@ -1,0 +1,155 @@
+//! `unicast`: publishes to single users from many callers at once: CPU per publish, publishes per
+//! second, and the time from request to arrival. A closed loop: each caller waits for its response.
+
+use std::time::{Duration, Instant};
+
+use super::{LATE, check_no_strays, settled_cpu_ns, us_each};
+use crate::caller::{Answer, Api};
+use crate::cli::{Common, UnicastArgs, UnicastLoad};
+use crate::fault::{Outcome, failed};
+use crate::figures::{Figure, join, percentile_us};
+use crate::gateway::Gateway;
+use crate::report::{Group, Report};
+use crate::stop::{LOOK_EVERY, Stop};
+use crate::subscriber::Transport;
+use crate::swarm::Swarm;
+use crate::{limits, progress};
+
+const WARM_UP: Duration = Duration::from_millis(500);
+
+/// The publishing side of a round.
+struct Drive<'a> {
+    swarm: &'a mut Swarm,
+    api: Api,
+    users: u32,
+    callers: u32,
+    next_seq: u32,
+}
+
+/// One stretch of publishing, all of it delivered.
+struct Stretch {
+    publishes: u64,
+    took: Duration,
+    /// Request to response.
+    responses: Vec<Duration>,
+}
+
+pub(crate) fn run(args: &UnicastArgs, stop: &Stop) -> Outcome<Report> {
+    limits::check(args.load.connections)?;
+    let mut rounds = Vec::new();
+    for round in 1..=args.rounds {
+        progress(&format!("round {round} of {}", args.rounds));
+        rounds.push(self::round(&args.common, &args.load, args.common.shards, stop)?);
+    }
+    let load = &args.load;
+    Ok(Report {
+        scenario: "unicast",
+        title: format!(
+            "Unicast: {} users, {} callers, {} s, payload {} B",
+            load.connections, load.callers, load.seconds, load.payload_bytes,
+        ),
+        groups: vec![Group { name: "unicast".to_owned(), figures: join(rounds) }],
+        notes: vec![
+            "Every notification arrived exactly once. With one generator process the rate may be \
+             the generator's; latency holds the time spent waiting in it."
+                .to_owned(),
+        ],
+    })
+}
+
+pub(crate) fn round(
+    common: &Common,
+    load: &UnicastLoad,
+    shards: usize,
+    stop: &Stop,
+) -> Outcome<Vec<Figure>> {
+    let gateway = Gateway::start(common, shards, stop)?;
+    let mut swarm = gateway.swarm(common, Transport::Ws, None, stop)?;
+    swarm.connect_all(0, load.connections, common.at_once)?;
+    swarm.add_callers(load.callers as usize)?;
+    let mut drive = Drive {
+        swarm: &mut swarm,
+        api: gateway.api(load.payload_bytes as usize),
+        users: load.connections,
+        callers: load.callers,
+        next_seq: 0,
+    };
+    drive.publish(WARM_UP)?;
+    let cpu = settled_cpu_ns(drive.swarm, gateway.pid())?;
+    let mut stretch = drive.publish(Duration::from_secs(load.seconds))?;
+    let used = settled_cpu_ns(&mut swarm, gateway.pid())?.saturating_sub(cpu);
+    let mut latencies = std::mem::take(&mut swarm.ledger().latencies);
+    swarm.run_for(LATE)?;
+    check_no_strays(&mut swarm)?;
+    drop(swarm);
+    gateway.end()?;
+    latencies.sort_unstable();
+    stretch.responses.sort_unstable();
+    let rate = stretch.publishes as f64 / stretch.took.as_secs_f64();
+    let arrival = |percent| percentile_us(&latencies, percent);
+    let response = |percent| percentile_us(&stretch.responses, percent);
+    Ok(vec![
+        Figure::one(
+            "us_per_publish",
+            "Gateway, CPU per publish",
+            "µs",
+            us_each(used, stretch.publishes),
+        ),
+        Figure::one("publishes_per_second", "Publishes", "/s", rate),
+        Figure::one("arrival_p50_us", "Request to arrival, p50", "µs", arrival(50)),
+        Figure::one("arrival_p99_us", "Request to arrival, p99", "µs", arrival(99)),
+        Figure::one("response_p50_us", "Request to response, p50", "µs", response(50)),
+        Figure::one("response_p99_us", "Request to response, p99", "µs", response(99)),
+    ])
+}
+
+impl Drive<'_> {
+    /// Keeps every caller busy for `time`, then waits until all has been answered and has arrived.
+    fn publish(&mut self, time: Duration) -> Outcome<Stretch> {
+        let (base, start) = (self.next_seq, Instant::now());
+        let mut responses = Vec::new();
+        self.swarm.ledger().latencies.clear();
+        self.swarm.ledger().expect_unicasts(base);
+        for caller in 0..self.callers {
+            self.post(caller as usize)?;
+        }
+        while start.elapsed() < time {
+            self.swarm.turn(LOOK_EVERY)?;
+            check_no_strays(self.swarm)?;
+            for answer in self.swarm.take_answers() {
+                check(&answer)?;
+                responses.push(answer.took);
+                self.post(answer.caller)?;
+            }
+        }
+        let publishes = u64::from(self.next_seq - base);
+        self.swarm.turn_until(&format!("{publishes} deliveries"), |swarm| {
+            for answer in swarm.take_answers() {
+                check(&answer)?;
+                responses.push(answer.took);
+            }
+            check_no_strays(swarm)?;
+            let (arrived, answered) = (swarm.ledger().arrived, responses.len() as u64);
+            Ok((arrived, arrived == publishes && answered == publishes))
+        })?;
+        Ok(Stretch { publishes, took: start.elapsed(), responses })
+    }
+
+    fn post(&mut self, caller: usize) -> Outcome<()> {
+        let user = fastrand::u32(0..self.users);
+        let request = self.api.to_user(user, self.next_seq);
+        self.next_seq += 1;
+        self.swarm.ledger().sent(user);
+        self.swarm.post(caller, &request)
+    }
+}
+
+fn check(answer: &Answer) -> Outcome<()> {
+    if answer.delivered_to == 1 && answer.failed == 0 {
+        return Ok(());
+    }
+    failed(format!(
+        "the gateway said delivered_to {}, failed {} of a user with one connection",
+        answer.delivered_to, answer.failed
+    ))
+}
