@@ -77,9 +77,11 @@ impl Gate {
     pub fn examine(&self, parts: &Parts, transport: Transport) -> Result<Pass, Refusal> {
         let cors_origin = self.check_origin(&parts.headers)?;
         let token = Token::find(parts, transport);
-        let accept = match transport {
-            Transport::WebSocket => Some(check_upgrade(parts)?),
-            Transport::Sse => None,
+        let greeting = match transport {
+            Transport::WebSocket => {
+                upgrade(parts, token.as_ref().is_some_and(|token| token.in_subprotocol))?
+            }
+            Transport::Sse => sse_greeting(cors_origin.as_deref()),
         };
         let identity = match &token {
             Some(token) => self.verifier.verify(&token.text),
@@ -93,10 +95,6 @@ impl Gate {
             };
             Refusal::new(Code::Unauthorized, format!("{error}{hint}"))
         })?;
-        let greeting = match accept {
-            Some(key) => websocket_greeting(&key, token.is_some_and(|token| token.in_subprotocol)),
-            None => sse_greeting(cors_origin.as_deref()),
-        };
         let listens = match transport {
             Transport::WebSocket => Listens::Nothing,
             Transport::Sse => listens(parts.uri.query())?,
@@ -200,8 +198,23 @@ fn listens(query: Option<&str>) -> Result<Listens, Refusal> {
     Ok(Listens::Channels(names))
 }
 
+/// Checks an opening handshake and answers it (RFC 6455 section 4.2).
+///
+/// # Errors
+///
+/// It is none, or of another version.
+pub fn upgrade(parts: &Parts, with_subprotocol: bool) -> Result<Box<[u8]>, Refusal> {
+    let accept = derive_accept_key(client_key(parts)?.as_bytes());
+    let protocol = if with_subprotocol { "sec-websocket-protocol: ara.v1\r\n" } else { "" };
+    let head = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+         sec-websocket-accept: {accept}\r\n{protocol}\r\n"
+    );
+    Ok(head.into_bytes().into())
+}
+
 /// Checks an opening handshake (RFC 6455 section 4.2.1) and returns the client's key.
-fn check_upgrade(parts: &Parts) -> Result<String, Refusal> {
+fn client_key(parts: &Parts) -> Result<&str, Refusal> {
     let headers = &parts.headers;
     let has_token =
         |name: &HeaderName, wanted: &str| {
@@ -227,20 +240,9 @@ fn check_upgrade(parts: &Parts) -> Result<String, Refusal> {
     }
     match text_of(headers, &header::SEC_WEBSOCKET_KEY) {
         // 16 bytes in base64.
-        Some(key) if key.len() == 24 && key.ends_with("==") => Ok(key.to_owned()),
+        Some(key) if key.len() == 24 && key.ends_with("==") => Ok(key),
         _ => Err(Refusal::new(Code::Validation, "Sec-WebSocket-Key is missing or malformed")),
     }
-}
-
-fn websocket_greeting(key: &str, with_subprotocol: bool) -> Box<[u8]> {
-    let accept = derive_accept_key(key.as_bytes());
-    let protocol = if with_subprotocol { "sec-websocket-protocol: ara.v1\r\n" } else { "" };
-    format!(
-        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
-         sec-websocket-accept: {accept}\r\n{protocol}\r\n"
-    )
-    .into_bytes()
-    .into()
 }
 
 /// The head of an endless event stream: no length and no chunks, so it ends with the connection.

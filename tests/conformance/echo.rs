@@ -1,0 +1,105 @@
+//! An echo server on the gateway's own accept, handshake, frames and close rules, for the
+//! WebSocket conformance suite. Not part of the product: no token, no greeting, no heartbeats.
+//!
+//! `echo --port N` (0 = any) prints `listening on ADDRESS` and runs until it is killed.
+
+use std::io::{Write, stdout};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ara_gateway::door::{gate, head, listen};
+use ara_shards::Limits;
+use ara_shards::doorbell::Doorbell;
+use ara_shards::id::NotificationId;
+use ara_shards::message::{Adoption, Control, Listens, Member, Transport};
+use ara_shards::placement::Placement;
+use ara_shards::shard::Echo;
+use ara_shards::worker::{self, Seat};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+fn main() -> ExitCode {
+    let port = std::env::args().skip_while(|arg| arg != "--port").nth(1);
+    let Some(port) = port.map_or(Some(0), |port| port.parse().ok()) else {
+        eprintln!("usage: echo [--port N]");
+        return ExitCode::from(2);
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.and_then(|runtime| runtime.block_on(serve(port))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("echo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(port: u16) -> std::io::Result<()> {
+    let wake = Arc::new(Notify::new());
+    let clapper = Arc::clone(&wake);
+    let bell = Arc::new(Doorbell::new(move || clapper.notify_one()));
+    let limits = Limits {
+        connections_per_user_max: 0,
+        message_bytes_max: MESSAGE_BYTES_MAX,
+        outbox_bytes_per_connection_max: 2 * MESSAGE_BYTES_MAX,
+        heartbeat_interval: Duration::ZERO,
+        ..Limits::default()
+    };
+    let seat = Seat { index: 0, core: None, inbox_capacity: 16, limits, epoch: Instant::now() };
+    let (link, shard) = worker::prepare(seat, Arc::clone(&bell))?;
+    shard.spawn(Echo, || {}, |ending| eprintln!("echo: shard ended: {ending:?}"))?;
+
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let listener = listen::bind(address, 1, 0)?.remove(0);
+    let listener = TcpListener::from_std(listener)?;
+    writeln!(stdout(), "listening on {}", listener.local_addr()?)?;
+    stdout().flush()?;
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                if let Some(adoption) = greet(accepted?.0).await
+                    && link.control(Control::Adopt(Box::new(adoption))).is_err()
+                {
+                    eprintln!("echo: inbox full");
+                }
+            }
+            () = wake.notified() => {
+                bell.answer();
+                while link.next_report().is_some() {}
+            }
+        }
+    }
+}
+
+async fn greet(mut stream: TcpStream) -> Option<Adoption> {
+    let head = head::read(&mut stream).await.ok()?;
+    let greeting = match gate::upgrade(&head.parts, false) {
+        Ok(greeting) => greeting,
+        Err(refusal) => {
+            listen::say_no(stream, refusal.response(None)).await;
+            return None;
+        }
+    };
+    let placement = Placement::new(1);
+    let member = Member {
+        tenant: "echo".into(),
+        user: "anyone".into(),
+        hash: placement.hash("echo", "anyone"),
+        roles: Box::default(),
+        grants: None,
+        listens: Listens::Nothing,
+    };
+    Some(Adoption {
+        stream: stream.into_std().ok()?,
+        transport: Transport::WebSocket,
+        member,
+        greeting,
+        refusal: Arc::from(&b""[..]),
+        leftover: head.bytes.get(head.end..).unwrap_or_default().into(),
+        connection_id: NotificationId([0; 16]),
+    })
+}
