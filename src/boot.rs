@@ -127,7 +127,7 @@ pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure>
         verifier,
         origins: Origins::new(
             settings.server.cors_origins.clone(),
-            settings.mode == RunMode::Development,
+            settings.mode == RunMode::Development && settings.server.cors_origins.is_empty(),
         ),
         placement,
         tenants_enabled: settings.tenants_enabled,

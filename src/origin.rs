@@ -7,7 +7,7 @@
 #[derive(Debug, Clone)]
 pub struct Origins {
     allowed: Vec<String>,
-    /// In development, pages served from this machine may come too.
+    /// In development with nothing configured, pages served from this machine may come.
     local: bool,
 }
 

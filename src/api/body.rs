@@ -63,25 +63,26 @@ fn check_type(parts: &Parts) -> Result<(), Refusal> {
     Err(Refusal::new(Code::UnsupportedMediaType, sentence))
 }
 
-/// Parses a body; a fault names its line and column, or the field that is not as it must be.
+/// Parses a body; a fault names its line and column, and the field that is not as it must be.
 pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Refusal> {
     serde_json::from_slice(bytes).map_err(|error| {
         let (line, column) = (error.line(), error.column());
-        let mut refusal = Refusal::new(Code::Validation, format!("{error}"));
         let mut details = serde_json::json!({ "line": line, "column": column });
-        if let (Some(field), Some(map)) = (field_of(&error), details.as_object_mut()) {
-            map.insert("field".to_owned(), field.into());
+        if let (true, Some(map)) = (error.is_data(), details.as_object_mut()) {
+            map.insert("field".to_owned(), field_of::<T>(bytes, &error).into());
         }
-        refusal.details = Some(details);
-        refusal
+        Refusal { details: Some(details), ..Refusal::new(Code::Validation, error.to_string()) }
     })
 }
 
-/// The field a data error names between backquotes.
-fn field_of(error: &serde_json::Error) -> Option<String> {
-    let text = error.to_string();
-    let named = text.strip_prefix("missing field `").or_else(|| {
-        text.strip_prefix("unknown field `").or_else(|| text.strip_prefix("duplicate field `"))
-    })?;
-    named.split('`').next().map(str::to_owned)
+/// The path of the field a data error is about. Parsing again finds it: only the unlucky pay.
+fn field_of<'a, T: Deserialize<'a>>(bytes: &'a [u8], error: &serde_json::Error) -> String {
+    let again = &mut serde_json::Deserializer::from_slice(bytes);
+    let path = serde_path_to_error::deserialize::<_, T>(again)
+        .err()
+        .map(|error| error.path().to_string())
+        .filter(|path| path != ".");
+    // A missing or unknown field is not on the path; the message names it.
+    let named = || error.to_string().split('`').nth(1).map(str::to_owned);
+    path.or_else(named).unwrap_or_default()
 }

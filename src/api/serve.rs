@@ -19,7 +19,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::Api;
 use crate::door::gate::transport_of;
@@ -30,6 +30,8 @@ use crate::refusal::{Code, Refusal};
 const HEAD_DEADLINE: Duration = Duration::from_secs(60);
 /// The most bytes hyper buffers of one caller.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// The longest the last answer on a connection may take to be sent.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 /// How long accepting rests when the process is out of files.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -123,7 +125,6 @@ impl Server {
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_DEADLINE)
             .max_buf_size(BUFFER_BYTES_MAX)
-            .pipeline_flush(true)
             .serve_connection(io, service);
         let mut closing = self.closing.clone();
         let mut graceful = pin!(closing.wait_for(|closing| *closing));
@@ -141,11 +142,20 @@ impl Server {
                 }
             }
         }
-        let Some(parts) = client.borrow_mut().take() else { return };
+        let parts = client.borrow_mut().take();
+        if parts.is_none() {
+            // Only hyper's own end flushes what it still holds, such as the answer to a caller
+            // whose body nobody read.
+            let _flushed = timeout(FLUSH_DEADLINE, &mut connection).await;
+        }
         let left = connection.into_parts();
         let (replayed, writer) = left.io.into_inner().into_inner();
         let (unread, reader) = replayed.into_inner();
         let Ok(stream) = reader.reunite(writer) else { return };
+        let Some(parts) = parts else {
+            // An answer may be on its way to a caller that is still sending.
+            return say_no(stream, Vec::new()).await;
+        };
         let mut leftover = left.read_buf.to_vec();
         let position = usize::try_from(unread.position()).unwrap_or(usize::MAX);
         leftover.extend_from_slice(unread.get_ref().get(position..).unwrap_or_default());

@@ -3,10 +3,11 @@
 //! **Runs on**: the router. **Owns**: nothing. **Never**: does I/O, logs, or changes a byte of the
 //! payload, which passes through as it was published.
 //!
-//! What may travel where: on `notification:user:<user>` only type `user`, on
-//! `notification:channel:<name>` only type `channel`, each with a `target` that is the suffix. On
-//! `notification:broadcast` type `broadcast`, and also `users` and `channels`, which name several
-//! targets and so have no Redis channel of their own. Unknown fields are ignored, so that a publisher
+//! What may travel where: type `user` only on `notification:user:<user>` and `channel` only on
+//! `notification:channel:<name>`, each with a `target` that is the suffix; `broadcast` only on
+//! `notification:broadcast`. `users` and `channels` may travel there too, and on any
+//! `notification:user:…` or `notification:channel:…` respectively: they name several
+//! targets and so have no suffix to agree with. Unknown fields are ignored, so that a publisher
 //! may be newer than the gateway; a repeated field is a fault, since two readers could differ on it.
 
 use std::borrow::Cow;
@@ -223,6 +224,7 @@ fn target(redis_channel: &[u8], envelope: &Envelope<'_>) -> Result<RedisTarget, 
     let kind: Cow<'_, str> = read(envelope.kind, Rejected::BadType)?;
     let raw = envelope.target;
     let suffix = |prefix: &str| redis_channel.strip_prefix(prefix.as_bytes());
+    let on = |prefix: &str| suffix(prefix).is_some();
     let on_broadcast = redis_channel == BROADCAST.as_bytes();
     match kind.as_ref() {
         "user" => {
@@ -233,7 +235,9 @@ fn target(redis_channel: &[u8], envelope: &Envelope<'_>) -> Result<RedisTarget, 
             let suffix = suffix(CHANNEL_PREFIX).ok_or(Rejected::WrongTarget)?;
             one(raw, suffix, Rejected::BadChannel, is_channel_name).map(RedisTarget::Channel)
         }
-        "users" | "channels" | "broadcast" if !on_broadcast => Err(Rejected::WrongTarget),
+        "users" if !(on_broadcast || on(USER_PREFIX)) => Err(Rejected::WrongTarget),
+        "channels" if !(on_broadcast || on(CHANNEL_PREFIX)) => Err(Rejected::WrongTarget),
+        "broadcast" if !on_broadcast => Err(Rejected::WrongTarget),
         "users" => many(raw, USERS_MAX, Rejected::BadUser, is_visible_name).map(RedisTarget::Users),
         "channels" => many(raw, CHANNELS_MAX, Rejected::BadChannel, is_channel_name)
             .map(RedisTarget::Channels),

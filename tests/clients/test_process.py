@@ -332,7 +332,7 @@ async def test_development_mode_prints_a_block_that_can_be_pasted(start_gateway,
 
     block = await wait_until(printed, what="the development block")
     token = TOKEN.search(block).group()
-    command = re.search(r"curl (?:.*\\\n)*.*", block).group()
+    command = re.search(r"curl \S+/notifications/send (?:.*\\\n)*.*", block).group()
     async with WebSocket(gateway, token=token) as client:
         process = await asyncio.create_subprocess_exec(
             "bash", "-c", command, cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
