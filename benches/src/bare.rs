@@ -1,4 +1,5 @@
-//! The reference: the least a server can do. One loop holds plain sockets; each byte on the control
+//! The reference: the least a server can do. One loop greets each client with canned bytes, then
+//! only holds its socket; each byte on the control
 //! connection writes one prepared frame to each of them with one `send`, whatever else is waiting.
 //! Runs in a process of its own, so that its CPU time is counted like the gateway's.
 //!
@@ -15,6 +16,8 @@ use slab::Slab;
 use socket2::{Domain, Socket, Type};
 
 use crate::fault::{Context, Outcome, failed};
+use crate::frame::{self, Opcode};
+use crate::http::WS_ACCEPT;
 use crate::ledger::SEQ_DIGITS;
 
 const LISTENER: Token = Token(usize::MAX - 2);
@@ -36,6 +39,25 @@ struct Bare {
     /// Where the sequence number's digits are in `frame`.
     seq_at: usize,
     seq: u32,
+    /// What every client hears after its request, and after its subscription.
+    greeting: Vec<u8>,
+    subscribed: Vec<u8>,
+}
+
+fn canned_answers() -> (Vec<u8>, Vec<u8>) {
+    let mut greeting = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+         sec-websocket-accept: {WS_ACCEPT}\r\n\r\n"
+    )
+    .into_bytes();
+    frame::write_server(&mut greeting, Opcode::Text, br#"{"type":"connected"}"#);
+    let mut subscribed = Vec::new();
+    frame::write_server(
+        &mut subscribed,
+        Opcode::Text,
+        br#"{"type":"subscribed","payload":["bench"]}"#,
+    );
+    (greeting, subscribed)
 }
 
 /// Serves until the control connection closes. Says its port on standard output.
@@ -47,6 +69,7 @@ pub(crate) fn serve() -> Outcome<()> {
     let (frame, seq_at) = read_frame(&mut control)?;
     listener.set_nonblocking(true).context("cannot unblock the listener")?;
     control.set_nonblocking(true).context("cannot unblock the control connection")?;
+    let (greeting, subscribed) = canned_answers();
     let mut bare = Bare {
         poll: Poll::new().context("cannot create an epoll")?,
         listener: TcpListener::from_std(listener),
@@ -55,6 +78,8 @@ pub(crate) fn serve() -> Outcome<()> {
         frame,
         seq_at,
         seq: 0,
+        greeting,
+        subscribed,
     };
     bare.run()
 }
@@ -176,8 +201,18 @@ impl Bare {
                 Err(_) => break,
             }
         }
-        if readable && matches!(peer.stream.read(&mut [0u8; 16]), Ok(0)) {
-            self.peers.remove(at);
+        let mut bytes = [0u8; 2048];
+        while readable {
+            let Ok(count) = peer.stream.read(&mut bytes) else { return };
+            if count == 0 {
+                self.peers.remove(at);
+                return;
+            }
+            // The request head comes first, then the one subscription: both fit a segment.
+            let is_request = bytes.starts_with(b"GET ");
+            let answer = if is_request { &self.greeting } else { &self.subscribed };
+            // A new socket has room; if not, the generator will say what it misses.
+            let _sent = peer.stream.write(answer);
         }
     }
 }

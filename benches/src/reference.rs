@@ -61,9 +61,14 @@ impl Reference {
         self.child.pid()
     }
 
-    pub(crate) fn swarm(&self, common: &Common, stop: &Stop) -> Outcome<Swarm> {
-        let script =
-            Script { transport: Transport::Plain, channel: None, tokens: Tokens::new("unused") };
+    /// Subscribers that shake hands and subscribe as at the gateway: a connection's past decides
+    /// how the kernel acknowledges on it, which is a good part of what a send costs.
+    pub(crate) fn swarm(&self, common: &Common, channel: &str, stop: &Stop) -> Outcome<Swarm> {
+        let script = Script {
+            transport: Transport::Ws,
+            channel: Some(channel.to_owned()),
+            tokens: Tokens::new("unused"),
+        };
         Swarm::new(self.address, script, stop.clone(), common.patience())
     }
 

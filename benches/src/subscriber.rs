@@ -22,9 +22,6 @@ pub(crate) enum Transport {
     Ws,
     /// Server-sent events
     Sse,
-    /// No handshake: the bare server's sockets, with WebSocket frames on them.
-    #[value(skip)]
-    Plain,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -55,7 +52,6 @@ impl Script {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let token = self.tokens.issue(&format!("u{number}"), now);
         match self.transport {
-            Transport::Plain => Vec::new(),
             Transport::Ws => format!(
                 "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
                  Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
@@ -123,11 +119,7 @@ impl Subscriber {
     }
 
     /// The socket can be written to: the connection stands, or what was left over can go on.
-    pub(crate) fn on_writable(
-        &mut self,
-        script: &Script,
-        ledger: &mut Ledger,
-    ) -> Result<(), String> {
+    pub(crate) fn on_writable(&mut self, script: &Script) -> Result<(), String> {
         if self.stage == Stage::Connecting {
             if let Ok(Some(error)) | Err(error) = self.stream.take_error() {
                 return Err(format!("connecting: {error}"));
@@ -137,9 +129,6 @@ impl Subscriber {
             }
             self.out = script.request(self.number);
             self.stage = Stage::Upgrading;
-            if self.transport == Transport::Plain {
-                self.set_ready(ledger);
-            }
         }
         self.flush()
     }

@@ -266,7 +266,7 @@ impl World {
         let number = subscriber.number();
         let name = |why: String| format!("user u{number}: {why}");
         if event.is_writable() {
-            subscriber.on_writable(&self.script, &mut self.ledger).map_err(name)?;
+            subscriber.on_writable(&self.script).map_err(name)?;
         }
         if event.is_readable() {
             let open = subscriber
