@@ -175,13 +175,7 @@ fn users(field: &str, list: Vec<String>) -> Result<Vec<Arc<str>>, Refusal> {
 }
 
 fn channels(field: &str, list: Vec<String>) -> Result<Vec<Arc<str>>, Refusal> {
-    check_list(
-        field,
-        list,
-        names::CHANNELS_MAX,
-        |name| names::is_channel(name),
-        names::CHANNEL_RULE,
-    )
+    check_list(field, list, names::CHANNELS_MAX, names::is_channel, names::CHANNEL_RULE)
 }
 
 /// Checks a list of names and drops repetitions, keeping the order.

@@ -2,8 +2,6 @@
 //! Property: the highest layer wins, every fault is found in one go, and no secret gets out.
 //! Why it matters: this is the first thing an operator meets, often with a broken deployment.
 
-#![expect(clippy::indexing_slicing, reason = "a panic is how a test fails")]
-
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -4,8 +4,6 @@
 //! claims within their bounds; a refusal names its class and nothing else.
 //! Why it matters: this is the only thing between a stranger and another user's notifications.
 
-#![expect(clippy::indexing_slicing, reason = "a panic is how a test fails")]
-
 use std::time::Duration;
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};

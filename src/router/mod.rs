@@ -9,6 +9,7 @@
 pub mod fanout;
 pub mod interest;
 pub mod pending;
+pub mod thread;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -255,7 +256,8 @@ impl Router {
 
     /// Ends the shards' threads.
     pub async fn stop_shards(&self) {
-        for index in 0..self.0.borrow().shards.len() {
+        let count = self.0.borrow().shards.len();
+        for index in 0..count {
             // The lane may be full of adoptions; the shard is draining it.
             for _ in 0..100 {
                 let sent = match self.0.borrow().shards.get(index) {

@@ -3,6 +3,8 @@
 //!
 //! `echo --port N` (0 = any) prints `listening on ADDRESS` and runs until it is killed.
 
+#![expect(clippy::print_stderr, reason = "a test tool talks to whoever runs it")]
+
 use std::io::{Write, stdout};
 use std::net::SocketAddr;
 use std::process::ExitCode;
