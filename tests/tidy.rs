@@ -56,7 +56,8 @@ fn every_module_says_where_it_runs_what_it_owns_and_what_it_never_does() {
 #[test]
 fn the_state_is_pure_and_the_engine_shares_nothing() {
     for (path, text) in sources("shards/src/state") {
-        for banned in ["std::io", "std::net", "mio::", "tokio::", "Instant", "SystemTime", "async "] {
+        for banned in ["std::io", "std::net", "mio::", "tokio::", "Instant", "SystemTime", "async "]
+        {
             assert!(!shipped(&text).contains(banned), "{}: {banned} in the state", path.display());
         }
     }

@@ -32,6 +32,26 @@ pub struct Meter {
     pub violations: u64,
     /// Heartbeats sent.
     pub heartbeats: u64,
+    /// Letters put into queues.
+    pub queue_enqueued: u64,
+    /// Letters sent from queues.
+    pub queue_replayed: u64,
+    /// Letters whose time was over.
+    pub queue_expired: u64,
+    /// Letters that gave way to others, or were cleared.
+    pub queue_dropped: u64,
+    /// Letters sent that await an Ack, counted once each.
+    pub ack_tracked: u64,
+    /// Acks that settled a letter.
+    pub acked: u64,
+    /// Letters not acknowledged in time, each time.
+    pub ack_timeouts: u64,
+    /// Letters no longer awaited (`ack.unacked = "expire"`).
+    pub ack_expired: u64,
+    /// Letters given up after the last attempt.
+    pub dead_letters: u64,
+    /// Sum of the times from sending to Ack, in milliseconds.
+    pub ack_latency_ms_sum: u64,
     /// Turns of the loop.
     pub turns: u64,
     /// Write system calls on client sockets.
@@ -57,6 +77,12 @@ pub struct ShardSnapshot {
     pub outbox_bytes: usize,
     /// Bytes of unfinished client messages.
     pub unfinished_bytes: usize,
+    /// Letters waiting in queues.
+    pub queue_size: usize,
+    /// Users with letters waiting.
+    pub queue_users: usize,
+    /// Letters on their way.
+    pub ack_pending: usize,
     /// The core it is pinned to.
     pub core: Option<usize>,
 }

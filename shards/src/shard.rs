@@ -21,6 +21,15 @@ use crate::message::{Adoption, Answer, Control, Drain, Question, Report, Transpo
 use crate::state::timer::Wheel;
 use crate::state::{Farewell, Outgoing, State, Urgency};
 
+/// Who sent a message, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Speaker {
+    /// The connection.
+    pub key: ConnectionKey,
+    /// The time of the turn.
+    pub now: Tick,
+}
+
 /// What a client's data messages mean.
 ///
 /// The gateway's contract is [`Contract`]; the echo server that the conformance suite drives is
@@ -30,16 +39,10 @@ pub trait Conversation: Send + 'static {
     const GREETS: bool;
 
     /// A whole text message came.
-    fn text(&mut self, key: ConnectionKey, text: &str, state: &mut State, out: &mut impl Outgoing);
+    fn text(&mut self, from: Speaker, text: &str, state: &mut State, out: &mut impl Outgoing);
 
     /// A whole binary message came.
-    fn binary(
-        &mut self,
-        key: ConnectionKey,
-        bytes: &[u8],
-        state: &mut State,
-        out: &mut impl Outgoing,
-    );
+    fn binary(&mut self, from: Speaker, bytes: &[u8], state: &mut State, out: &mut impl Outgoing);
 }
 
 /// The gateway's client messages: JSON text, or binary with UTF-8 JSON.
@@ -49,21 +52,15 @@ pub struct Contract;
 impl Conversation for Contract {
     const GREETS: bool = true;
 
-    fn text(&mut self, key: ConnectionKey, text: &str, state: &mut State, out: &mut impl Outgoing) {
-        state.handle_message(key, dialect::parse(text), out);
+    fn text(&mut self, from: Speaker, text: &str, state: &mut State, out: &mut impl Outgoing) {
+        state.handle_message(from.key, dialect::parse(text), from.now, out);
     }
 
-    fn binary(
-        &mut self,
-        key: ConnectionKey,
-        bytes: &[u8],
-        state: &mut State,
-        out: &mut impl Outgoing,
-    ) {
+    fn binary(&mut self, from: Speaker, bytes: &[u8], state: &mut State, out: &mut impl Outgoing) {
         let message = std::str::from_utf8(bytes)
             .map_err(|_invalid| "a binary message must be JSON in UTF-8".to_owned())
             .and_then(dialect::parse);
-        state.handle_message(key, message, out);
+        state.handle_message(from.key, message, from.now, out);
     }
 }
 
@@ -74,14 +71,14 @@ pub struct Echo;
 impl Conversation for Echo {
     const GREETS: bool = false;
 
-    fn text(&mut self, key: ConnectionKey, text: &str, _: &mut State, out: &mut impl Outgoing) {
+    fn text(&mut self, from: Speaker, text: &str, _: &mut State, out: &mut impl Outgoing) {
         let opcode = OpCode::Data(Data::Text);
-        out.offer(key, &Frame::websocket(opcode, text.as_bytes()), Urgency::Prompt);
+        out.offer(from.key, &Frame::websocket(opcode, text.as_bytes()), Urgency::Prompt);
     }
 
-    fn binary(&mut self, key: ConnectionKey, bytes: &[u8], _: &mut State, out: &mut impl Outgoing) {
+    fn binary(&mut self, from: Speaker, bytes: &[u8], _: &mut State, out: &mut impl Outgoing) {
         let opcode = OpCode::Data(Data::Binary);
-        out.offer(key, &Frame::websocket(opcode, bytes), Urgency::Prompt);
+        out.offer(from.key, &Frame::websocket(opcode, bytes), Urgency::Prompt);
     }
 }
 
@@ -160,24 +157,31 @@ impl Shard {
                 other => self.handle_control(other, conversation, now),
             }
         }
-        self.take_deliveries();
+        self.take_deliveries(now);
         for _ in 0..READS_PER_TURN {
             let Some(key) = self.connections.next_readable() else { break };
             self.handle_readable(key, conversation, now);
         }
         self.fire_timers(now);
         self.send_some_away(now);
+        while let Some(key) = self.connections.next_drained() {
+            self.state.handle_room(key);
+        }
+        let more_letters = self.state.handle_deadlines(now, &mut self.connections)
+            | self.state.poll_replays(now, &mut self.connections);
         if !self.hand_over_reports() {
             return Ok(Flow::Held);
         }
         self.connections.flush_touched();
         self.bury(now);
-        let busy = more_events || self.connections.has_work() || !self.inbox.is_empty();
+        let busy =
+            more_events || more_letters || self.connections.has_work() || !self.inbox.is_empty();
         if busy || !self.hand_over_reports() || self.draining.as_ref().is_some_and(Leaving::is_busy)
         {
             return Ok(Flow::Again);
         }
-        Ok(Flow::Idle(self.wheel.next()))
+        let (timer, deadline) = (self.wheel.next(), self.state.next_deadline());
+        Ok(Flow::Idle(timer.into_iter().chain(deadline).min()))
     }
 
     /// Gives the router every report there is; false if its lane is full.
@@ -204,7 +208,7 @@ impl Shard {
         match control {
             Control::Adopt(adoption) => self.adopt(*adoption, talk, now),
             Control::Ask { ticket, question } => {
-                let answer = self.answer(&question);
+                let answer = self.answer(&question, now);
                 self.state.push_report(Report::Answered { ticket, answer });
             }
             Control::Drain(order) => {
@@ -218,14 +222,13 @@ impl Shard {
         }
     }
 
-    fn answer(&self, question: &Question) -> Answer {
-        let mut answer = self.state.handle_question(question);
+    fn answer(&mut self, question: &Question, now: Tick) -> Answer {
+        let mut answer = self.state.handle_question(question, now, &mut self.connections);
         if let Answer::Snapshot(snapshot) = &mut answer {
             snapshot.outbox_bytes = self.connections.outbox_bytes();
             snapshot.unfinished_bytes = self.connections.unfinished_bytes;
             snapshot.core = self.core;
             snapshot.meter.writes = self.connections.writes();
-            snapshot.meter.frames_discarded = self.connections.discarded;
         }
         answer
     }
@@ -235,7 +238,7 @@ impl Shard {
         let member = adoption.member;
         let key = match self.connections.adopt(adoption.stream, transport) {
             Ok(key) if self.draining.is_none() => key,
-            Ok(key) => return self.part_with(key),
+            Ok(key) => return self.part_with(key, now),
             Err(error) => {
                 tracing::warn!(%error, "a client socket could not be registered");
                 return self.state.push_report(Report::Closed { transport });
@@ -265,14 +268,14 @@ impl Shard {
     }
 
     /// Takes deliveries until the turn's budget of messages or frames is used.
-    fn take_deliveries(&mut self) {
+    fn take_deliveries(&mut self, now: Tick) {
         let mut frames = 0;
         for _ in 0..DELIVERIES_PER_TURN {
             if frames >= FRAMES_PER_TURN {
                 return;
             }
             let Some(delivery) = self.inbox.next_delivery() else { return };
-            frames += self.state.handle_delivery(delivery, &mut self.connections) as usize;
+            frames += self.state.handle_delivery(delivery, now, &mut self.connections) as usize;
         }
     }
 
@@ -280,7 +283,7 @@ impl Shard {
         let mut buffer = std::mem::take(&mut self.buffer);
         match self.connections.read(key, &mut buffer) {
             Received::Nothing => {}
-            Received::End => self.part_with(key),
+            Received::End => self.part_with(key, now),
             Received::Bytes(count) => {
                 let listens = self.connections.transport(key) == Some(Transport::WebSocket)
                     && self.connections.is_open(key);
@@ -305,13 +308,14 @@ impl Shard {
         }
         let mut unfinished = self.connections.take_unfinished(key);
         let (state, connections) = (&mut self.state, &mut self.connections);
+        let from = Speaker { key, now };
         let mut heard = false;
         let result =
             websocket::decode(bytes, &mut unfinished, self.limits.message_bytes_max, |event| {
                 heard = true;
                 match event {
-                    Event::Text(text) => talk.text(key, text, state, connections),
-                    Event::Binary(bytes) => talk.binary(key, bytes, state, connections),
+                    Event::Text(text) => talk.text(from, text, state, connections),
+                    Event::Binary(bytes) => talk.binary(from, bytes, state, connections),
                     Event::Ping(payload) => {
                         let pong = Frame::raw(websocket::pong_frame(payload));
                         if !connections.offer(key, &pong, Urgency::Prompt) {
@@ -320,8 +324,10 @@ impl Shard {
                     }
                     Event::Pong => {}
                     Event::Close(code) => {
-                        state.handle_disconnect(key);
-                        connections.finish(key, Some(websocket::close_frame(code, "")), true);
+                        let last = websocket::close_frame(code, "");
+                        let flush = !state.keeps_letters();
+                        let unsent = connections.finish(key, Some(last), flush);
+                        state.handle_disconnect(key, unsent, now);
                     }
                 }
                 connections.is_open(key)
@@ -350,7 +356,7 @@ impl Shard {
             }
             if !self.connections.is_open(key) {
                 // It had its time to say goodbye.
-                self.part_with(key);
+                self.part_with(key, now);
             } else if self.is_stalled(key, now) {
                 self.state.dismiss_slow(key, &mut self.connections);
             } else if let Some(next) = self.state.handle_timer(key, now, &mut self.connections) {
@@ -380,7 +386,7 @@ impl Shard {
         }
         if now >= leaving.until {
             for key in self.connections.keys() {
-                self.part_with(key);
+                self.part_with(key, now);
             }
         }
         if !leaving.reported && self.connections.len() == 0 {
@@ -391,9 +397,9 @@ impl Shard {
     }
 
     /// Forgets a connection and closes its socket.
-    fn part_with(&mut self, key: ConnectionKey) {
-        self.state.handle_disconnect(key);
-        if let Some(transport) = self.connections.remove(key) {
+    fn part_with(&mut self, key: ConnectionKey, now: Tick) {
+        if let Some((transport, unsent)) = self.connections.remove(key) {
+            self.state.handle_disconnect(key, unsent, now);
             self.state.push_report(Report::Closed { transport });
         }
     }
@@ -401,7 +407,7 @@ impl Shard {
     /// Closes broken sockets and gives those that are closing their deadline.
     fn bury(&mut self, now: Tick) {
         while let Some(key) = self.connections.next_broken() {
-            self.part_with(key);
+            self.part_with(key, now);
         }
         while let Some(key) = self.connections.next_closing() {
             self.arm(key, now.after(LINGER));

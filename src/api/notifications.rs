@@ -265,7 +265,7 @@ impl<'a> Answer<'a> {
             notification_id: id,
             delivered_to: total.delivered,
             failed: total.failed,
-            queued: false,
+            queued: total.queued > 0,
             timestamp,
             results: None,
             channel: None,
@@ -282,7 +282,7 @@ impl<'a> Answer<'a> {
                 let result = |tally: &Tally| UserResult {
                     delivered: tally.delivered,
                     connections: tally.delivered + tally.failed,
-                    queued: false,
+                    queued: tally.queued > 0,
                 };
                 self.results = Some(Named(pairs.map(|(name, t)| (name, result(t))).collect()));
             }

@@ -16,8 +16,35 @@ pub(super) struct Stats {
     users: Users,
     channels: Channels,
     messages: Messages,
+    queue: Queue,
+    ack: Ack,
     redis: Redis,
     shards: Vec<Shard>,
+}
+
+#[derive(Serialize)]
+struct Queue {
+    enabled: bool,
+    backend: &'static str,
+    size: usize,
+    users: usize,
+    enqueued: u64,
+    replayed: u64,
+    expired: u64,
+    dropped: u64,
+}
+
+#[derive(Serialize)]
+struct Ack {
+    enabled: bool,
+    total_tracked: u64,
+    total_acked: u64,
+    total_expired: u64,
+    total_timeouts: u64,
+    dead_letters: u64,
+    pending_count: usize,
+    ack_rate: f64,
+    avg_latency_ms: f64,
 }
 
 #[derive(Serialize)]
@@ -81,6 +108,8 @@ struct Shard {
     inbox_depth: usize,
     outbox_bytes: usize,
     unfinished_bytes: usize,
+    queue_size: usize,
+    ack_pending: usize,
     delivered: u64,
     failed: u64,
     turns: u64,
@@ -102,6 +131,7 @@ pub(super) async fn report(api: &Api) -> Result<Stats, Refusal> {
     let count = |of: fn(&ShardSnapshot) -> usize| snapshots.iter().map(of).sum();
     let websocket: usize = count(|s| s.websocket_connections);
     let sse: usize = count(|s| s.sse_connections);
+    let (tracked, acked): (u64, u64) = (sum(|s| s.meter.ack_tracked), sum(|s| s.meter.acked));
     let depths = overview.inbox_depths.iter();
     Ok(Stats {
         uptime_seconds: overview.uptime.as_secs(),
@@ -133,9 +163,36 @@ pub(super) async fn report(api: &Api) -> Result<Stats, Refusal> {
             received_refused: sum(|s| s.meter.messages_refused),
             heartbeats: sum(|s| s.meter.heartbeats),
         },
+        queue: Queue {
+            enabled: api.letters.queue,
+            backend: "memory",
+            size: count(|s| s.queue_size),
+            users: count(|s| s.queue_users),
+            enqueued: sum(|s| s.meter.queue_enqueued),
+            replayed: sum(|s| s.meter.queue_replayed),
+            expired: sum(|s| s.meter.queue_expired),
+            dropped: sum(|s| s.meter.queue_dropped),
+        },
+        ack: Ack {
+            enabled: api.letters.ack,
+            total_tracked: tracked,
+            total_acked: acked,
+            total_expired: sum(|s| s.meter.ack_expired),
+            total_timeouts: sum(|s| s.meter.ack_timeouts),
+            dead_letters: sum(|s| s.meter.dead_letters),
+            pending_count: count(|s| s.ack_pending),
+            ack_rate: ratio(acked, tracked),
+            avg_latency_ms: ratio(sum(|s| s.meter.ack_latency_ms_sum), acked),
+        },
         redis: redis(api),
         shards: snapshots.iter().zip(depths).enumerate().map(Shard::from).collect(),
     })
+}
+
+/// `part / whole`, 0 of nothing.
+#[expect(clippy::cast_precision_loss, reason = "a figure to be looked at")]
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
 impl From<(usize, (&ShardSnapshot, &usize))> for Shard {
@@ -150,6 +207,8 @@ impl From<(usize, (&ShardSnapshot, &usize))> for Shard {
             inbox_depth: *inbox_depth,
             outbox_bytes: snapshot.outbox_bytes,
             unfinished_bytes: snapshot.unfinished_bytes,
+            queue_size: snapshot.queue_size,
+            ack_pending: snapshot.ack_pending,
             delivered: snapshot.meter.frames_delivered,
             failed: snapshot.meter.frames_failed,
             turns: snapshot.meter.turns,

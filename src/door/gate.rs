@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use ara_shards::codec::dialect::parse_id;
 use ara_shards::id::NotificationId;
 use ara_shards::message::{Listens, Member, Transport};
 use ara_shards::placement::Placement;
@@ -26,6 +27,8 @@ pub const DEFAULT_TENANT: &str = "default";
 /// The subprotocol that carries a token in a browser's handshake.
 const SUBPROTOCOL: &str = "ara.v1";
 const BEARER_PROTOCOL: &str = "bearer.";
+/// What an SSE client says it saw last when it comes back (WHATWG HTML, section 9.2.4).
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// The reconnection time an SSE client starts with, in milliseconds.
 const SSE_RETRY_MS: u32 = 3000;
 
@@ -99,13 +102,30 @@ impl Gate {
             Transport::WebSocket => Listens::Nothing,
             Transport::Sse => listens(parts.uri.query())?,
         };
+        let mut member = self.member(identity, listens);
+        let settled = query_value(parts.uri.query(), "settled");
+        member.hears_settled = settled.is_some_and(|value| value == "true");
+        member.seen = text_of(&parts.headers, &LAST_EVENT_ID).and_then(parse_id);
         Ok(Pass {
             transport,
-            member: self.member(identity, listens),
+            member,
             greeting,
             connection_id: NotificationId(*Uuid::new_v4().as_bytes()),
             cors_origin,
         })
+    }
+
+    /// The user a client's token speaks for, on a request of its own.
+    ///
+    /// # Errors
+    ///
+    /// There is no valid token.
+    pub fn user(&self, parts: &Parts) -> Result<Member, Refusal> {
+        let token = Token::find(parts, Transport::Sse);
+        let verified = token.ok_or(TokenError::Missing).and_then(|t| self.verifier.verify(&t.text));
+        let identity =
+            verified.map_err(|error| Refusal::new(Code::Unauthorized, error.to_string()))?;
+        Ok(self.member(identity, Listens::Nothing))
     }
 
     /// The origin to allow in CORS headers: the request's own, where it is allowed.
@@ -138,6 +158,8 @@ impl Gate {
             roles: identity.roles,
             grants: identity.channels,
             listens,
+            hears_settled: false,
+            seen: None,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! another has no room for; encodes a second time for another recipient.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ara_shards::id::NotificationId;
 use ara_shards::message::{Delivery, Recipient, Recipients, Tally};
@@ -108,8 +108,9 @@ impl State {
         let encode = |channel: Option<&str>| {
             let event = &trigger.event;
             let json = event.to_json(id, occurred_at, channel);
-            let audience = event.audience.clone().map(Box::new);
-            Arc::new(Notification::encode(id, event.priority, audience, &json, self.readers()))
+            let audience = event.audience.clone().map(Arc::new);
+            let encoded = Notification::encode(id, event.priority, audience, &json, self.readers());
+            Arc::new(encoded.lasting(event.ttl.map(Duration::from_secs)))
         };
         match &trigger.target {
             Target::Users(users) => self.user_shares(&trigger.tenant, users, &encode(None)),

@@ -75,6 +75,7 @@ struct State {
     counters: Counters,
     admitted: Admitted,
     connections_max: usize,
+    keeps_letters: bool,
     refusal: Arc<[u8]>,
     /// Shards that have said goodbye to all their clients.
     drained: usize,
@@ -105,9 +106,15 @@ impl Admitted {
 }
 
 impl Router {
-    /// A router over these shards that admits `connections_max` clients.
+    /// A router over these shards that admits `connections_max` clients. `keeps_letters`: the
+    /// shards queue notifications or await their Acks.
     #[must_use]
-    pub fn new(shards: Vec<ShardLink>, placement: Placement, connections_max: usize) -> Self {
+    pub fn new(
+        shards: Vec<ShardLink>,
+        placement: Placement,
+        connections_max: usize,
+        keeps_letters: bool,
+    ) -> Self {
         let full = Refusal::new(
             Code::ConnectionLimit,
             "this user has as many connections as it may have; close another first",
@@ -122,6 +129,7 @@ impl Router {
             counters: Counters::default(),
             admitted: Admitted::default(),
             connections_max,
+            keeps_letters,
             refusal: full.response(None).into(),
             drained: 0,
             all_drained: Rc::new(Notify::new()),
@@ -319,9 +327,12 @@ impl State {
         }
     }
 
-    /// The transports a notification must be encoded for.
+    /// The transports a notification must be encoded for. A letter is kept as its WebSocket frame.
     const fn readers(&self) -> Readers {
-        Readers { websocket: self.admitted.websocket > 0, sse: self.admitted.sse > 0 }
+        Readers {
+            websocket: self.keeps_letters || self.admitted.websocket > 0,
+            sse: self.admitted.sse > 0,
+        }
     }
 
     fn ask(

@@ -92,10 +92,10 @@ pub fn spawn(parts: Parts) -> io::Result<JoinHandle<()>> {
 /// The router's thread: reports and arrivals, the API, Redis, until told to stop.
 async fn route(parts: Parts) -> io::Result<()> {
     let Parts { settings, links, gate, capacity, arrivals, closing, mut stop, .. } = parts;
-    let router = Router::new(links, gate.placement.clone(), capacity.clients);
+    let keeps_letters = settings.limits.queue.is_some() || settings.limits.ack.is_some();
+    let router = Router::new(links, gate.placement.clone(), capacity.clients, keeps_letters);
     let status = Rc::new(RedisStatus::new());
-    let api =
-        Rc::new(Api::new(router.clone(), Arc::clone(&gate), &settings.api.key, Rc::clone(&status)));
+    let api = Rc::new(Api::new(router.clone(), Arc::clone(&gate), &settings, Rc::clone(&status)));
     let server = Server::new(api, capacity.callers, closing.subscribe());
     if let Some(listener) = parts.api_listener {
         let listener = tokio::net::TcpListener::from_std(listener)?;

@@ -94,6 +94,8 @@ async fn greet(mut stream: TcpStream) -> Option<Adoption> {
         roles: Box::default(),
         grants: None,
         listens: Listens::Nothing,
+        hears_settled: false,
+        seen: None,
     };
     Some(Adoption {
         stream: stream.into_std().ok()?,

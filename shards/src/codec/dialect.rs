@@ -99,6 +99,16 @@ pub enum ServerMessage<'a> {
         /// What was wrong and what to do.
         message: &'a str,
     },
+    /// An Ack has settled its notification.
+    Acked {
+        /// Which.
+        notification_id: String,
+    },
+    /// Another connection of the user has settled a notification.
+    Settled {
+        /// Which.
+        notification_id: String,
+    },
     /// The gateway is going away.
     Shutdown {
         /// Why.
@@ -125,6 +135,22 @@ impl ServerMessage<'_> {
             _ => "message",
         }
     }
+}
+
+/// A notification's JSON as it is sent again: marked `replayed`, or with its `attempt` from the
+/// second on. Both go to the end of the object; the rest keeps its bytes.
+#[must_use]
+pub fn repeated(json: &[u8], replayed: bool, attempt: u8) -> Vec<u8> {
+    let mut copy = Vec::with_capacity(json.len() + 32);
+    copy.extend_from_slice(json.strip_suffix(b"}").unwrap_or(json));
+    if replayed {
+        copy.extend_from_slice(b",\"replayed\":true");
+    }
+    if attempt > 1 {
+        copy.extend_from_slice(format!(",\"attempt\":{attempt}").as_bytes());
+    }
+    copy.push(b'}');
+    copy
 }
 
 /// Parses a UUID in hyphenated form; `None` for anything else.

@@ -18,6 +18,18 @@ pub fn text_frame(payload: &[u8]) -> Box<[u8]> {
     frame(OpCode::Data(Data::Text), payload)
 }
 
+/// The payload of a frame made by [`text_frame`].
+#[must_use]
+pub fn payload_of(frame: &[u8]) -> &[u8] {
+    // The length field's first byte says how many more there are (RFC 6455 section 5.2).
+    let header = match frame.get(1) {
+        Some(126) => 4,
+        Some(127) => 10,
+        _ => 2,
+    };
+    frame.get(header..).unwrap_or_default()
+}
+
 /// A complete unmasked frame of any kind.
 pub(crate) fn frame(opcode: OpCode, payload: &[u8]) -> Box<[u8]> {
     let header = FrameHeader { opcode, ..FrameHeader::default() };

@@ -63,6 +63,8 @@ struct Flags {
     blocked: bool,
     /// The client has shut its side: read until the end.
     peer_done: bool,
+    /// Somebody waits for its outbox to be empty.
+    watched: bool,
 }
 
 /// What one read gave.
@@ -93,8 +95,8 @@ pub(crate) struct Connections {
     closing: Vec<ConnectionKey>,
     /// Bytes in `unfinished`, over all connections.
     pub(crate) unfinished_bytes: usize,
-    /// Notifications taken but not written when their connection closed.
-    pub(crate) discarded: u64,
+    /// Watched connections whose outbox is empty again.
+    drained: Vec<ConnectionKey>,
     now: Tick,
 }
 
@@ -112,7 +114,7 @@ impl Connections {
             broken: Vec::new(),
             closing: Vec::new(),
             unfinished_bytes: 0,
-            discarded: 0,
+            drained: Vec::new(),
             now: Tick::default(),
         }
     }
@@ -139,7 +141,8 @@ impl Connections {
             && self.prompt.is_empty()
             && self.fan_out.is_empty()
             && self.broken.is_empty()
-            && self.closing.is_empty())
+            && self.closing.is_empty()
+            && self.drained.is_empty())
     }
 
     /// Registers a socket. On failure the socket is closed.
@@ -261,14 +264,21 @@ impl Connections {
     }
 
     /// Begins to close with these last bytes. A second call changes nothing.
-    pub(crate) fn finish(&mut self, key: ConnectionKey, last: Option<Box<[u8]>>, flush: bool) {
-        let Some(connection) = self.slots.get_mut(key.index()) else { return };
+    /// Without `flush`, notifications that are not written are given back.
+    pub(crate) fn finish(
+        &mut self,
+        key: ConnectionKey,
+        last: Option<Box<[u8]>>,
+        flush: bool,
+    ) -> Vec<Rc<Frame>> {
+        let mut unsent = Vec::new();
+        let Some(connection) = self.slots.get_mut(key.index()) else { return unsent };
         if connection.phase != Phase::Open {
-            return;
+            return unsent;
         }
         connection.phase = Phase::Flushing;
         if !flush {
-            self.discarded += self.pool.discard(&mut connection.outbox, connection.transport);
+            self.pool.discard(&mut connection.outbox, connection.transport, &mut unsent);
         }
         self.unfinished_bytes -= connection.unfinished.take().map_or(0, |rest| rest.bytes());
         self.closing.push(key);
@@ -280,6 +290,7 @@ impl Connections {
             connection.flags.touched = true;
             self.prompt.push_back(key);
         }
+        unsent
     }
 
     /// Writes the connections touched in this turn, each once: all replies, a slice of fan-outs.
@@ -304,6 +315,10 @@ impl Connections {
         match self.pool.write(outbox, *transport, stream) {
             Ok(Written::All) => {
                 connection.moved_at = self.now;
+                if connection.flags.watched {
+                    connection.flags.watched = false;
+                    self.drained.push(key);
+                }
                 if connection.phase == Phase::Flushing {
                     connection.phase = Phase::Parting;
                     // Its failure means the client has gone first.
@@ -346,14 +361,21 @@ impl Connections {
         self.slots.get(key.index()).is_some_and(|connection| connection.timer_at == at)
     }
 
-    /// Closes the socket and frees the key. False if it was free.
-    pub(crate) fn remove(&mut self, key: ConnectionKey) -> Option<Transport> {
+    /// Closes the socket and frees the key; notifications it had not written are given back.
+    /// `None` if it was free.
+    pub(crate) fn remove(&mut self, key: ConnectionKey) -> Option<(Transport, Vec<Rc<Frame>>)> {
         let mut connection = self.slots.try_remove(key.index())?;
-        self.discarded += self.pool.clear(&mut connection.outbox);
+        let mut unsent = Vec::new();
+        self.pool.clear(&mut connection.outbox, &mut unsent);
         self.unfinished_bytes -= connection.unfinished.take().map_or(0, |rest| rest.bytes());
         // The kernel forgets a closed socket by itself; an error here has no consequence.
         let _closed = self.poll.registry().deregister(&mut connection.stream);
-        Some(connection.transport)
+        Some((connection.transport, unsent))
+    }
+
+    /// The next connection whose outbox was watched and has room again.
+    pub(crate) fn next_drained(&mut self) -> Option<ConnectionKey> {
+        self.drained.pop()
     }
 
     /// All keys in use.
@@ -390,13 +412,24 @@ impl Outgoing for Connections {
         true
     }
 
-    fn close(&mut self, key: ConnectionKey, farewell: Farewell) {
+    fn backlog_bytes(&self, key: ConnectionKey) -> Option<usize> {
+        let connection = self.slots.get(key.index())?;
+        (connection.phase == Phase::Open).then(|| connection.outbox.bytes())
+    }
+
+    fn watch(&mut self, key: ConnectionKey) {
+        if let Some(connection) = self.slots.get_mut(key.index()) {
+            connection.flags.watched = true;
+        }
+    }
+
+    fn close(&mut self, key: ConnectionKey, farewell: Farewell) -> Vec<Rc<Frame>> {
         let last = match self.transport(key) {
             Some(Transport::WebSocket) => {
                 Some(websocket::close_frame(Some(farewell.code), farewell.reason))
             }
             _ => None,
         };
-        self.finish(key, last, farewell.flush);
+        self.finish(key, last, farewell.flush)
     }
 }

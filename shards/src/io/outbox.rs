@@ -125,30 +125,38 @@ impl Pool {
         frame
     }
 
-    /// Drops everything unwritten but the rest of a frame that is partly out, whose end the
-    /// client needs to understand what follows. Returns how many notifications were dropped.
-    pub(super) fn discard(&mut self, outbox: &mut Outbox, transport: Transport) -> u64 {
+    /// Takes everything unwritten out but the rest of a frame that is partly out, whose end the
+    /// client needs to understand what follows. Notifications go to `unsent`, that one too.
+    pub(super) fn discard(
+        &mut self,
+        outbox: &mut Outbox,
+        transport: Transport,
+        unsent: &mut Vec<Rc<Frame>>,
+    ) {
         let written = outbox.written;
         let begun = if written > 0 { self.pop(outbox) } else { None };
-        let dropped = self.clear(outbox);
+        if let Some(frame) = begun.as_ref().filter(|frame| frame.is_notification()) {
+            // Its rest may never arrive: the client would rather have it twice than not at all.
+            unsent.push(Rc::clone(frame));
+        }
+        self.clear(outbox, unsent);
         if let Some(frame) = begun {
             self.push(outbox, &frame, transport);
             outbox.written = written;
             outbox.bytes -= written;
             self.bytes -= written as usize;
         }
-        dropped
     }
 
-    /// Releases everything of a connection that is gone; returns the notifications lost with it.
-    pub(super) fn clear(&mut self, outbox: &mut Outbox) -> u64 {
+    /// Releases everything of a connection; notifications not wholly written go to `unsent`.
+    pub(super) fn clear(&mut self, outbox: &mut Outbox, unsent: &mut Vec<Rc<Frame>>) {
         self.bytes -= outbox.bytes();
-        let mut dropped = 0;
         while let Some(frame) = self.pop(outbox) {
-            dropped += u64::from(matches!(*frame, Frame::Notification(_)));
+            if frame.is_notification() {
+                unsent.push(frame);
+            }
         }
         *outbox = Outbox::default();
-        dropped
     }
 
     /// Writes until nothing waits or the socket is full. An error means the connection is broken.
@@ -286,7 +294,7 @@ mod tests {
             let takes = if cut == 0 { vec![] } else { vec![cut] };
             let mut socket = Script { takes, got: Vec::new() };
             pool.write(&mut outbox, Transport::WebSocket, &mut socket).unwrap();
-            pool.discard(&mut outbox, Transport::WebSocket);
+            pool.discard(&mut outbox, Transport::WebSocket, &mut Vec::new());
             let mut rest = Script { takes: vec![usize::MAX; 10], got: Vec::new() };
             pool.write(&mut outbox, Transport::WebSocket, &mut rest).unwrap();
             prop_assert_eq!(pool.bytes, 0);

@@ -10,25 +10,27 @@ use super::directory::Directory;
 use super::session::Session;
 use super::{Outgoing, State, Urgency};
 use crate::frame::Frame;
-use crate::id::ConnectionKey;
+use crate::id::{ConnectionKey, Tick};
 use crate::limits::PROMPT_RECIPIENTS_MAX;
-use crate::message::{Delivery, Recipients, Report, Tally};
+use crate::message::{Delivery, Recipient, Recipients, Report, Tally};
 use crate::notification::{Audience, Notification};
 
 impl State {
     /// Applies one delivery, reports what became of it, and sends slow consumers away. Returns
     /// how many frames were put into outboxes.
-    pub fn handle_delivery(&mut self, delivery: Delivery, out: &mut impl Outgoing) -> u32 {
+    pub fn handle_delivery(
+        &mut self,
+        delivery: Delivery,
+        now: Tick,
+        out: &mut impl Outgoing,
+    ) -> u32 {
+        self.now = now;
+        let mut parts = Vec::new();
         let mut refused = std::mem::take(&mut self.refused);
         let mut fan = Fan { directory: &self.directory, out, refused: &mut refused };
-        let mut parts = Vec::new();
         let total = match delivery.audience {
             Recipients::Users { notification, users } => {
-                let frame = Rc::new(Frame::Notification(notification));
-                parts.extend(users.iter().map(|user| {
-                    let keys = self.directory.connections(&user.tenant, &user.user, user.hash);
-                    fan.offer_all(keys, &frame, urgency_for(users.len()))
-                }));
+                self.deliver_to_users(&notification, &users, &mut refused, &mut parts, out);
                 sum(&parts)
             }
             Recipients::Everyone { tenant, notification } => {
@@ -56,6 +58,48 @@ impl State {
         }
         self.refused = refused;
         total.delivered
+    }
+}
+
+impl State {
+    fn deliver_to_users(
+        &mut self,
+        notification: &Arc<Notification>,
+        users: &[Recipient],
+        refused: &mut Vec<ConnectionKey>,
+        parts: &mut Vec<Tally>,
+        out: &mut impl Outgoing,
+    ) {
+        self.sequence += 1;
+        let frame = Rc::new(Frame::Personal(Arc::clone(notification), self.sequence));
+        for user in users {
+            let mut tally = Tally::default();
+            if !self.must_wait(user) {
+                let keys = self.directory.connections(&user.tenant, &user.user, user.hash);
+                let mut fan = Fan { directory: &self.directory, out, refused };
+                tally = fan.offer_all(keys, &frame, urgency_for(users.len()));
+            }
+            parts.push(self.post(user, notification, self.sequence, tally, self.now));
+        }
+    }
+
+    /// Whether a connection is among an audience.
+    pub(super) fn is_meant(&self, key: ConnectionKey, audience: Option<&Audience>) -> bool {
+        let Some(session) = self.directory.session(key) else { return false };
+        audience.is_none_or(|audience| is_meant(&self.directory, session, audience))
+    }
+}
+
+fn is_meant(directory: &Directory, session: &Session, audience: &Audience) -> bool {
+    match audience {
+        Audience::Roles(roles) => session.has_role(roles),
+        Audience::Users(users) => {
+            let name = directory.user_name(session);
+            users.iter().any(|user| &**user == name)
+        }
+        Audience::Channels(channels) => {
+            channels.iter().any(|channel| directory.hears(session, channel))
+        }
     }
 }
 
@@ -132,11 +176,11 @@ impl<O: Outgoing> Fan<'_, O> {
         tally: &mut Tally,
     ) {
         let Some(session) = self.directory.session(key) else { return };
-        if let Frame::Notification(notification) = &**frame {
+        if let Frame::Notification(notification) | Frame::Personal(notification, _) = &**frame {
             let meant = notification
                 .audience
                 .as_deref()
-                .is_none_or(|audience| self.is_meant(session, audience));
+                .is_none_or(|audience| is_meant(self.directory, session, audience));
             // No encoding for its transport: it was admitted after the trigger, so not a recipient.
             if !meant || notification.bytes(session.transport).is_empty() {
                 return;
@@ -147,19 +191,6 @@ impl<O: Outgoing> Fan<'_, O> {
         } else {
             tally.failed += 1;
             self.refused.push(key);
-        }
-    }
-
-    fn is_meant(&self, session: &Session, audience: &Audience) -> bool {
-        match audience {
-            Audience::Roles(roles) => session.has_role(roles),
-            Audience::Users(users) => {
-                let name = self.directory.user_name(session);
-                users.iter().any(|user| &**user == name)
-            }
-            Audience::Channels(channels) => {
-                channels.iter().any(|channel| self.directory.hears(session, channel))
-            }
         }
     }
 }

@@ -21,6 +21,8 @@ pub struct Session {
     pub beat_at: Tick,
     /// Its channels, in the order subscribed.
     pub subscriptions: SmallVec<[Subscription; 2]>,
+    /// Whether it is told what the user's other connections have settled.
+    pub hears_settled: bool,
     /// Where the directory keeps it.
     pub(super) home: Home,
 }
@@ -66,7 +68,15 @@ impl Session {
         beat_at: Tick,
     ) -> Self {
         let home = Home::default();
-        Self { transport, grants, heard_at, beat_at, subscriptions: SmallVec::new(), home }
+        Self {
+            transport,
+            grants,
+            heard_at,
+            beat_at,
+            subscriptions: SmallVec::new(),
+            hears_settled: false,
+            home,
+        }
     }
 
     /// Whether the token allows this channel: by name, or by a `prefix.*` pattern.
