@@ -104,7 +104,12 @@ pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure>
             limits: settings.limits.clone(),
             epoch,
         };
-        let door = Door { listener, gate: Arc::clone(&gate), hallway: hallway.clone() };
+        let door = Door {
+            listener,
+            gate: Arc::clone(&gate),
+            hallway: hallway.clone(),
+            newcomers_max: capacity.newcomers_per_door,
+        };
         let (link, thread) = spawn_shard(seat, &bell, door, &news).map_err(no_thread)?;
         links.push(link);
         shards.push(thread);
@@ -131,6 +136,7 @@ struct Door {
     listener: std::net::TcpListener,
     gate: Arc<Gate>,
     hallway: Hallway,
+    newcomers_max: usize,
 }
 
 fn spawn_shard(
@@ -143,7 +149,8 @@ fn spawn_shard(
     let (link, shard) = worker::prepare(seat, Arc::clone(bell))?;
     let open_door = move || {
         spawn_local(async move {
-            if let Err(error) = listen::serve(door.listener, door.gate, door.hallway).await {
+            let Door { listener, gate, hallway, newcomers_max } = door;
+            if let Err(error) = listen::serve(listener, gate, hallway, newcomers_max).await {
                 tracing::error!(shard = index, %error, "this shard's door cannot listen");
             }
         });
@@ -165,6 +172,7 @@ fn gate(settings: &Settings, verifier: Verifier, placement: Placement) -> Gate {
         placement,
         tenants_enabled: settings.tenants_enabled,
         default_tenant: DEFAULT_TENANT.into(),
+        subscriptions_max: settings.limits.subscriptions_per_connection_max,
     }
 }
 
@@ -234,18 +242,23 @@ impl Running {
 
     /// Runs until a signal or a thread's end, then stops everything. Returns the exit code.
     pub async fn until_stopped(mut self) -> ExitCode {
-        let Ok((mut terminate, mut interrupt)) = signals() else {
+        let Ok([mut terminate, mut interrupt, mut hangup]) = signals() else {
             tracing::error!("cannot listen for signals");
             return ExitCode::from(EXIT_FAILURE);
         };
-        tokio::select! {
-            _signal = terminate.recv() => {}
-            _signal = interrupt.recv() => {}
-            news = self.news.recv() => {
-                if let Some(News::Ended(thread, ending)) = news {
-                    tracing::error!("{}", ended(&thread, &ending));
+        loop {
+            tokio::select! {
+                _signal = terminate.recv() => break,
+                _signal = interrupt.recv() => break,
+                _signal = hangup.recv() => {
+                    tracing::warn!("SIGHUP: this version reloads nothing; restart to apply changes");
                 }
-                return ExitCode::from(EXIT_FAILURE);
+                news = self.news.recv() => {
+                    if let Some(News::Ended(thread, ending)) = news {
+                        tracing::error!("{}", ended(&thread, &ending));
+                    }
+                    return ExitCode::from(EXIT_FAILURE);
+                }
             }
         }
         tracing::info!(grace = ?self.grace, "stopping: saying goodbye to clients");
@@ -290,8 +303,12 @@ impl Running {
     }
 }
 
-fn signals() -> io::Result<(Signal, Signal)> {
-    Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+fn signals() -> io::Result<[Signal; 3]> {
+    Ok([
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::hangup())?,
+    ])
 }
 
 fn stopped_at_once() -> ExitCode {

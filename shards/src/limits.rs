@@ -87,6 +87,9 @@ pub const FAN_OUT_FLUSHES_PER_TURN: usize = 512;
 /// A delivery that touches more connections than this is a wide fan-out.
 pub const PROMPT_RECIPIENTS_MAX: usize = 64;
 
+/// Timers handled in one turn.
+pub const TIMERS_PER_TURN: usize = 4096;
+
 /// The shard's one read buffer. A connection keeps a copy only of an unfinished frame.
 pub const READ_BUFFER_BYTES: usize = 64 * 1024;
 

@@ -30,6 +30,8 @@ pub struct Meter {
     pub timeouts: u64,
     /// Connections closed for breaking the protocol (1002, 1007, 1009).
     pub violations: u64,
+    /// Connections closed because the shard held too many unfinished messages (1013).
+    pub overloads: u64,
     /// Heartbeats sent.
     pub heartbeats: u64,
     /// Letters put into queues.

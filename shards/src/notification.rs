@@ -51,7 +51,7 @@ impl Priority {
 pub enum Audience {
     /// Connections whose token carries one of these roles.
     Roles(Box<[Box<str>]>),
-    /// Connections of one of these users.
+    /// Connections of one of these users, in ascending order.
     Users(Box<[Box<str>]>),
     /// Connections that hear one of these channels.
     Channels(Box<[Box<str>]>),

@@ -15,7 +15,7 @@ use crate::inbox::{Inbox, Refused};
 use crate::io::connections::{Connections, Received};
 use crate::limits::{
     CONTROLS_PER_TURN, DELIVERIES_PER_TURN, FAN_OUT_FLUSHES_PER_TURN, FRAMES_PER_TURN, LINGER,
-    Limits, READ_BUFFER_BYTES, READS_PER_TURN, UNFINISHED_BYTES_MAX,
+    Limits, READ_BUFFER_BYTES, READS_PER_TURN, TIMERS_PER_TURN, UNFINISHED_BYTES_MAX,
 };
 use crate::message::{Adoption, Answer, Control, Drain, Question, Report, Transport};
 use crate::state::timer::Wheel;
@@ -170,10 +170,13 @@ impl Shard {
         let more_letters = self.state.handle_deadlines(now, &mut self.connections)
             | self.state.poll_replays(now, &mut self.connections);
         if !self.hand_over_reports() {
+            // Before a key can be given to another client.
+            self.bury(now);
             return Ok(Flow::Held);
         }
         self.connections.flush_touched();
         self.bury(now);
+        self.report_drained();
         let busy =
             more_events || more_letters || self.connections.has_work() || !self.inbox.is_empty();
         if busy || !self.hand_over_reports() || self.draining.as_ref().is_some_and(Leaving::is_busy)
@@ -247,6 +250,9 @@ impl Shard {
         let user = member.user.clone();
         let Ok(next) = self.state.handle_connect(key, member, transport, now) else {
             self.connections.finish(key, Some(Box::from(&*adoption.refusal)), true);
+            if let Some(transport) = self.connections.release(key) {
+                self.state.push_report(Report::Closed { transport });
+            }
             return;
         };
         self.connections.push_bytes(key, adoption.greeting);
@@ -256,8 +262,10 @@ impl Shard {
             self.connections.offer(key, &Frame::message(&hello, transport), Urgency::Prompt);
         }
         self.arm(key, next);
-        let mut leftover = adoption.leftover;
-        self.decode(key, &mut leftover, talk, now);
+        if transport == Transport::WebSocket {
+            let mut leftover = adoption.leftover;
+            self.decode(key, &mut leftover, talk, now);
+        }
     }
 
     fn arm(&mut self, key: ConnectionKey, at: Tick) {
@@ -283,7 +291,13 @@ impl Shard {
         let mut buffer = std::mem::take(&mut self.buffer);
         match self.connections.read(key, &mut buffer) {
             Received::Nothing => {}
-            Received::End => self.part_with(key, now),
+            Received::End if self.connections.end(key) => self.part_with(key, now),
+            Received::End => {
+                // The client may only have shut its own side: it gets what it is owed.
+                let flush = !self.state.keeps_letters();
+                let unsent = self.connections.finish(key, None, flush);
+                self.state.handle_disconnect(key, unsent, now);
+            }
             Received::Bytes(count) => {
                 let listens = self.connections.transport(key) == Some(Transport::WebSocket)
                     && self.connections.is_open(key);
@@ -309,10 +323,8 @@ impl Shard {
         let mut unfinished = self.connections.take_unfinished(key);
         let (state, connections) = (&mut self.state, &mut self.connections);
         let from = Speaker { key, now };
-        let mut heard = false;
         let result =
             websocket::decode(bytes, &mut unfinished, self.limits.message_bytes_max, |event| {
-                heard = true;
                 match event {
                     Event::Text(text) => talk.text(from, text, state, connections),
                     Event::Binary(bytes) => talk.binary(from, bytes, state, connections),
@@ -332,7 +344,7 @@ impl Shard {
                 }
                 connections.is_open(key)
             });
-        if heard {
+        if let Ok(true) = result {
             self.state.handle_heard(key, now);
         }
         if let Err(Violation { code, reason }) = result {
@@ -342,6 +354,7 @@ impl Shard {
         } else if unfinished.is_some() && self.connections.is_open(key) {
             self.connections.return_unfinished(key, unfinished);
             if self.connections.unfinished_bytes > UNFINISHED_BYTES_MAX {
+                self.state.meter.overloads += 1;
                 self.state.dismiss(key, Farewell::OVERLOADED, &mut self.connections);
             }
         }
@@ -350,13 +363,16 @@ impl Shard {
     fn fire_timers(&mut self, now: Tick) {
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.expire(now, &mut fired);
-        for (key, due) in fired.drain(..) {
+        for (key, due) in fired.drain(..fired.len().min(TIMERS_PER_TURN)) {
             if !self.connections.is_timer_current(key, due) {
                 continue;
             }
             if !self.connections.is_open(key) {
                 // It had its time to say goodbye.
                 self.part_with(key, now);
+            } else if self.connections.has_input(key) {
+                // What it has sent decides whether it is silent: look again when that is read.
+                self.arm(key, now);
             } else if self.is_stalled(key, now) {
                 self.state.dismiss_slow(key, &mut self.connections);
             } else if let Some(next) = self.state.handle_timer(key, now, &mut self.connections) {
@@ -389,17 +405,25 @@ impl Shard {
                 self.part_with(key, now);
             }
         }
-        if !leaving.reported && self.connections.len() == 0 {
+        self.draining = Some(leaving);
+    }
+
+    /// Says once that the last client has left.
+    fn report_drained(&mut self) {
+        if let Some(leaving) = &mut self.draining
+            && !leaving.reported
+            && self.connections.len() == 0
+        {
             leaving.reported = true;
             self.state.push_report(Report::Drained);
         }
-        self.draining = Some(leaving);
     }
 
     /// Forgets a connection and closes its socket.
     fn part_with(&mut self, key: ConnectionKey, now: Tick) {
-        if let Some((transport, unsent)) = self.connections.remove(key) {
-            self.state.handle_disconnect(key, unsent, now);
+        let Some(removed) = self.connections.remove(key) else { return };
+        self.state.handle_disconnect(key, removed.unsent, now);
+        if let Some(transport) = removed.counted {
             self.state.push_report(Report::Closed { transport });
         }
     }
@@ -410,7 +434,9 @@ impl Shard {
             self.part_with(key, now);
         }
         while let Some(key) = self.connections.next_closing() {
-            self.arm(key, now.after(LINGER));
+            // A stop gives everyone its whole grace.
+            let until = self.draining.as_ref().map(|leaving| leaving.until);
+            self.arm(key, until.unwrap_or_else(|| now.after(LINGER)));
         }
     }
 }

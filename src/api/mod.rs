@@ -11,6 +11,7 @@ mod notifications;
 mod queries;
 pub mod serve;
 mod stats;
+mod watch;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -135,28 +136,39 @@ impl Api {
     }
 
     /// Answers one request.
-    pub async fn answer(&self, parts: Parts, body: Incoming) -> Reply {
+    ///
+    /// `from_client_side`: it came to the clients' address while the API has one of its own.
+    pub async fn answer(&self, parts: Parts, body: Incoming, from_client_side: bool) -> Reply {
         let cors = self.gate.cors_origin(&parts.headers);
         let mut reply = if parts.method == Method::OPTIONS {
             preflight(cors.is_some())
         } else {
-            self.route(&parts, body).await.unwrap_or_else(|refusal| refuse(&refusal))
+            let answered = self.route(&parts, body, from_client_side).await;
+            answered.unwrap_or_else(|refusal| refuse(&refusal))
         };
         if let Some(origin) = cors.as_deref().and_then(|origin| HeaderValue::from_str(origin).ok())
         {
             let headers = reply.headers_mut();
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            headers.insert(header::VARY, HeaderValue::from_static("Origin"));
         }
+        reply.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin"));
         reply
     }
 
-    async fn route(&self, parts: &Parts, body: Incoming) -> Result<Reply, Refusal> {
+    async fn route(
+        &self,
+        parts: &Parts,
+        body: Incoming,
+        from_client_side: bool,
+    ) -> Result<Reply, Refusal> {
         let path = parts.uri.path();
         let route = Route::find(path)
+            .filter(|route| route.is_public() || !from_client_side)
             .ok_or_else(|| Refusal::new(Code::NotFound, "no such path; see docs/protocol.md"))?;
         let methods = route.methods();
-        if !methods.contains(&parts.method) || route == Route::Client {
+        // The body of an answer to HEAD is left out by hyper.
+        let is_head = parts.method == Method::HEAD && methods.contains(&Method::GET);
+        if !(methods.contains(&parts.method) || is_head) || route == Route::Client {
             let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
             let sentence = format!("this path takes {}", names.join(" and "));
             return Err(Refusal::new(Code::MethodNotAllowed, sentence)

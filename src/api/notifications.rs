@@ -214,7 +214,10 @@ fn audience(wire: WireAudience) -> Result<Option<Audience>, Refusal> {
     Ok(match wire {
         WireAudience::All => None,
         WireAudience::Roles(list) => Some(Audience::Roles(check(list, names::CHANNELS_MAX)?)),
-        WireAudience::Users(list) => Some(Audience::Users(check(list, names::USERS_MAX)?)),
+        WireAudience::Users(mut list) => {
+            list.sort_unstable();
+            Some(Audience::Users(check(list, names::USERS_MAX)?))
+        }
         WireAudience::Channels(list) => Some(Audience::Channels(check(list, names::CHANNELS_MAX)?)),
     })
 }

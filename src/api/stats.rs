@@ -94,6 +94,7 @@ struct Redis {
     reconnection_attempts: u64,
     total_reconnections: u64,
     messages_received: u64,
+    messages_not_sent: u64,
     messages_rejected: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -228,6 +229,7 @@ fn redis(api: &Api) -> Redis {
         reconnection_attempts: snapshot.reconnection_attempts,
         total_reconnections: snapshot.total_reconnections,
         messages_received: snapshot.messages_received,
+        messages_not_sent: snapshot.not_sent,
         messages_rejected: rejected.collect(),
     }
 }

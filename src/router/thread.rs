@@ -6,7 +6,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ara_shards::ShardLink;
 use ara_shards::doorbell::Doorbell;
@@ -25,7 +25,10 @@ use crate::config::settled::Settings;
 use crate::door::gate::Gate;
 use crate::door::listen::Arrival;
 use crate::redis::{self, Status as RedisStatus, bridge};
+use crate::telemetry::Hush;
 
+/// At most one line about Redis triggers that were not sent in this time.
+const WARN_INTERVAL: Duration = Duration::from_secs(1);
 /// Arrivals the router takes before its other tasks have their turn.
 const ARRIVALS_PER_TURN: usize = 256;
 
@@ -100,14 +103,19 @@ async fn route(parts: Parts) -> io::Result<()> {
     if let Some(listener) = parts.api_listener {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         spawn_local(Rc::clone(&server).accept(listener));
+        server.close_front();
     }
     let pump = pump(router.clone(), Rc::clone(&server), arrivals, parts.bell, parts.wake);
     spawn_local(pump);
     let redis = settings.redis.clone().map(|settings| {
         let (router, enabled) = (router.clone(), gate.tenants_enabled);
+        let (counts, mut hush) = (Rc::clone(&status), Hush::new(WARN_INTERVAL));
         spawn_local(redis::run(settings, status, move |trigger| {
-            if let Err(refusal) = bridge::dispatch(&router, &trigger, enabled) {
-                tracing::warn!(reason = %refusal.message, "a Redis trigger was not sent");
+            let Err(refusal) = bridge::dispatch(&router, &trigger, enabled) else { return };
+            counts.count_not_sent();
+            if let Some(suppressed) = hush.admit(Instant::now()) {
+                let reason = refusal.message;
+                tracing::warn!(%reason, suppressed, "a Redis trigger was not sent");
             }
         }))
     });
@@ -157,7 +165,7 @@ fn receive(router: &Router, server: &Rc<Server>, arrival: Arrival) {
         Arrival::Caller { stream, bytes } => {
             // A socket that cannot be registered is closed; the caller sees that.
             if let Ok(stream) = TcpStream::from_std(stream) {
-                server.take(stream, bytes);
+                server.take_from_door(stream, bytes);
             }
         }
         Arrival::Client { stream, pass, leftover } => {

@@ -79,7 +79,7 @@ async fn serve(port: u16) -> std::io::Result<()> {
 
 async fn greet(mut stream: TcpStream) -> Option<Adoption> {
     let head = head::read(&mut stream).await.ok()?;
-    let greeting = match gate::upgrade(&head.parts, false) {
+    let greeting = match gate::upgrade(&head.parts) {
         Ok(greeting) => greeting,
         Err(refusal) => {
             listen::say_no(stream, refusal.response(None)).await;

@@ -128,12 +128,13 @@ struct Fragments {
 /// Feeds what was read from a client to `on_event`, message by message. `input` is unmasked in
 /// place. `unfinished` is created and dropped as needed: `None` for a connection that owes nothing.
 /// `on_event` returns false to stop (the connection closes); what follows is then discarded.
+/// Returns whether a whole frame came, be it only a fragment.
 pub fn decode(
     input: &mut [u8],
     unfinished: &mut Option<Box<Unfinished>>,
     message_bytes_max: usize,
     mut on_event: impl FnMut(Event<'_>) -> bool,
-) -> Result<(), Violation> {
+) -> Result<bool, Violation> {
     let Some(mut kept) = unfinished.take() else {
         let mut message = None;
         let used = decode_frames(input, &mut message, message_bytes_max, &mut on_event)?;
@@ -141,22 +142,24 @@ pub fn decode(
         if !rest.is_empty() || message.is_some() {
             *unfinished = Some(Box::new(Unfinished { frame: rest.to_vec(), message }));
         }
-        return Ok(());
+        return Ok(used > 0);
     };
-    if kept.frame.is_empty() {
+    let used = if kept.frame.is_empty() {
         let used = decode_frames(input, &mut kept.message, message_bytes_max, &mut on_event)?;
         kept.frame.extend_from_slice(input.get(used..).unwrap_or_default());
+        used
     } else {
         kept.frame.extend_from_slice(input);
         let mut whole = std::mem::take(&mut kept.frame);
         let used = decode_frames(&mut whole, &mut kept.message, message_bytes_max, &mut on_event)?;
         whole.drain(..used);
         kept.frame = whole;
-    }
+        used
+    };
     if !kept.frame.is_empty() || kept.message.is_some() {
         *unfinished = Some(kept);
     }
-    Ok(())
+    Ok(used > 0)
 }
 
 /// Decodes all complete frames of `input` and returns how many bytes they took.

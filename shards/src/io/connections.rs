@@ -57,12 +57,18 @@ enum Phase {
 struct Flags {
     /// In the `readable` queue.
     readable: bool,
-    /// In a flush queue.
-    touched: bool,
+    /// In the prompt flush queue.
+    prompt: bool,
+    /// In the fan-out flush queue.
+    fan_out: bool,
     /// The last write said the socket is full; the poller will tell when it is not.
     blocked: bool,
     /// The client has shut its side: read until the end.
     peer_done: bool,
+    /// The client's end was read while our last bytes were on their way.
+    ended: bool,
+    /// Its place in the admission count has been given back already.
+    released: bool,
     /// Somebody waits for its outbox to be empty.
     watched: bool,
 }
@@ -76,6 +82,15 @@ pub(crate) enum Received {
     Nothing,
     /// The client is gone, or its half of the connection is.
     End,
+}
+
+/// What a connection leaves behind.
+#[derive(Debug)]
+pub(crate) struct Removed {
+    /// The transport under which it is still counted as admitted.
+    pub(crate) counted: Option<Transport>,
+    /// Notifications it had not written.
+    pub(crate) unsent: Vec<Rc<Frame>>,
 }
 
 /// All sockets of a shard.
@@ -183,8 +198,9 @@ impl Connections {
             connection.flags.peer_done |= event.is_read_closed() || event.is_error();
             if event.is_writable() {
                 connection.flags.blocked = false;
-                if !connection.outbox.is_empty() && !connection.flags.touched {
-                    connection.flags.touched = true;
+                let flags = &mut connection.flags;
+                if !connection.outbox.is_empty() && !flags.prompt {
+                    flags.prompt = true;
                     self.prompt.push_back(key);
                 }
             }
@@ -254,12 +270,38 @@ impl Connections {
 
     /// Queues raw bytes whatever the bound: the response head, a pong, a close frame.
     pub(crate) fn push_bytes(&mut self, key: ConnectionKey, bytes: Box<[u8]>) {
-        let Some(connection) = self.slots.get_mut(key.index()) else { return };
         let frame = Frame::raw(bytes);
-        self.pool.push(&mut connection.outbox, &frame, connection.transport);
-        if !connection.flags.touched {
-            connection.flags.touched = true;
-            self.prompt.push_back(key);
+        self.enqueue(key, &frame, Urgency::Prompt);
+    }
+
+    /// Appends a frame and sees to it that it is written.
+    fn enqueue(&mut self, key: ConnectionKey, frame: &Rc<Frame>, urgency: Urgency) {
+        let Some(connection) = self.slots.get_mut(key.index()) else { return };
+        if connection.outbox.is_empty() {
+            connection.moved_at = self.now;
+        }
+        self.pool.push(&mut connection.outbox, frame, connection.transport);
+        self.touch(key, urgency);
+    }
+
+    /// Puts a connection into a flush queue. A prompt one is written in this turn, even if it is
+    /// waiting for its place in a fan-out already; what it finds there later is nothing to write.
+    fn touch(&mut self, key: ConnectionKey, urgency: Urgency) {
+        let Some(connection) = self.slots.get_mut(key.index()) else { return };
+        let flags = &mut connection.flags;
+        if flags.blocked || flags.prompt {
+            return;
+        }
+        match urgency {
+            Urgency::Prompt => {
+                flags.prompt = true;
+                self.prompt.push_back(key);
+            }
+            Urgency::FanOut if !flags.fan_out => {
+                flags.fan_out = true;
+                self.fan_out.push_back(key);
+            }
+            Urgency::FanOut => {}
         }
     }
 
@@ -277,18 +319,16 @@ impl Connections {
             return unsent;
         }
         connection.phase = Phase::Flushing;
+        // The timer of its open life must not cut its farewell short.
+        connection.timer_at = Tick(u32::MAX);
         if !flush {
             self.pool.discard(&mut connection.outbox, connection.transport, &mut unsent);
         }
         self.unfinished_bytes -= connection.unfinished.take().map_or(0, |rest| rest.bytes());
         self.closing.push(key);
-        if let Some(last) = last {
-            self.push_bytes(key, last);
-        } else if let Some(connection) = self.slots.get_mut(key.index())
-            && !connection.flags.touched
-        {
-            connection.flags.touched = true;
-            self.prompt.push_back(key);
+        match last {
+            Some(last) => self.push_bytes(key, last),
+            None => self.touch(key, Urgency::Prompt),
         }
         unsent
     }
@@ -296,17 +336,22 @@ impl Connections {
     /// Writes the connections touched in this turn, each once: all replies, a slice of fan-outs.
     pub(crate) fn flush_touched(&mut self) {
         while let Some(key) = self.prompt.pop_front() {
+            if let Some(connection) = self.slots.get_mut(key.index()) {
+                connection.flags.prompt = false;
+            }
             self.flush(key);
         }
         for _ in 0..FAN_OUT_FLUSHES_PER_TURN {
             let Some(key) = self.fan_out.pop_front() else { break };
+            if let Some(connection) = self.slots.get_mut(key.index()) {
+                connection.flags.fan_out = false;
+            }
             self.flush(key);
         }
     }
 
     fn flush(&mut self, key: ConnectionKey) {
         let Some(connection) = self.slots.get_mut(key.index()) else { return };
-        connection.flags.touched = false;
         if connection.flags.blocked {
             return;
         }
@@ -323,6 +368,9 @@ impl Connections {
                     connection.phase = Phase::Parting;
                     // Its failure means the client has gone first.
                     let _gone = connection.stream.shutdown(Shutdown::Write);
+                    if connection.flags.ended {
+                        self.broken.push(key);
+                    }
                 }
             }
             Ok(Written::Blocked) => {
@@ -361,16 +409,36 @@ impl Connections {
         self.slots.get(key.index()).is_some_and(|connection| connection.timer_at == at)
     }
 
-    /// Closes the socket and frees the key; notifications it had not written are given back.
-    /// `None` if it was free.
-    pub(crate) fn remove(&mut self, key: ConnectionKey) -> Option<(Transport, Vec<Rc<Frame>>)> {
+    /// The client's end was read. True if nothing is owed to it, so that it can be removed; if
+    /// not, it goes when its last bytes are written.
+    pub(crate) fn end(&mut self, key: ConnectionKey) -> bool {
+        let Some(connection) = self.slots.get_mut(key.index()) else { return true };
+        connection.flags.ended = true;
+        connection.phase == Phase::Parting || connection.outbox.is_empty()
+    }
+
+    /// Whether something of the client's is known to wait in the socket.
+    pub(crate) fn has_input(&self, key: ConnectionKey) -> bool {
+        self.slots.get(key.index()).is_some_and(|connection| connection.flags.readable)
+    }
+
+    /// Gives the place in the admission count back before the socket is closed.
+    pub(crate) fn release(&mut self, key: ConnectionKey) -> Option<Transport> {
+        let connection = self.slots.get_mut(key.index())?;
+        connection.flags.released = true;
+        Some(connection.transport)
+    }
+
+    /// Closes the socket and frees the key. `None` if it was free.
+    pub(crate) fn remove(&mut self, key: ConnectionKey) -> Option<Removed> {
         let mut connection = self.slots.try_remove(key.index())?;
         let mut unsent = Vec::new();
         self.pool.clear(&mut connection.outbox, &mut unsent);
         self.unfinished_bytes -= connection.unfinished.take().map_or(0, |rest| rest.bytes());
         // The kernel forgets a closed socket by itself; an error here has no consequence.
         let _closed = self.poll.registry().deregister(&mut connection.stream);
-        Some((connection.transport, unsent))
+        let counted = (!connection.flags.released).then_some(connection.transport);
+        Some(Removed { counted, unsent })
     }
 
     /// The next connection whose outbox was watched and has room again.
@@ -401,14 +469,7 @@ impl Outgoing for Connections {
         if !fits(&connection.outbox) {
             return false;
         }
-        self.pool.push(&mut connection.outbox, frame, connection.transport);
-        if !connection.flags.touched && !connection.flags.blocked {
-            connection.flags.touched = true;
-            match urgency {
-                Urgency::Prompt => self.prompt.push_back(to),
-                Urgency::FanOut => self.fan_out.push_back(to),
-            }
-        }
+        self.enqueue(to, frame, urgency);
         true
     }
 

@@ -95,7 +95,7 @@ fn is_meant(directory: &Directory, session: &Session, audience: &Audience) -> bo
         Audience::Roles(roles) => session.has_role(roles),
         Audience::Users(users) => {
             let name = directory.user_name(session);
-            users.iter().any(|user| &**user == name)
+            users.binary_search_by(|user| (**user).cmp(name)).is_ok()
         }
         Audience::Channels(channels) => {
             channels.iter().any(|channel| directory.hears(session, channel))

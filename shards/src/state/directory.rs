@@ -257,8 +257,10 @@ impl Directory {
 
     /// Removes a session from every index. False if there was none.
     pub(super) fn leave(&mut self, key: ConnectionKey, reports: &mut VecDeque<Report>) -> bool {
-        while let Some(last) = self.session(key).and_then(|s| s.subscriptions.last().copied()) {
-            reports.extend(self.drop_subscription(key, last));
+        let subscriptions =
+            self.session_mut(key).map(|session| std::mem::take(&mut session.subscriptions));
+        for entry in subscriptions.into_iter().flatten() {
+            reports.extend(self.leave_channel(entry));
         }
         let Some(session) = self.sessions.get_mut(key.index()).and_then(Option::take) else {
             return false;
@@ -345,14 +347,15 @@ impl Directory {
         name: &str,
         reports: &mut VecDeque<Report>,
     ) {
-        if let Some(entry) = self.subscription(key, name) {
-            reports.extend(self.drop_subscription(key, entry));
+        let Some(entry) = self.subscription(key, name) else { return };
+        if let Some(session) = self.session_mut(key) {
+            session.subscriptions.retain(|other| other.channel != entry.channel);
         }
+        reports.extend(self.leave_channel(entry));
     }
 
-    fn drop_subscription(&mut self, key: ConnectionKey, entry: Subscription) -> Option<Report> {
-        let session = self.session_mut(key)?;
-        session.subscriptions.retain(|other| other.channel != entry.channel);
+    /// Takes a subscriber off a channel's list; its session has forgotten the entry already.
+    fn leave_channel(&mut self, entry: Subscription) -> Option<Report> {
         self.totals.subscriptions -= 1;
         let channel = self.channels.get_mut(entry.channel as usize)?;
         channel.subscribers.swap_remove(entry.at as usize);

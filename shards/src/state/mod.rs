@@ -198,7 +198,8 @@ impl State {
         match message {
             Ok(ClientMessage::Ping) => self.reply(key, &ServerMessage::Pong, out),
             Ok(ClientMessage::Subscribe(names)) => self.handle_subscribe(key, names, out),
-            Ok(ClientMessage::Unsubscribe(names)) => {
+            Ok(ClientMessage::Unsubscribe(mut names)) => {
+                names.retain(|name| is_channel_name(name));
                 for name in &names {
                     self.directory.unsubscribe(key, name, &mut self.reports);
                 }
@@ -282,7 +283,7 @@ impl State {
             self.dismiss(key, Farewell::SILENT, out);
             return None;
         }
-        if session.beat_at <= now {
+        if !self.limits.heartbeat_interval.is_zero() && session.beat_at <= now {
             let transport = session.transport;
             let next_beat = now.after(self.heartbeat_delay());
             let [websocket, sse] = &self.heartbeats;

@@ -207,6 +207,7 @@ impl State {
             let meant = keys.iter().any(|key| self.is_meant(*key, letter.audience.as_deref()));
             if meant {
                 self.put(slot, untouched);
+                self.begin_replay(slot, None);
             } else {
                 self.meter.queue_dropped += 1;
             }
