@@ -143,8 +143,17 @@ impl Api {
         let mut reply = if parts.method == Method::OPTIONS {
             preflight(cors.is_some())
         } else {
-            let answered = self.route(&parts, body, from_client_side).await;
-            answered.unwrap_or_else(|refusal| refuse(&refusal))
+            let mut body = Some(body);
+            let answered = self.route(&parts, &mut body, from_client_side).await;
+            let mut reply = answered.unwrap_or_else(|refusal| refuse(&refusal));
+            // hyper closes a connection whose body nobody has read; the caller must know.
+            if let Some(unread) = body
+                && !body::discard(unread).await
+            {
+                let close = HeaderValue::from_static("close");
+                reply.headers_mut().insert(header::CONNECTION, close);
+            }
+            reply
         };
         if let Some(origin) = cors.as_deref().and_then(|origin| HeaderValue::from_str(origin).ok())
         {
@@ -158,7 +167,7 @@ impl Api {
     async fn route(
         &self,
         parts: &Parts,
-        body: Incoming,
+        body: &mut Option<Incoming>,
         from_client_side: bool,
     ) -> Result<Reply, Refusal> {
         let path = parts.uri.path();
