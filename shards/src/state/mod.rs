@@ -237,7 +237,7 @@ impl State {
             self.dismiss(key, Farewell::SILENT, out);
             return None;
         }
-        if session.beat_at <= now {
+        if !self.limits.heartbeat_interval.is_zero() && session.beat_at <= now {
             let transport = session.transport;
             let next_beat = now.after(self.heartbeat_delay());
             let [websocket, sse] = &self.heartbeats;
