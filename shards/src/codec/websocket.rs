@@ -138,8 +138,8 @@ pub fn decode(
         kept.frame.extend_from_slice(input);
         let mut whole = std::mem::take(&mut kept.frame);
         let used = decode_frames(&mut whole, &mut kept.message, message_bytes_max, &mut on_event)?;
-        whole.drain(..used);
-        kept.frame = whole;
+        // What is left keeps no more room than it needs: it may be the start of a long wait.
+        kept.frame = if used == 0 { whole } else { whole.split_off(used) };
     }
     if !kept.frame.is_empty() || kept.message.is_some() {
         *unfinished = Some(kept);
