@@ -151,8 +151,10 @@ impl Shard {
         if !self.hand_over_reports() {
             return Ok(Flow::Held);
         }
-        self.inbox.answer_bell();
+        // The poller first: it swallows the bell's wake-up, and only a bell answered after that
+        // rings again for what is sent from now on.
         let more_events = self.connections.poll_events()?;
+        self.inbox.answer_bell();
         for _ in 0..CONTROLS_PER_TURN {
             let Some(control) = self.inbox.next_control() else { break };
             match control {
