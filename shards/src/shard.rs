@@ -255,8 +255,10 @@ impl Shard {
             self.connections.offer(key, &Frame::message(&hello, transport), Urgency::Prompt);
         }
         self.arm(key, next);
-        let mut leftover = adoption.leftover;
-        self.decode(key, &mut leftover, talk, now);
+        if transport == Transport::WebSocket {
+            let mut leftover = adoption.leftover;
+            self.decode(key, &mut leftover, talk, now);
+        }
     }
 
     fn arm(&mut self, key: ConnectionKey, at: Tick) {
