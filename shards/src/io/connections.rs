@@ -253,6 +253,9 @@ impl Connections {
     pub(crate) fn push_bytes(&mut self, key: ConnectionKey, bytes: Box<[u8]>) {
         let Some(connection) = self.slots.get_mut(key.index()) else { return };
         let frame = Frame::raw(bytes);
+        if connection.outbox.is_empty() {
+            connection.moved_at = self.now;
+        }
         self.pool.push(&mut connection.outbox, &frame, connection.transport);
         if !connection.flags.touched {
             connection.flags.touched = true;
@@ -378,6 +381,9 @@ impl Outgoing for Connections {
         let Some(connection) = self.slots.get_mut(to.index()) else { return false };
         if !fits(&connection.outbox) {
             return false;
+        }
+        if connection.outbox.is_empty() {
+            connection.moved_at = self.now;
         }
         self.pool.push(&mut connection.outbox, frame, connection.transport);
         if !connection.flags.touched && !connection.flags.blocked {
