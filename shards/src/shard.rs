@@ -155,6 +155,8 @@ impl Shard {
         // rings again for what is sent from now on.
         let more_events = self.connections.poll_events()?;
         self.inbox.answer_bell();
+        // What a held turn has left: a key may be given away again only after that.
+        self.bury(now);
         for _ in 0..CONTROLS_PER_TURN {
             let Some(control) = self.inbox.next_control() else { break };
             match control {
