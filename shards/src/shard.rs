@@ -177,8 +177,9 @@ impl Shard {
         self.connections.flush_touched();
         self.bury(now);
         let busy = more_events || self.connections.has_work() || !self.inbox.is_empty();
-        if busy || !self.hand_over_reports() || self.draining.as_ref().is_some_and(Leaving::is_busy)
-        {
+        let open = self.connections.len();
+        let is_leaving = self.draining.as_ref().is_some_and(|leaving| leaving.is_busy(open));
+        if busy || is_leaving || !self.hand_over_reports() {
             return Ok(Flow::Again);
         }
         Ok(Flow::Idle(self.wheel.next()))
@@ -416,7 +417,8 @@ impl Shard {
 }
 
 impl Leaving {
-    fn is_busy(&self) -> bool {
-        !self.rest.is_empty()
+    /// Whether there is someone to send away, or the end to report.
+    fn is_busy(&self, open: usize) -> bool {
+        !self.rest.is_empty() || (open == 0 && !self.reported)
     }
 }
