@@ -325,7 +325,7 @@ impl Shard {
                             state.dismiss_slow(key, connections);
                         }
                     }
-                    Event::Pong => {}
+                    Event::Pong | Event::Fragment => {}
                     Event::Close(code) => {
                         state.handle_disconnect(key);
                         connections.finish(key, Some(websocket::close_frame(code, "")), true);

@@ -57,7 +57,7 @@ pub(crate) fn close_frame(code: Option<u16>, reason: &str) -> Box<[u8]> {
     frame(OpCode::Control(Control::Close), &payload)
 }
 
-/// What a client has sent, whole.
+/// What a client has sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A text message, valid UTF-8.
@@ -68,6 +68,8 @@ pub enum Event<'a> {
     Ping(&'a [u8]),
     /// A pong.
     Pong,
+    /// A part of a message whose rest is still to come.
+    Fragment,
     /// A close frame with its code, if it had one. Nothing after it is read.
     Close(Option<u16>),
 }
@@ -113,7 +115,7 @@ struct Fragments {
     valid_bytes: usize,
 }
 
-/// Feeds what was read from a client to `on_event`, message by message. `input` is unmasked in
+/// Feeds what was read from a client to `on_event`, frame by frame. `input` is unmasked in
 /// place. `unfinished` is created and dropped as needed: `None` for a connection that owes nothing.
 /// `on_event` returns false to stop (the connection closes); what follows is then discarded.
 pub fn decode(
@@ -226,7 +228,7 @@ fn deliver(
                 return fragments.finish(on_event);
             }
             *message = Some(fragments);
-            Ok(true)
+            Ok(on_event(Event::Fragment))
         }
         OpCode::Data(kind) => {
             if message.is_some() {
@@ -239,7 +241,7 @@ fn deliver(
             let mut fragments = Fragments { is_text, data: Vec::new(), valid_bytes: 0 };
             fragments.push(payload, false)?;
             *message = Some(fragments);
-            Ok(true)
+            Ok(on_event(Event::Fragment))
         }
     }
 }

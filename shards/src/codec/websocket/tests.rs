@@ -20,6 +20,7 @@ enum Seen {
     Binary(Vec<u8>),
     Ping(Vec<u8>),
     Pong,
+    Fragment,
     Close(Option<u16>),
 }
 
@@ -30,6 +31,7 @@ impl From<Event<'_>> for Seen {
             Event::Binary(bytes) => Self::Binary(bytes.to_vec()),
             Event::Ping(payload) => Self::Ping(payload.to_vec()),
             Event::Pong => Self::Pong,
+            Event::Fragment => Self::Fragment,
             Event::Close(code) => Self::Close(code),
         }
     }
@@ -114,6 +116,7 @@ impl Stream {
         for (index, cut) in cuts.into_iter().enumerate() {
             self.push(opcode, &payload[start..cut]);
             (opcode, start) = (CONTINUATION, cut);
+            self.meaning.push(Seen::Fragment);
             if let Some(aside) = between.get(index) {
                 self.aside(aside);
             }
