@@ -148,8 +148,12 @@ impl Shard {
         if !self.hand_over_reports() {
             return Ok(Flow::Held);
         }
-        self.inbox.answer_bell();
+        // The poller first: it swallows the bell's wake-up, and only a bell answered after that
+        // rings again for what is sent from now on.
         let more_events = self.connections.poll_events()?;
+        self.inbox.answer_bell();
+        // What a held turn has left: a key may be given away again only after that.
+        self.bury(now);
         for _ in 0..CONTROLS_PER_TURN {
             let Some(control) = self.inbox.next_control() else { break };
             match control {
@@ -177,10 +181,14 @@ impl Shard {
         self.connections.flush_touched();
         self.bury(now);
         self.report_drained();
-        let busy =
-            more_events || more_letters || self.connections.has_work() || !self.inbox.is_empty();
-        if busy || !self.hand_over_reports() || self.draining.as_ref().is_some_and(Leaving::is_busy)
-        {
+        let busy = more_events
+            || more_letters
+            || !self.fired.is_empty()
+            || self.connections.has_work()
+            || !self.inbox.is_empty();
+        let open = self.connections.len();
+        let is_leaving = self.draining.as_ref().is_some_and(|leaving| leaving.is_busy(open));
+        if busy || is_leaving || !self.hand_over_reports() {
             return Ok(Flow::Again);
         }
         let (timer, deadline) = (self.wheel.next(), self.state.next_deadline());
@@ -322,9 +330,11 @@ impl Shard {
         }
         let mut unfinished = self.connections.take_unfinished(key);
         let (state, connections) = (&mut self.state, &mut self.connections);
+        let mut heard = false;
         let from = Speaker { key, now };
         let result =
             websocket::decode(bytes, &mut unfinished, self.limits.message_bytes_max, |event| {
+                heard = true;
                 match event {
                     Event::Text(text) => talk.text(from, text, state, connections),
                     Event::Binary(bytes) => talk.binary(from, bytes, state, connections),
@@ -334,7 +344,7 @@ impl Shard {
                             state.dismiss_slow(key, connections);
                         }
                     }
-                    Event::Pong => {}
+                    Event::Pong | Event::Fragment => {}
                     Event::Close(code) => {
                         let last = websocket::close_frame(code, "");
                         let flush = !state.keeps_letters();
@@ -344,7 +354,7 @@ impl Shard {
                 }
                 connections.is_open(key)
             });
-        if let Ok(true) = result {
+        if heard {
             self.state.handle_heard(key, now);
         }
         if let Err(Violation { code, reason }) = result {
@@ -442,7 +452,8 @@ impl Shard {
 }
 
 impl Leaving {
-    fn is_busy(&self) -> bool {
-        !self.rest.is_empty()
+    /// Whether there is someone to send away, or the end to report.
+    fn is_busy(&self, open: usize) -> bool {
+        !self.rest.is_empty() || (open == 0 && !self.reported)
     }
 }

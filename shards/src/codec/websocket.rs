@@ -69,7 +69,7 @@ pub(crate) fn close_frame(code: Option<u16>, reason: &str) -> Box<[u8]> {
     frame(OpCode::Control(Control::Close), &payload)
 }
 
-/// What a client has sent, whole.
+/// What a client has sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A text message, valid UTF-8.
@@ -80,6 +80,8 @@ pub enum Event<'a> {
     Ping(&'a [u8]),
     /// A pong.
     Pong,
+    /// A part of a message whose rest is still to come.
+    Fragment,
     /// A close frame with its code, if it had one. Nothing after it is read.
     Close(Option<u16>),
 }
@@ -125,16 +127,15 @@ struct Fragments {
     valid_bytes: usize,
 }
 
-/// Feeds what was read from a client to `on_event`, message by message. `input` is unmasked in
+/// Feeds what was read from a client to `on_event`, frame by frame. `input` is unmasked in
 /// place. `unfinished` is created and dropped as needed: `None` for a connection that owes nothing.
 /// `on_event` returns false to stop (the connection closes); what follows is then discarded.
-/// Returns whether a whole frame came, be it only a fragment.
 pub fn decode(
     input: &mut [u8],
     unfinished: &mut Option<Box<Unfinished>>,
     message_bytes_max: usize,
     mut on_event: impl FnMut(Event<'_>) -> bool,
-) -> Result<bool, Violation> {
+) -> Result<(), Violation> {
     let Some(mut kept) = unfinished.take() else {
         let mut message = None;
         let used = decode_frames(input, &mut message, message_bytes_max, &mut on_event)?;
@@ -142,24 +143,22 @@ pub fn decode(
         if !rest.is_empty() || message.is_some() {
             *unfinished = Some(Box::new(Unfinished { frame: rest.to_vec(), message }));
         }
-        return Ok(used > 0);
+        return Ok(());
     };
-    let used = if kept.frame.is_empty() {
+    if kept.frame.is_empty() {
         let used = decode_frames(input, &mut kept.message, message_bytes_max, &mut on_event)?;
         kept.frame.extend_from_slice(input.get(used..).unwrap_or_default());
-        used
     } else {
         kept.frame.extend_from_slice(input);
         let mut whole = std::mem::take(&mut kept.frame);
         let used = decode_frames(&mut whole, &mut kept.message, message_bytes_max, &mut on_event)?;
-        whole.drain(..used);
-        kept.frame = whole;
-        used
-    };
+        // What is left keeps no more room than it needs: it may be the start of a long wait.
+        kept.frame = if used == 0 { whole } else { whole.split_off(used) };
+    }
     if !kept.frame.is_empty() || kept.message.is_some() {
         *unfinished = Some(kept);
     }
-    Ok(used > 0)
+    Ok(())
 }
 
 /// Decodes all complete frames of `input` and returns how many bytes they took.
@@ -241,7 +240,7 @@ fn deliver(
                 return fragments.finish(on_event);
             }
             *message = Some(fragments);
-            Ok(true)
+            Ok(on_event(Event::Fragment))
         }
         OpCode::Data(kind) => {
             if message.is_some() {
@@ -254,7 +253,7 @@ fn deliver(
             let mut fragments = Fragments { is_text, data: Vec::new(), valid_bytes: 0 };
             fragments.push(payload, false)?;
             *message = Some(fragments);
-            Ok(true)
+            Ok(on_event(Event::Fragment))
         }
     }
 }
@@ -319,3 +318,6 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
         *byte ^= key;
     }
 }
+
+#[cfg(test)]
+mod tests;

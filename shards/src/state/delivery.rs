@@ -30,7 +30,7 @@ impl State {
         let mut fan = Fan { directory: &self.directory, out, refused: &mut refused };
         let total = match delivery.audience {
             Recipients::Users { notification, users } => {
-                self.deliver_to_users(&notification, &users, &mut refused, &mut parts, out);
+                parts = self.deliver_to_users(&notification, &users, &mut refused, out);
                 sum(&parts)
             }
             Recipients::Everyone { tenant, notification } => {
@@ -67,9 +67,9 @@ impl State {
         notification: &Arc<Notification>,
         users: &[Recipient],
         refused: &mut Vec<ConnectionKey>,
-        parts: &mut Vec<Tally>,
         out: &mut impl Outgoing,
-    ) {
+    ) -> Vec<Tally> {
+        let mut parts = Vec::with_capacity(users.len());
         self.sequence += 1;
         let frame = Rc::new(Frame::Personal(Arc::clone(notification), self.sequence));
         for user in users {
@@ -79,8 +79,9 @@ impl State {
                 let mut fan = Fan { directory: &self.directory, out, refused };
                 tally = fan.offer_all(keys, &frame, urgency_for(users.len()));
             }
-            parts.push(self.post(user, notification, self.sequence, tally, self.now));
+            parts.push(self.post(user, notification, self.sequence, tally));
         }
+        parts
     }
 
     /// Whether a connection is among an audience.

@@ -205,16 +205,16 @@ impl State {
                 }
                 self.reply(key, &ServerMessage::Unsubscribed { payload: &names }, out);
             }
-            Ok(ClientMessage::Ack(id)) => self.handle_ack(key, &id, now, out),
+            Ok(ClientMessage::Ack(id)) => self.handle_ack(key, &id, out),
             Err(sentence) => self.refuse(key, "INVALID_MESSAGE", &sentence, out),
         }
     }
 
-    fn handle_ack(&mut self, key: ConnectionKey, id: &str, now: Tick, out: &mut impl Outgoing) {
+    fn handle_ack(&mut self, key: ConnectionKey, id: &str, out: &mut impl Outgoing) {
         let Some(session) = self.directory.session(key) else { return };
         let user = session.home.user;
         let id = parse_id(id);
-        if id.is_some_and(|id| self.settle(user, id, Some(key), now, out)) {
+        if id.is_some_and(|id| self.settle(user, id, Some(key), out)) {
             let notification_id = id.map_or_else(String::new, |id| id.to_string());
             self.reply(key, &ServerMessage::Acked { notification_id }, out);
         } else {

@@ -21,6 +21,14 @@ use crate::limits::{
 use crate::message::{LetterView, Recipient, Shelf, Tally};
 use crate::notification::Notification;
 
+/// To whom a letter is sent once more.
+struct Sending {
+    slot: u32,
+    keys: Vec<ConnectionKey>,
+    /// From the queue, rather than because nobody acknowledged.
+    replayed: bool,
+}
+
 impl State {
     /// Settles what a delivery to one user came to: tracks it, or queues it. `offered` is what the
     /// user's connections took.
@@ -30,8 +38,8 @@ impl State {
         notification: &Arc<Notification>,
         sequence: u64,
         offered: Tally,
-        now: Tick,
     ) -> Tally {
+        let now = self.now;
         let taken = offered.delivered > 0;
         if (taken && self.limits.ack.is_none())
             || (!taken && (self.limits.queue.is_none() || is_now_or_never(notification)))
@@ -137,6 +145,7 @@ impl State {
     /// Goes on with replays, as far as a turn and the readers' outboxes allow. Returns whether
     /// there is more to do at once.
     pub fn poll_replays(&mut self, now: Tick, out: &mut impl Outgoing) -> bool {
+        self.now = now;
         for _ in 0..REPLAYS_PER_TURN.min(self.replays.len()) {
             let Some(slot) = self.replays.pop_front() else { break };
             if self.replay_some(slot, now, out) {
@@ -179,21 +188,15 @@ impl State {
                 self.directory.tidy_user(slot);
                 return false;
             };
-            self.send_again(slot, letter, &ready, true, now, out);
+            self.send_again(&Sending { slot, keys: ready, replayed: true }, letter, out);
         }
         true
     }
 
-    /// Sends a letter to these connections, counting the attempt.
-    fn send_again(
-        &mut self,
-        slot: u32,
-        mut letter: Letter,
-        keys: &[ConnectionKey],
-        replayed: bool,
-        now: Tick,
-        out: &mut impl Outgoing,
-    ) {
+    /// Sends a letter once more, counting the attempt.
+    fn send_again(&mut self, sending: &Sending, mut letter: Letter, out: &mut impl Outgoing) {
+        let Sending { slot, keys, replayed } = sending;
+        let (slot, replayed, now) = (*slot, *replayed, self.now);
         let untouched = letter.clone();
         letter.attempts = letter.attempts.saturating_add(1);
         let frame = Frame::letter(letter.clone(), replayed);
@@ -285,9 +288,9 @@ impl State {
         slot: u32,
         id: NotificationId,
         from: Option<ConnectionKey>,
-        now: Tick,
         out: &mut impl Outgoing,
     ) -> bool {
+        let now = self.now;
         let sent_at = match self.flights.find(slot, id) {
             Some(flight) => self.land(flight).map(|landed| landed.sent_at),
             // It came after the timeout, while the letter waits to be sent again.
@@ -316,6 +319,7 @@ impl State {
     /// Deals with letters whose Ack is overdue and letters whose time is over. Returns whether
     /// there is more to do at once.
     pub fn handle_deadlines(&mut self, now: Tick, out: &mut impl Outgoing) -> bool {
+        self.now = now;
         let mut fired = Vec::new();
         self.expiries.expire(now, &mut fired);
         for (slot, due) in fired {
@@ -349,7 +353,7 @@ impl State {
             if keys.is_empty() {
                 self.keep_or_expire(slot, letter);
             } else {
-                self.send_again(slot, letter, &keys, false, now, out);
+                self.send_again(&Sending { slot, keys, replayed: false }, letter, out);
             }
         }
     }

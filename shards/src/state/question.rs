@@ -17,6 +17,7 @@ impl State {
         now: Tick,
         out: &mut impl Outgoing,
     ) -> Answer {
+        self.now = now;
         match question {
             Question::Snapshot => Answer::Snapshot(Box::new(self.snapshot())),
             Question::Channels { tenant } => {
@@ -50,7 +51,7 @@ impl State {
             Question::Acknowledge { user, ids } => {
                 let slot = self.directory.find_user(&user.tenant, &user.user, user.hash);
                 let settle = |id: &NotificationId| {
-                    slot.is_some_and(|slot| self.settle(slot, *id, None, now, out))
+                    slot.is_some_and(|slot| self.settle(slot, *id, None, out))
                 };
                 Answer::Acknowledged(ids.iter().map(settle).collect())
             }
