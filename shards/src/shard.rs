@@ -422,3 +422,6 @@ impl Leaving {
         !self.rest.is_empty() || (open == 0 && !self.reported)
     }
 }
+
+#[cfg(test)]
+mod tests;
