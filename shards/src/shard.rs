@@ -457,3 +457,6 @@ impl Leaving {
         !self.rest.is_empty() || (open == 0 && !self.reported)
     }
 }
+
+#[cfg(test)]
+mod tests;
