@@ -27,6 +27,15 @@ pub enum Frame {
     Bytes(Box<[u8]>),
 }
 
+/// A notification a closing connection had not wholly written.
+#[derive(Debug)]
+pub struct Unsent {
+    /// It.
+    pub frame: Rc<Frame>,
+    /// Whether its beginning is out and its end still on the way: it may arrive yet.
+    pub is_begun: bool,
+}
+
 /// A letter in the form each transport writes when it is sent again.
 #[derive(Debug)]
 pub struct Repeated {

@@ -161,6 +161,10 @@ impl Shard {
                 other => self.handle_control(other, conversation, now),
             }
         }
+        // A delivery may flush an outbox that it fills: what was reported so far goes first.
+        if !self.hand_over_reports() {
+            return Ok(Flow::Held);
+        }
         self.take_deliveries(now);
         for _ in 0..READS_PER_TURN {
             let Some(key) = self.connections.next_readable() else { break };
@@ -168,14 +172,15 @@ impl Shard {
         }
         self.fire_timers(now);
         self.send_some_away(now);
+        if !self.hand_over_reports() {
+            return Ok(Flow::Held);
+        }
         while let Some(key) = self.connections.next_drained() {
             self.state.handle_room(key);
         }
         let more_letters = self.state.handle_deadlines(now, &mut self.connections)
             | self.state.poll_replays(now, &mut self.connections);
         if !self.hand_over_reports() {
-            // Before a key can be given to another client.
-            self.bury(now);
             return Ok(Flow::Held);
         }
         self.connections.flush_touched();

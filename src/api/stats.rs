@@ -132,7 +132,6 @@ pub(super) async fn report(api: &Api) -> Result<Stats, Refusal> {
     let count = |of: fn(&ShardSnapshot) -> usize| snapshots.iter().map(of).sum();
     let websocket: usize = count(|s| s.websocket_connections);
     let sse: usize = count(|s| s.sse_connections);
-    let (tracked, acked): (u64, u64) = (sum(|s| s.meter.ack_tracked), sum(|s| s.meter.acked));
     let depths = overview.inbox_depths.iter();
     Ok(Stats {
         uptime_seconds: overview.uptime.as_secs(),
@@ -164,30 +163,42 @@ pub(super) async fn report(api: &Api) -> Result<Stats, Refusal> {
             received_refused: sum(|s| s.meter.messages_refused),
             heartbeats: sum(|s| s.meter.heartbeats),
         },
-        queue: Queue {
-            enabled: api.letters.queue,
-            backend: "memory",
-            size: count(|s| s.queue_size),
-            users: count(|s| s.queue_users),
-            enqueued: sum(|s| s.meter.queue_enqueued),
-            replayed: sum(|s| s.meter.queue_replayed),
-            expired: sum(|s| s.meter.queue_expired),
-            dropped: sum(|s| s.meter.queue_dropped),
-        },
-        ack: Ack {
-            enabled: api.letters.ack,
-            total_tracked: tracked,
-            total_acked: acked,
-            total_expired: sum(|s| s.meter.ack_expired),
-            total_timeouts: sum(|s| s.meter.ack_timeouts),
-            dead_letters: sum(|s| s.meter.dead_letters),
-            pending_count: count(|s| s.ack_pending),
-            ack_rate: ratio(acked, tracked),
-            avg_latency_ms: ratio(sum(|s| s.meter.ack_latency_ms_sum), acked),
-        },
+        queue: queue(api.letters.queue, &snapshots),
+        ack: ack(api.letters.ack, &snapshots),
         redis: redis(api),
         shards: snapshots.iter().zip(depths).enumerate().map(Shard::from).collect(),
     })
+}
+
+fn queue(enabled: bool, snapshots: &[ShardSnapshot]) -> Queue {
+    let sum = |of: fn(&ShardSnapshot) -> u64| snapshots.iter().map(of).sum();
+    let count = |of: fn(&ShardSnapshot) -> usize| snapshots.iter().map(of).sum();
+    Queue {
+        enabled,
+        backend: "memory",
+        size: count(|s| s.queue_size),
+        users: count(|s| s.queue_users),
+        enqueued: sum(|s| s.meter.queue_enqueued),
+        replayed: sum(|s| s.meter.queue_replayed),
+        expired: sum(|s| s.meter.queue_expired),
+        dropped: sum(|s| s.meter.queue_dropped),
+    }
+}
+
+fn ack(enabled: bool, snapshots: &[ShardSnapshot]) -> Ack {
+    let sum = |of: fn(&ShardSnapshot) -> u64| snapshots.iter().map(of).sum();
+    let (tracked, acked): (u64, u64) = (sum(|s| s.meter.ack_tracked), sum(|s| s.meter.acked));
+    Ack {
+        enabled,
+        total_tracked: tracked,
+        total_acked: acked,
+        total_expired: sum(|s| s.meter.ack_expired),
+        total_timeouts: sum(|s| s.meter.ack_timeouts),
+        dead_letters: sum(|s| s.meter.dead_letters),
+        pending_count: snapshots.iter().map(|s| s.ack_pending).sum(),
+        ack_rate: ratio(acked, tracked),
+        avg_latency_ms: ratio(sum(|s| s.meter.ack_latency_ms_sum), acked),
+    }
 }
 
 /// `part / whole`, 0 of nothing.

@@ -371,7 +371,7 @@ fn the_identity_is_what_the_claims_say() {
 #[test]
 fn claims_have_bounds() {
     let good = [
-        ("sub", json!("x".repeat(crate::names::USER_BYTES_MAX))),
+        ("sub", json!("x".repeat(names::USER_BYTES_MAX))),
         ("tenant_id", json!("x".repeat(64))),
         ("roles", json!(vec!["r".repeat(64); 64])),
         ("channels", json!(vec!["c"; 256])),
@@ -385,7 +385,7 @@ fn claims_have_bounds() {
         ("sub", json!(" \u{3000}")),
         ("sub", json!("a\nb")),
         ("sub", json!("a\u{0}")),
-        ("sub", json!("x".repeat(crate::names::USER_BYTES_MAX + 1))),
+        ("sub", json!("x".repeat(names::USER_BYTES_MAX + 1))),
         ("sub", json!("é".repeat(65))),
         ("sub", json!(7)),
         ("sub", json!(null)),

@@ -19,7 +19,7 @@ mod receive;
 
 use super::outbox::{Outbox, Pool, Written};
 use crate::codec::websocket::{self, Unfinished};
-use crate::frame::Frame;
+use crate::frame::{Frame, Unsent};
 use crate::id::{ConnectionKey, Tick};
 use crate::limits::{FAN_OUT_FLUSHES_PER_TURN, POLLER_EVENTS};
 use crate::message::Transport;
@@ -82,7 +82,7 @@ pub(crate) struct Removed {
     /// The transport under which it is still counted as admitted.
     pub(crate) counted: Option<Transport>,
     /// Notifications it had not written.
-    pub(crate) unsent: Vec<Rc<Frame>>,
+    pub(crate) unsent: Vec<Unsent>,
 }
 
 /// All sockets of a shard.
@@ -229,7 +229,7 @@ impl Connections {
         key: ConnectionKey,
         last: Option<Box<[u8]>>,
         flush: bool,
-    ) -> Vec<Rc<Frame>> {
+    ) -> Vec<Unsent> {
         let mut unsent = Vec::new();
         let Some(connection) = self.slots.get_mut(key.index()) else { return unsent };
         if connection.phase != Phase::Open {
@@ -366,6 +366,15 @@ impl Outgoing for Connections {
         let bytes_max = self.outbox_bytes_max;
         let fits = |outbox: &Outbox| outbox.is_empty() || outbox.bytes() + length <= bytes_max;
         if !fits(&connection.outbox) {
+            if !frame.is_notification() {
+                // Replies may go beyond the bound, by what one read can ask for, until the turn's
+                // flush has shown whether the client reads: a flush now could overtake reports.
+                let may = !connection.flags.blocked;
+                if may {
+                    self.enqueue(to, frame, urgency);
+                }
+                return may;
+            }
             // A burst within one turn is not a slow reader: let the socket take what it will.
             self.flush(to);
         }
@@ -388,7 +397,7 @@ impl Outgoing for Connections {
         }
     }
 
-    fn close(&mut self, key: ConnectionKey, farewell: Farewell) -> Vec<Rc<Frame>> {
+    fn close(&mut self, key: ConnectionKey, farewell: Farewell) -> Vec<Unsent> {
         let last = match self.transport(key) {
             Some(Transport::WebSocket) => {
                 Some(websocket::close_frame(Some(farewell.code), farewell.reason))

@@ -9,7 +9,7 @@
 use std::io::{self, IoSlice, Write};
 use std::rc::Rc;
 
-use crate::frame::Frame;
+use crate::frame::{Frame, Unsent};
 use crate::limits::FRAMES_PER_WRITE;
 use crate::message::Transport;
 
@@ -131,13 +131,13 @@ impl Pool {
         &mut self,
         outbox: &mut Outbox,
         transport: Transport,
-        unsent: &mut Vec<Rc<Frame>>,
+        unsent: &mut Vec<Unsent>,
     ) {
         let written = outbox.written;
         let begun = if written > 0 { self.pop(outbox) } else { None };
         if let Some(frame) = begun.as_ref().filter(|frame| frame.is_notification()) {
             // Its rest may never arrive: the client would rather have it twice than not at all.
-            unsent.push(Rc::clone(frame));
+            unsent.push(Unsent { frame: Rc::clone(frame), is_begun: true });
         }
         self.clear(outbox, unsent);
         if let Some(frame) = begun {
@@ -149,11 +149,11 @@ impl Pool {
     }
 
     /// Releases everything of a connection; notifications not wholly written go to `unsent`.
-    pub(super) fn clear(&mut self, outbox: &mut Outbox, unsent: &mut Vec<Rc<Frame>>) {
+    pub(super) fn clear(&mut self, outbox: &mut Outbox, unsent: &mut Vec<Unsent>) {
         self.bytes -= outbox.bytes();
         while let Some(frame) = self.pop(outbox) {
             if frame.is_notification() {
-                unsent.push(frame);
+                unsent.push(Unsent { frame, is_begun: false });
             }
         }
         *outbox = Outbox::default();

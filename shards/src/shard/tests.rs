@@ -89,6 +89,8 @@ impl Bench {
                 roles: Box::default(),
                 grants: None,
                 listens,
+                hears_settled: false,
+                seen: None,
             },
             greeting: GREETING.into(),
             refusal: Arc::from(&b"NO"[..]),

@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::codec::dialect::{ClientMessage, ServerMessage, is_channel_name, parse_id};
-use crate::frame::Frame;
+use crate::frame::{Frame, Unsent};
 use crate::id::{ConnectionKey, Tick};
 use crate::limits::Limits;
 use crate::message::{Listens, Member, Report, Transport};
@@ -45,7 +45,7 @@ pub trait Outgoing {
     fn watch(&mut self, key: ConnectionKey);
 
     /// Begins to close a connection; gives back the notifications that will not be written.
-    fn close(&mut self, key: ConnectionKey, farewell: Farewell) -> Vec<Rc<Frame>>;
+    fn close(&mut self, key: ConnectionKey, farewell: Farewell) -> Vec<Unsent>;
 }
 
 /// The order in which touched connections are written.
@@ -171,7 +171,7 @@ impl State {
 
     /// Forgets a connection; nothing of it stays in any index. What it had not written goes back
     /// to its user's queue. Unknown keys are ignored.
-    pub fn handle_disconnect(&mut self, key: ConnectionKey, unsent: Vec<Rc<Frame>>, now: Tick) {
+    pub fn handle_disconnect(&mut self, key: ConnectionKey, unsent: Vec<Unsent>, now: Tick) {
         self.take_back(key, unsent, now);
         if self.directory.leave(key, &mut self.reports) {
             self.meter.connections_closed += 1;

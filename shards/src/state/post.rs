@@ -7,13 +7,12 @@
 //! ends acknowledged, expired, evicted, cleared, or given up. With acknowledgement off it ends when
 //! its bytes are written: what a closing connection had not written comes back.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::mailbox::Letter;
 use super::{Outgoing, State, Urgency};
 use crate::codec::dialect::ServerMessage;
-use crate::frame::Frame;
+use crate::frame::{Frame, Unsent};
 use crate::id::{ConnectionKey, NotificationId, Tick};
 use crate::limits::{
     DEAD_LETTERS_MAX, OVERDUE_PER_TURN, REPLAY_BACKLOG_BYTES, REPLAYS_PER_TURN, REPLAYS_PER_USER,
@@ -229,7 +228,7 @@ impl State {
 
     /// Takes back what a connection that is leaving had not written, and, if it was the user's
     /// last, what was not acknowledged. Call while its session is still known.
-    pub(super) fn take_back(&mut self, key: ConnectionKey, unsent: Vec<Rc<Frame>>, now: Tick) {
+    pub(super) fn take_back(&mut self, key: ConnectionKey, unsent: Vec<Unsent>, now: Tick) {
         let Some(session) = self.directory.session(key) else { return };
         let slot = session.home.user;
         let is_last = self.directory.user_connections(slot).len() <= 1;
@@ -238,7 +237,7 @@ impl State {
                 self.recall(slot);
             }
         } else if is_last && self.limits.queue.is_some() {
-            for frame in unsent {
+            for Unsent { frame, .. } in unsent {
                 let letter = match &*frame {
                     Frame::Letter(repeated) => repeated.letter.clone(),
                     Frame::Personal(notification, sequence) if !is_now_or_never(notification) => {
@@ -256,7 +255,7 @@ impl State {
             }
             return;
         }
-        let lost = unsent.iter().filter(|frame| frame.is_notification()).count();
+        let lost = unsent.iter().filter(|unsent| !unsent.is_begun).count();
         self.meter.frames_discarded += u64::try_from(lost).unwrap_or(0);
     }
 

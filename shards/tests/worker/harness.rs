@@ -164,6 +164,8 @@ impl Rig {
             roles: Box::default(),
             grants: None,
             listens,
+            hears_settled: false,
+            seen: None,
         };
         let adoption = Adoption {
             stream,

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use serde_json::Value;
 
-use crate::frame::Frame;
+use crate::frame::{Frame, Unsent};
 use crate::id::ConnectionKey;
 use crate::message::Transport;
 use crate::notification::{Notification, Priority};
@@ -147,7 +147,7 @@ impl Outgoing for Wire {
 
     fn watch(&mut self, _: ConnectionKey) {}
 
-    fn close(&mut self, key: ConnectionKey, farewell: Farewell) -> Vec<Rc<Frame>> {
+    fn close(&mut self, key: ConnectionKey, farewell: Farewell) -> Vec<Unsent> {
         assert!(self.posts.contains_key(&key.0), "a close for nobody");
         self.effects.closed.push((key.0, farewell));
         Vec::new()
