@@ -57,12 +57,26 @@ enum Phase {
 struct Flags {
     /// In the `readable` queue.
     readable: bool,
-    /// In a flush queue.
-    touched: bool,
+    /// In the queue of those written in this turn.
+    prompt: bool,
+    /// In the queue of those written in slices; may be in both.
+    fan_out: bool,
     /// The last write said the socket is full; the poller will tell when it is not.
     blocked: bool,
     /// The client has shut its side: read until the end.
     peer_done: bool,
+}
+
+impl Flags {
+    /// Whether the connection must be put into `prompt`; notes that it is.
+    const fn joins_prompt(&mut self) -> bool {
+        !std::mem::replace(&mut self.prompt, true)
+    }
+
+    /// Whether the connection must be put into `fan_out`; notes that it is.
+    const fn joins_fan_out(&mut self) -> bool {
+        !self.prompt && !std::mem::replace(&mut self.fan_out, true)
+    }
 }
 
 /// What one read gave.
@@ -180,8 +194,7 @@ impl Connections {
             connection.flags.peer_done |= event.is_read_closed() || event.is_error();
             if event.is_writable() {
                 connection.flags.blocked = false;
-                if !connection.outbox.is_empty() && !connection.flags.touched {
-                    connection.flags.touched = true;
+                if !connection.outbox.is_empty() && connection.flags.joins_prompt() {
                     self.prompt.push_back(key);
                 }
             }
@@ -257,8 +270,7 @@ impl Connections {
             connection.moved_at = self.now;
         }
         self.pool.push(&mut connection.outbox, &frame, connection.transport);
-        if !connection.flags.touched {
-            connection.flags.touched = true;
+        if connection.flags.joins_prompt() {
             self.prompt.push_back(key);
         }
     }
@@ -278,9 +290,8 @@ impl Connections {
         if let Some(last) = last {
             self.push_bytes(key, last);
         } else if let Some(connection) = self.slots.get_mut(key.index())
-            && !connection.flags.touched
+            && connection.flags.joins_prompt()
         {
-            connection.flags.touched = true;
             self.prompt.push_back(key);
         }
     }
@@ -288,17 +299,22 @@ impl Connections {
     /// Writes the connections touched in this turn, each once: all replies, a slice of fan-outs.
     pub(crate) fn flush_touched(&mut self) {
         while let Some(key) = self.prompt.pop_front() {
+            if let Some(connection) = self.slots.get_mut(key.index()) {
+                connection.flags.prompt = false;
+            }
             self.flush(key);
         }
         for _ in 0..FAN_OUT_FLUSHES_PER_TURN {
             let Some(key) = self.fan_out.pop_front() else { break };
+            if let Some(connection) = self.slots.get_mut(key.index()) {
+                connection.flags.fan_out = false;
+            }
             self.flush(key);
         }
     }
 
     fn flush(&mut self, key: ConnectionKey) {
         let Some(connection) = self.slots.get_mut(key.index()) else { return };
-        connection.flags.touched = false;
         if connection.flags.blocked {
             return;
         }
@@ -386,11 +402,12 @@ impl Outgoing for Connections {
             connection.moved_at = self.now;
         }
         self.pool.push(&mut connection.outbox, frame, connection.transport);
-        if !connection.flags.touched && !connection.flags.blocked {
-            connection.flags.touched = true;
+        // A blocked one is put into a queue by the poller, when its socket takes bytes again.
+        if !connection.flags.blocked {
             match urgency {
-                Urgency::Prompt => self.prompt.push_back(to),
-                Urgency::FanOut => self.fan_out.push_back(to),
+                Urgency::Prompt if connection.flags.joins_prompt() => self.prompt.push_back(to),
+                Urgency::FanOut if connection.flags.joins_fan_out() => self.fan_out.push_back(to),
+                _ => {}
             }
         }
         true
@@ -406,3 +423,6 @@ impl Outgoing for Connections {
         self.finish(key, last, farewell.flush);
     }
 }
+
+#[cfg(test)]
+mod tests;
