@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use ara_shards::conversation::Contract;
 use ara_shards::doorbell::Doorbell;
 use ara_shards::placement::Placement;
-use ara_shards::shard::Contract;
 use ara_shards::worker::{self, Ending, Seat};
 use ara_shards::{ShardLink, pin};
 use tokio::signal::unix::{Signal, SignalKind, signal};

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use ara_gateway::door::{gate, head, listen};
 use ara_shards::Limits;
+use ara_shards::conversation::Echo;
 use ara_shards::doorbell::Doorbell;
 use ara_shards::id::NotificationId;
 use ara_shards::message::{Adoption, Control, Listens, Member, Transport};
 use ara_shards::placement::Placement;
-use ara_shards::shard::Echo;
 use ara_shards::worker::{self, Seat};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;

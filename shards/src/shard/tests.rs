@@ -12,6 +12,7 @@ use std::time::Duration;
 use mio::Poll;
 
 use super::*;
+use crate::conversation::Contract;
 use crate::doorbell::Doorbell;
 use crate::id::{NotificationId, Ticket};
 use crate::inbox::{self, ShardLink};

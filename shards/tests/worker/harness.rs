@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use ara_shards::conversation::Contract;
 use ara_shards::doorbell::Doorbell;
 use ara_shards::id::{NotificationId, Ticket};
 use ara_shards::message::{
@@ -19,7 +20,6 @@ use ara_shards::message::{
 use ara_shards::meter::ShardSnapshot;
 use ara_shards::notification::{Notification, Priority, Readers};
 use ara_shards::placement::UserHash;
-use ara_shards::shard::Contract;
 use ara_shards::worker::{self, Ending, Seat, Unstarted};
 use ara_shards::{Limits, ShardLink};
 use crossbeam_channel::{Receiver, bounded};

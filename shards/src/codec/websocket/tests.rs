@@ -337,6 +337,15 @@ proptest! {
     }
 }
 
+#[test]
+fn nothing_is_kept_after_a_close() {
+    let mut stream = Stream::of(&[Said::Close(Some((1000, "bye".into())))]);
+    let mut unfinished = None;
+    let result = decode(&mut stream.bytes, &mut unfinished, 1 << 20, |_| true);
+    assert_eq!(result, Ok(()));
+    assert!(unfinished.is_none());
+}
+
 /// What we write, a client can read: the right length form, no mask, and the payload.
 #[test]
 fn server_frames_have_the_shortest_length_and_no_mask() {
