@@ -323,3 +323,35 @@ fn ended(thread: &str, ending: &Ending) -> Failure {
         Ending::Panicked => format!("thread {thread} panicked; stopping the process"),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Invariant 9: whatever ends a thread unasked, main goes, and says so with its exit code.
+    #[test]
+    fn a_thread_that_ends_unasked_takes_the_process_down() {
+        let endings =
+            [Ending::Panicked, Ending::Stopped, Ending::Failed(io::ErrorKind::Other.into())];
+        for ending in endings {
+            let (news_in, news) = mpsc::channel(1);
+            let (stop, _stop_out) = mpsc::channel(1);
+            let running = Running {
+                address: ([127, 0, 0, 1], 1).into(),
+                api_address: None,
+                news,
+                stop,
+                router: std::thread::Builder::new().spawn(|| {}).unwrap(),
+                shards: Vec::new(),
+                grace: Duration::from_secs(10),
+            };
+            let message = ended("shard-0", &ending).to_string();
+            assert!(message.contains("shard-0") && message.contains("stopping the process"));
+            news_in.try_send(News::Ended("shard-0".to_owned(), ending)).unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let code = runtime.block_on(running.until_stopped());
+            assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(EXIT_FAILURE)));
+        }
+    }
+}

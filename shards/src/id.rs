@@ -15,7 +15,8 @@ impl ConnectionKey {
     }
 
     /// The key for a table index; `None` beyond 2³² entries.
-    pub(crate) fn from_index(index: usize) -> Option<Self> {
+    #[must_use]
+    pub fn from_index(index: usize) -> Option<Self> {
         u32::try_from(index).ok().map(Self)
     }
 }

@@ -52,9 +52,9 @@ impl Dispatched {
 }
 
 /// One shard's part of a trigger.
-struct Share {
+pub(super) struct Share {
     shard: usize,
-    recipients: Recipients,
+    pub(super) recipients: Recipients,
     /// Which of the trigger's targets it holds.
     targets: Vec<usize>,
 }
@@ -104,7 +104,12 @@ impl Router {
 }
 
 impl State {
-    fn shares(&self, trigger: &Trigger<'_>, id: NotificationId, occurred_at: &str) -> Vec<Share> {
+    pub(super) fn shares(
+        &self,
+        trigger: &Trigger<'_>,
+        id: NotificationId,
+        occurred_at: &str,
+    ) -> Vec<Share> {
         let encode = |channel: Option<&str>| {
             let event = &trigger.event;
             let json = event.to_json(id, occurred_at, channel);

@@ -382,3 +382,6 @@ fn overloaded() -> Refusal {
 pub fn shutting_down() -> Refusal {
     Refusal::new(Code::ShuttingDown, "the gateway is shutting down; use another instance")
 }
+
+#[cfg(test)]
+mod tests;
