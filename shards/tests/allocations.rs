@@ -5,6 +5,8 @@
 //! at a million recipients one small allocation each is the larger half of the work.
 
 #![expect(unsafe_code, reason = "an allocator that counts is an unsafe trait")]
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![expect(clippy::disallowed_macros, reason = "an allocator has no other place to count")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
