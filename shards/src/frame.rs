@@ -11,7 +11,7 @@ use tungstenite::protocol::frame::coding::OpCode;
 use crate::codec::dialect::{self, ServerMessage};
 use crate::codec::{sse, websocket};
 use crate::message::Transport;
-use crate::notification::Notification;
+use crate::notification::{Notification, Priority};
 use crate::state::mailbox::Letter;
 
 /// A frame on its way to one or more connections of this shard.
@@ -54,6 +54,18 @@ impl Frame {
         let websocket = websocket::text_frame(&json);
         let sse = sse::event("notification", Some(letter.id), &json);
         Rc::new(Self::Letter(Box::new(Repeated { letter, websocket, sse })))
+    }
+
+    /// How urgent it is, if it is a notification.
+    #[must_use]
+    pub fn priority(&self) -> Option<Priority> {
+        match self {
+            Self::Notification(notification) | Self::Personal(notification, _) => {
+                Some(notification.priority)
+            }
+            Self::Letter(repeated) => Some(repeated.letter.priority),
+            Self::Bytes(_) => None,
+        }
     }
 
     /// Whether it is a notification, to anybody.

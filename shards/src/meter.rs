@@ -18,6 +18,8 @@ pub struct Meter {
     pub frames_delivered: u64,
     /// Frames that could not be taken.
     pub frames_failed: u64,
+    /// `Low` notifications not given to readers that are far behind; among the failed.
+    pub frames_shed: u64,
     /// Taken notifications that a closing connection had not written.
     pub frames_discarded: u64,
     /// Messages clients sent.

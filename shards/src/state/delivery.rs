@@ -13,7 +13,7 @@ use crate::frame::Frame;
 use crate::id::{ConnectionKey, Tick};
 use crate::limits::PROMPT_RECIPIENTS_MAX;
 use crate::message::{Delivery, Recipient, Recipients, Report, Tally};
-use crate::notification::{Audience, Notification};
+use crate::notification::{Audience, Notification, Priority};
 
 impl State {
     /// Applies one delivery, reports what became of it, and sends slow consumers away. Returns
@@ -27,7 +27,13 @@ impl State {
         self.now = now;
         let mut parts = Vec::new();
         let mut refused = std::mem::take(&mut self.refused);
-        let mut fan = Fan { directory: &self.directory, out, refused: &mut refused };
+        let mut fan = Fan {
+            directory: &self.directory,
+            out,
+            refused: &mut refused,
+            shed: &mut self.meter.frames_shed,
+            outbox_bytes_max: self.limits.outbox_bytes_per_connection_max,
+        };
         let total = match delivery.audience {
             Recipients::Users { notification, users } => {
                 parts = self.deliver_to_users(&notification, &users, &mut refused, out);
@@ -76,7 +82,13 @@ impl State {
             let mut tally = Tally::default();
             if !self.must_wait(user) {
                 let keys = self.directory.connections(&user.tenant, &user.user, user.hash);
-                let mut fan = Fan { directory: &self.directory, out, refused };
+                let mut fan = Fan {
+                    directory: &self.directory,
+                    out,
+                    refused,
+                    shed: &mut self.meter.frames_shed,
+                    outbox_bytes_max: self.limits.outbox_bytes_per_connection_max,
+                };
                 tally = fan.offer_all(keys, &frame, urgency_for(users.len()));
             }
             parts.push(self.post(user, notification, self.sequence, tally));
@@ -122,6 +134,9 @@ struct Fan<'a, O> {
     out: &'a mut O,
     /// Connections whose outbox refused.
     refused: &'a mut Vec<ConnectionKey>,
+    /// Counts the notifications shed.
+    shed: &'a mut u64,
+    outbox_bytes_max: usize,
 }
 
 impl<O: Outgoing> Fan<'_, O> {
@@ -187,12 +202,22 @@ impl<O: Outgoing> Fan<'_, O> {
                 return;
             }
         }
-        if self.out.offer(key, frame, urgency) {
+        if frame.priority() == Some(Priority::Low) && self.is_half_full(key) {
+            tally.failed += 1;
+            *self.shed += 1;
+        } else if self.out.offer(key, frame, urgency) {
             tally.delivered += 1;
         } else {
             tally.failed += 1;
             self.refused.push(key);
         }
+    }
+
+    /// Whether a reader is behind by half of what it may be: then `Low` is shed, so that there is
+    /// room for the rest before the reader counts as slow.
+    fn is_half_full(&self, key: ConnectionKey) -> bool {
+        let most = self.outbox_bytes_max;
+        self.out.backlog_bytes(key).is_some_and(|bytes| bytes > most / 2)
     }
 }
 
