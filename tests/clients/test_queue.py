@@ -148,25 +148,26 @@ async def test_ten_thousand_wait_for_one_user_and_another_is_served_promptly(sta
     async with WebSocket(gateway, "other") as other, WebSocket(gateway, "away") as back:
         received, latencies, live_ids = [], [], []
 
-        async def read():
-            while len(received) < 10_000 or len(received) < 10_000 + len(live_ids):
+        async def read(count: int):
+            while len(received) < count:
                 received.append(json.loads(await back.text()))
 
-        reading = asyncio.create_task(read())
-        while not reading.done() and len(live_ids) < 50:
+        reading = asyncio.create_task(read(10_000))
+        while not live_ids or not reading.done():
             begin = time.monotonic()
-            answer = await gateway.send("other", payload=len(latencies))
+            answer = await gateway.send("other")
             assert (await other.notification())["id"] == answer["notification_id"]
             latencies.append(time.monotonic() - begin)
             live_ids.append((await gateway.send("away", payload="live"))["notification_id"])
         await reading
+        await read(10_000 + len(live_ids))
         assert [message["id"] for message in received] == ids + live_ids
         assert all(message.get("replayed") for message in received[:10_000])
         assert max(latencies) < 1.0, f"the other user waited {max(latencies):.3f} s"
         await back.assert_nothing_waits()
 
 
-async def test_a_slow_consumer_closed_with_4429_finds_what_it_had_not_been_sent(start_gateway, user):
+async def test_a_slow_consumer_closed_with_4429_finds_what_was_not_written(start_gateway, user):
     gateway = await start_gateway(QUEUE_ENABLED="true")
     fill = "x" * 50_000
     sent = []
@@ -196,8 +197,9 @@ async def test_a_slow_consumer_closed_with_4429_finds_what_it_had_not_been_sent(
             assert message["replayed"] is True
             again.append(message["payload"]["n"])
         await client.assert_nothing_waits()
-    # What it read before its end is not sent again, and nothing is missing.
-    assert seen + again == list(range(len(sent) + 1)), (seen, again)
+    # Nothing is missing, and nothing comes twice but the one that was being written when it was closed.
+    assert seen == list(range(len(seen))), seen
+    assert again == list(range(again[0], len(sent) + 1)) and len(seen) - again[0] in (0, 1), (seen, again)
 
 
 async def test_send_to_users_says_for_each_user_whether_it_was_queued(start_gateway):
