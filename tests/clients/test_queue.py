@@ -150,7 +150,8 @@ async def test_ten_thousand_wait_for_one_user_and_another_is_served_promptly(sta
 
         async def read(count: int):
             while len(received) < count:
-                received.append(json.loads(await back.text()))
+                received.append(await back.next())
+                await asyncio.sleep(0)  # what has arrived is read without waiting: let the other client run
 
         reading = asyncio.create_task(read(10_000))
         while not live_ids or not reading.done():
@@ -163,7 +164,7 @@ async def test_ten_thousand_wait_for_one_user_and_another_is_served_promptly(sta
         await read(10_000 + len(live_ids))
         assert [message["id"] for message in received] == ids + live_ids
         assert all(message.get("replayed") for message in received[:10_000])
-        assert max(latencies) < 1.0, f"the other user waited {max(latencies):.3f} s"
+        assert len(latencies) >= 20 and max(latencies) < 1.0, f"the other user waited {max(latencies):.3f} s"
         await back.assert_nothing_waits()
 
 
