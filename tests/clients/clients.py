@@ -76,6 +76,11 @@ class WebSocket:
         answer = await self.expect("unsubscribed")
         assert sorted(answer["payload"]) == sorted(channels), answer
 
+    async def ack(self, notification_id: str):
+        """Acknowledges a notification, which must have awaited it."""
+        await self.send({"type": "Ack", "payload": {"notification_id": notification_id}})
+        assert await self.expect("acked") == {"type": "acked", "notification_id": notification_id}
+
     async def error(self, code: str) -> dict:
         message = await self.expect("error")
         assert message["code"] == code, message
@@ -98,12 +103,13 @@ class EventStream:
     """One SSE stream. Use as `async with EventStream(gateway, "user") as stream`."""
 
     def __init__(self, gateway: Gateway, user: str = "", *, token: str | None = None, claims: dict | None = None,
-                 channels: str | None = None, headers: dict | None = None, token_in_query: bool = True):
+                 channels: str | None = None, headers: dict | None = None, token_in_query: bool = True,
+                 settled: str | None = None):
         token = token or make_token(user, **(claims or {}))
         self._headers = dict(headers or {})
         if not token_in_query:
             self._headers["Authorization"] = f"Bearer {token}"
-        self._url = gateway.sse_url(token if token_in_query else None, channels)
+        self._url = gateway.sse_url(token if token_in_query else None, channels=channels, settled=settled)
         self._stack = contextlib.AsyncExitStack()
         self.retry_ms: int | None = None
 

@@ -74,6 +74,11 @@ def make_token(user: str | None, *, secret: str = JWT_SECRET, algorithm: str = "
     return jwt.encode({k: v for k, v in body.items() if v is not None}, secret, algorithm=algorithm)
 
 
+def query_string(**parameters: str | None) -> str:
+    query = httpx.QueryParams({k: v for k, v in parameters.items() if v is not None})
+    return f"?{query}" if query else ""
+
+
 def base_environment() -> dict[str, str]:
     """What a process needs to run at all; nothing of the caller's configuration leaks in."""
     return {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ}
@@ -124,12 +129,11 @@ class Gateway:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def ws_url(self, token: str | None = None) -> str:
-        return f"ws://127.0.0.1:{self.port}/ws" + (f"?token={token}" if token is not None else "")
+    def ws_url(self, token: str | None = None, **query: str | None) -> str:
+        return f"ws://127.0.0.1:{self.port}/ws{query_string(token=token, **query)}"
 
-    def sse_url(self, token: str | None = None, channels: str | None = None) -> str:
-        query = httpx.QueryParams({k: v for k, v in (("token", token), ("channels", channels)) if v is not None})
-        return f"{self.url}/sse" + (f"?{query}" if query else "")
+    def sse_url(self, token: str | None = None, **query: str | None) -> str:
+        return f"{self.url}/sse{query_string(token=token, **query)}"
 
     # --- the process
 
@@ -207,6 +211,11 @@ class Gateway:
         assert response.status_code == 200, response.text
         return response.json()
 
+    async def delete_ok(self, path: str, tenant: str | None = None) -> dict:
+        response = await self.client.delete(path, headers=self.headers(tenant))
+        assert response.status_code == 200, response.text
+        return response.json()
+
     async def post(self, path: str, body, tenant: str | None = None, **headers) -> httpx.Response:
         """Posts JSON; a string goes out as it is, byte for byte."""
         headers = self.headers(tenant) | {"Content-Type": "application/json"} | headers
@@ -234,6 +243,27 @@ class Gateway:
     async def connection_count(self) -> int:
         stats = await self.get_ok("/stats")
         return sum(shard["connections"] for shard in stats["shards"])
+
+    async def wait_until_away(self, user: str, tenant: str | None = None):
+        """Returns when the gateway knows that the user has no connection left."""
+
+        async def away():
+            return (await self.get(f"/api/v1/users/{user}/subscriptions", tenant)).status_code == 404
+
+        await wait_until(away, what=f"{user} away")
+
+    async def queue(self, user: str, tenant: str | None = None) -> list[dict]:
+        """What waits for a user or is not acknowledged yet: entries {attempts, in_flight, notification}."""
+        return await self._letters(user, "queue", tenant)
+
+    async def dead_letters(self, user: str, tenant: str | None = None) -> list[dict]:
+        return await self._letters(user, "dead-letters", tenant)
+
+    async def _letters(self, user: str, shelf: str, tenant: str | None) -> list[dict]:
+        answer = await self.get_ok(f"/api/v1/users/{user}/{shelf}", tenant)
+        assert set(answer) == {"user_id", "count", "notifications"} and answer["user_id"] == user, answer
+        assert answer["count"] == len(answer["notifications"]), answer["count"]
+        return answer["notifications"]
 
     async def wait_for_connections(self, count: int, deadline_s: float = 5.0):
         async def reached():

@@ -113,6 +113,57 @@ class RawConnection:
         return self.request("GET", path, **{k: v for k, v in fields.items() if v is not None})
 
 
+async def post_pipelined(gateway: Gateway, path: str, bodies, at_once: int = 200) -> list[dict]:
+    """Posts many bodies over one connection, in order; returns their answers, all of which must be 200."""
+    answers = []
+    bodies = list(bodies)
+    async with RawConnection(gateway) as connection:
+        for start in range(0, len(bodies), at_once):
+            chunk = [json.dumps(body).encode() for body in bodies[start:start + at_once]]
+            requests = (connection.request("POST", path, body, **gateway.headers()) for body in chunk)
+            await connection.send(b"".join(requests))
+            for _ in chunk:
+                status, _, answer = await connection.response()
+                assert status == 200, answer
+                answers.append(json.loads(answer))
+    return answers
+
+
+class Relay:
+    """A TCP relay in front of the gateway whose connections a test can cut."""
+
+    def __init__(self, gateway: Gateway):
+        self.gateway = gateway
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def __aenter__(self):
+        self.server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self.server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_):
+        self.server.close()
+        self.cut()
+
+    def cut(self):
+        for writer in self.writers:
+            writer.transport.abort()
+        self.writers.clear()
+
+    async def _accept(self, reader, writer):
+        gateway_reader, gateway_writer = await asyncio.open_connection("127.0.0.1", self.gateway.port)
+        self.writers += [writer, gateway_writer]
+        await asyncio.gather(self._copy(reader, gateway_writer), self._copy(gateway_reader, writer))
+
+    @staticmethod
+    async def _copy(reader, writer):
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
 def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, reserved: int = 0, masked: bool = True,
           declared: int | None = None) -> bytes:
     """A WebSocket frame; `declared` writes another length into the header than the payload has."""

@@ -70,6 +70,16 @@ async def wait_for_redis(gateway):
     await wait_until(healthy, RECOVERY_S, "redis healthy in /health")
 
 
+async def test_what_comes_through_redis_for_an_absent_user_is_queued(start_gateway, shared_redis, user):
+    gateway = await start_gateway(REDIS_URL=shared_redis.url, QUEUE_ENABLED="true", **TIMINGS)
+    await wait_for_redis(gateway)
+    await shared_redis.publish(f"notification:user:{user}", trigger("user", user, payload=1))
+    await wait_until(lambda: gateway.queue(user), what="it waits")
+    async with WebSocket(gateway, user) as client:
+        message = await client.notification()
+        assert (message["payload"], message["replayed"]) == (1, True)
+
+
 @pytest.mark.parametrize("kind, on", [
     ("user", "notification:user:{user}"), ("channel", "notification:channel:{channel}"),
     ("broadcast", "notification:broadcast"), ("users", "notification:broadcast"), ("users", "notification:user:many"),
