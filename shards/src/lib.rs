@@ -9,6 +9,7 @@ pub mod codec;
 pub mod doorbell;
 pub mod frame;
 pub mod id;
+pub mod journal;
 pub mod limits;
 pub mod message;
 pub mod meter;
