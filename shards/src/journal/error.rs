@@ -88,7 +88,8 @@ impl std::error::Error for OpenError {
 /// Why a record was not taken. The journal is as it was before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AppendError {
-    /// It can never be taken: longer than [`RECORD_BYTES_MAX`](super::RECORD_BYTES_MAX).
+    /// It can never be taken: longer than [`RECORD_BYTES_MAX`](super::RECORD_BYTES_MAX) or a
+    /// segment.
     TooLong {
         /// Its length.
         bytes: usize,

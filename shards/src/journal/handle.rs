@@ -140,12 +140,12 @@ impl Journal {
     /// released; it stays as long as anything older does. Taken even where [`Self::append`]
     /// refuses, because notes are what makes room.
     pub fn note(&mut self, record: &[u8]) -> Result<(), AppendError> {
-        self.put(Kind::Note, record, self.max_disk_bytes).map(drop)
+        self.put(Kind::Note, record, self.room_for_notes()).map(drop)
     }
 
-    /// As [`Self::append`], for compaction, which may use a segment more.
+    /// As [`Self::append`], for compaction.
     pub(super) fn copy(&mut self, record: &[u8]) -> Option<Position> {
-        let room = self.max_disk_bytes - self.segment_bytes;
+        let room = self.max_disk_bytes;
         let position = self.is_sound().then(|| self.put(Kind::Record, record, room))?.ok()?;
         self.ledger.insert(position);
         Some(position)
@@ -222,8 +222,13 @@ impl Journal {
         }
     }
 
+    /// Compaction has always room for what one segment holds, or it could never end.
+    const fn room_for_notes(&self) -> u64 {
+        self.max_disk_bytes - self.segment_bytes - 4 * HEADER_BYTES as u64
+    }
+
     pub(super) const fn room_for_records(&self) -> u64 {
-        self.max_disk_bytes - 2 * self.segment_bytes
+        self.room_for_notes() - self.segment_bytes
     }
 
     pub(super) fn disk_bytes(&self) -> u64 {
@@ -240,21 +245,19 @@ impl Journal {
     }
 
     fn put(&mut self, kind: Kind, record: &[u8], room: u64) -> Result<Position, AppendError> {
-        let too_long = AppendError::TooLong { bytes: record.len() };
-        if record.len() > RECORD_BYTES_MAX {
-            return Err(too_long);
-        }
         let blocks = format::frame_blocks(record.len());
+        let room_bytes = self.segment_bytes.checked_sub(blocks * BLOCK + HEADER_BYTES as u64);
+        let Some(room_bytes) = room_bytes.filter(|_| record.len() <= RECORD_BYTES_MAX) else {
+            return Err(AppendError::TooLong { bytes: record.len() });
+        };
         if (self.end + blocks - self.committed.0) * BLOCK > JOURNAL_BUFFER_BYTES_MAX {
             return Err(AppendError::Full(Full::Buffer));
         }
-        let frame_bytes = blocks * BLOCK;
-        if self.disk_bytes() + frame_bytes + HEADER_BYTES as u64 > room {
+        if self.disk_bytes() + blocks * BLOCK + HEADER_BYTES as u64 > room {
             return Err(AppendError::Full(Full::Limit));
         }
         let position = Position::new(self.end, blocks).ok_or(AppendError::Full(Full::Limit))?;
-        let room_bytes = self.segment_bytes.saturating_sub(frame_bytes + HEADER_BYTES as u64);
-        if self.ledger.active_blocks().is_none_or(|used| used > 0 && used * BLOCK > room_bytes) {
+        if self.ledger.active_blocks().is_none_or(|used| used * BLOCK > room_bytes) {
             self.begin_segment();
         }
         format::encode(&mut self.buffer.bytes, self.salt, self.end, kind, record);

@@ -59,10 +59,11 @@ pub const RECORD_BYTES_MAX: usize = 65_535 * format::BLOCK_BYTES - 8;
 pub struct Options {
     /// An existing directory of its own.
     pub directory: PathBuf,
-    /// A segment is sealed when the next record would make it longer than this.
+    /// A segment is sealed when the next record would make it longer than this; no record may be
+    /// longer.
     pub segment_bytes: u64,
-    /// The most bytes on disk. The last segment's worth is kept for notes, the one before for
-    /// compaction; so records may fill all but two segments.
+    /// The most bytes on disk, at least four segments. One segment's worth is kept for notes and
+    /// one for compaction; records may fill the rest.
     pub max_disk_bytes: u64,
     /// When a record counts as committed.
     pub fsync: Fsync,

@@ -24,7 +24,7 @@ struct File {
 
 /// What to fail next, each once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(super) enum Fault {
     Create,
     /// A write, after half of its bytes.
     Write,
@@ -34,22 +34,22 @@ pub enum Fault {
     Read,
 }
 
-#[derive(Debug, Default)]
-pub struct State {
+#[derive(Debug, Clone, Default)]
+pub(super) struct State {
     files: BTreeMap<String, File>,
     /// Removed, but the directory was not synced since.
     removed: BTreeMap<String, File>,
     current: Option<String>,
     /// Handles of an earlier life do nothing any more.
     life: u64,
-    pub faults: Vec<Fault>,
-    pub bytes_max: Option<u64>,
-    pub syncs: u64,
+    pub(super) faults: Vec<Fault>,
+    pub(super) bytes_max: Option<u64>,
+    pub(super) syncs: u64,
 }
 
 #[derive(Debug, Clone, Default)]
 #[expect(clippy::disallowed_types, reason = "a test looks at the files while the writer uses them")]
-pub struct Memory {
+pub(super) struct Memory {
     state: Arc<Mutex<State>>,
     life: u64,
 }
@@ -69,25 +69,29 @@ impl State {
         }
     }
 
-    pub fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         self.files.values().map(|file| file.data.len() as u64).sum()
     }
 
-    pub fn names(&self) -> Vec<String> {
-        self.files.keys().cloned().collect()
+    pub(super) fn files(&self) -> usize {
+        self.files.len()
     }
 
-    /// The bytes of the file that was created as the `index`-th of those that exist.
-    pub fn data(&mut self, index: usize) -> &mut Vec<u8> {
-        let file = self.files.values_mut().nth(index).expect("so many files");
-        file.durable.clear();
-        &mut file.data
+    /// The bytes of the oldest file but `index`.
+    pub(super) fn data(&mut self, index: usize) -> &mut Vec<u8> {
+        &mut self.files.values_mut().nth(index).expect("so many files").data
     }
 }
 
 impl Memory {
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    /// Another disk with the same files.
+    #[expect(clippy::disallowed_types, reason = "as for the type")]
+    pub(super) fn copy(&self) -> Self {
+        Self { state: Arc::new(Mutex::new(self.state().clone())), life: self.life }
     }
 
     fn alive(&self) -> io::Result<MutexGuard<'_, State>> {
@@ -96,7 +100,7 @@ impl Memory {
     }
 
     /// The process is killed: every write that returned stays. Returns the next life's handle.
-    pub fn kill(&self) -> Self {
+    pub(super) fn kill(&self) -> Self {
         let mut state = self.state();
         state.life += 1;
         state.current = None;
@@ -105,7 +109,7 @@ impl Memory {
     }
 
     /// Power is lost: of what was not synced, anything may be there, or garbage, or nothing.
-    pub fn lose_power(&self, rng: &mut Rng) -> Self {
+    pub(super) fn lose_power(&self, rng: &mut Rng) -> Self {
         let next = self.kill();
         let mut state = self.state();
         let state = &mut *state;

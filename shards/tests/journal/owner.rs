@@ -12,32 +12,32 @@ use ara_shards::journal::{
 };
 
 /// The bytes of record `id`: its number, then as many bytes as the number says.
-pub fn body(id: u64, bytes: usize) -> Vec<u8> {
+pub(super) fn body(id: u64, bytes: usize) -> Vec<u8> {
     let mut body = id.to_le_bytes().to_vec();
-    body.extend((0..bytes).map(|at| (id as usize).wrapping_mul(31).wrapping_add(at) as u8));
+    body.extend((0_u8..=255).cycle().skip(usize::from(body[0])).take(bytes));
     body
 }
 
 #[derive(Debug)]
-pub struct Owner {
-    pub journal: Journal,
-    pub report: RecoveryReport,
+pub(super) struct Owner {
+    pub(super) journal: Journal,
+    pub(super) report: RecoveryReport,
     /// Where each live record is.
-    pub index: BTreeMap<u64, Position>,
+    pub(super) index: BTreeMap<u64, Position>,
     /// Every record recovery has shown, in its order, with its bytes.
-    pub recovered: Vec<(Position, u64, Vec<u8>)>,
+    pub(super) recovered: Vec<(Position, u64, Vec<u8>)>,
 }
 
-pub fn silent() -> Arc<Doorbell> {
+pub(super) fn silent() -> Arc<Doorbell> {
     Arc::new(Doorbell::new(|| {}))
 }
 
 impl Owner {
-    pub fn on(storage: impl Storage, options: &Options) -> Result<Self, OpenError> {
+    pub(super) fn on(storage: impl Storage, options: &Options) -> Result<Self, OpenError> {
         Self::with(|on_record| Journal::open_on(storage, options, on_record, silent()))
     }
 
-    pub fn open(options: &Options) -> Result<Self, OpenError> {
+    pub(super) fn open(options: &Options) -> Result<Self, OpenError> {
         Self::with(|on_record| Journal::open(options, on_record, silent()))
     }
 
@@ -67,14 +67,14 @@ impl Owner {
         Ok(Self { journal, report, index, recovered })
     }
 
-    pub fn append(&mut self, id: u64, bytes: usize) -> Result<Ticket, AppendError> {
+    pub(super) fn append(&mut self, id: u64, bytes: usize) -> Result<Ticket, AppendError> {
         let position = self.journal.append(&body(id, bytes))?;
         self.index.insert(id, position);
         Ok(position.ticket())
     }
 
     /// Notes the death and releases the record.
-    pub fn kill(&mut self, id: u64) -> Result<(), AppendError> {
+    pub(super) fn kill(&mut self, id: u64) -> Result<(), AppendError> {
         let mut note = vec![0xFF; 8];
         note.extend(id.to_le_bytes());
         self.journal.note(&note)?;
@@ -84,7 +84,7 @@ impl Owner {
         Ok(())
     }
 
-    pub fn compact(&mut self, bytes_max: usize) -> bool {
+    pub(super) fn compact(&mut self, bytes_max: usize) -> bool {
         let index = &mut self.index;
         self.journal.compact(bytes_max, |old, new, record| {
             let id = u64::from_le_bytes(record[..8].try_into().unwrap());
@@ -92,7 +92,8 @@ impl Owner {
         })
     }
 
-    pub fn until(&mut self, what: &str, mut reached: impl FnMut(&mut Self) -> bool) {
+    #[expect(clippy::disallowed_methods, reason = "a test that hangs is to fail")]
+    pub(super) fn until(&mut self, what: &str, mut reached: impl FnMut(&mut Self) -> bool) {
         let begin = Instant::now();
         loop {
             self.journal.poll();
@@ -109,7 +110,7 @@ impl Owner {
     }
 
     /// Flushes and waits until all is committed.
-    pub fn commit(&mut self) -> Ticket {
+    pub(super) fn commit(&mut self) -> Ticket {
         let ticket = self.journal.flush();
         self.until("commit", |owner| owner.journal.committed() >= ticket);
         ticket
