@@ -9,42 +9,33 @@
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use ara_shards::conversation::Contract;
 use ara_shards::doorbell::Doorbell;
 use ara_shards::placement::Placement;
-use ara_shards::shard::Contract;
 use ara_shards::worker::{self, Ending, Seat};
 use ara_shards::{ShardLink, pin};
-use crossbeam_channel::Receiver;
-use tokio::net::TcpStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_local;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use crate::api::Api;
-use crate::api::serve::{Server, turn_away};
 use crate::capacity::{self, Capacity};
 use crate::cli::EXIT_FAILURE;
 use crate::config::settled::{RunMode, Settings};
 use crate::door::auth::Verifier;
 use crate::door::gate::{DEFAULT_TENANT, Gate};
-use crate::door::listen::{self, Arrival, Hallway};
+use crate::door::listen::{self, Hallway};
 use crate::origin::Origins;
-use crate::redis::{self, Status as RedisStatus, bridge};
-use crate::router::Router;
 use crate::router::interest::SHARDS_MAX;
+use crate::router::thread::{self, News};
 
 /// Arrivals waiting for the router, over all doors. At a few microseconds each, 4,096 are some
 /// 20 ms of work; beyond it a newcomer hears 503.
 const ARRIVALS_CAPACITY: usize = 4096;
-/// Arrivals the router takes before its other tasks have their turn.
-const ARRIVALS_PER_TURN: usize = 256;
-
 /// Why the gateway could not start or go on.
 #[derive(Debug)]
 pub struct Failure(String);
@@ -53,14 +44,6 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(&self.0)
     }
-}
-
-/// What the threads tell main.
-enum News {
-    /// The API answers, at these addresses.
-    Ready,
-    /// A thread has ended.
-    Ended(String, Ending),
 }
 
 /// A gateway that is up.
@@ -75,27 +58,6 @@ pub struct Running {
     router: JoinHandle<()>,
     shards: Vec<JoinHandle<()>>,
     grace: Duration,
-}
-
-impl std::fmt::Debug for News {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("News")
-    }
-}
-
-/// What only the router's thread uses.
-struct RouterParts {
-    settings: Settings,
-    links: Vec<ShardLink>,
-    gate: Arc<Gate>,
-    capacity: Capacity,
-    arrivals: Receiver<Arrival>,
-    bell: Arc<Doorbell>,
-    wake: Arc<Notify>,
-    closing: watch::Sender<bool>,
-    api_listener: Option<std::net::TcpListener>,
-    stop: mpsc::Receiver<()>,
-    news: mpsc::Sender<News>,
 }
 
 /// Starts every thread. Returns when the listeners are open and the threads are running.
@@ -122,17 +84,7 @@ pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure>
     let wake = Arc::new(Notify::new());
     let clapper = Arc::clone(&wake);
     let bell = Arc::new(Doorbell::new(move || clapper.notify_one()));
-    let placement = Placement::new(count);
-    let gate = Arc::new(Gate {
-        verifier,
-        origins: Origins::new(
-            settings.server.cors_origins.clone(),
-            settings.mode == RunMode::Development && settings.server.cors_origins.is_empty(),
-        ),
-        placement,
-        tenants_enabled: settings.tenants_enabled,
-        default_tenant: DEFAULT_TENANT.into(),
-    });
+    let gate = Arc::new(gate(&settings, verifier, Placement::new(count)));
     let (arrivals_in, arrivals) = crossbeam_channel::bounded(ARRIVALS_CAPACITY);
     let (closing, closed) = watch::channel(false);
     let (news, news_out) = mpsc::channel(count + 4);
@@ -152,24 +104,17 @@ pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure>
             limits: settings.limits.clone(),
             epoch,
         };
-        let (link, shard) = worker::prepare(seat, Arc::clone(&bell)).map_err(no_thread)?;
+        let door = Door {
+            listener,
+            gate: Arc::clone(&gate),
+            hallway: hallway.clone(),
+            newcomers_max: capacity.newcomers_per_door,
+        };
+        let (link, thread) = spawn_shard(seat, &bell, door, &news).map_err(no_thread)?;
         links.push(link);
-        let (gate, hallway) = (Arc::clone(&gate), hallway.clone());
-        let door = move || {
-            spawn_local(async move {
-                if let Err(error) = listen::serve(listener, gate, hallway).await {
-                    tracing::error!(shard = index, %error, "this shard's door cannot listen");
-                }
-            });
-        };
-        let ended = news.clone();
-        let on_end = move |ending| {
-            // If main is gone there is nobody to tell.
-            let _told = ended.try_send(News::Ended(format!("shard-{index}"), ending));
-        };
-        shards.push(shard.spawn(Contract, door, on_end).map_err(no_thread)?);
+        shards.push(thread);
     }
-    let parts = RouterParts {
+    let parts = thread::Parts {
         settings,
         links,
         gate,
@@ -182,8 +127,53 @@ pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure>
         stop: stop_out,
         news,
     };
-    let router = spawn_router(parts).map_err(no_thread)?;
+    let router = thread::spawn(parts).map_err(no_thread)?;
     Ok(Running { address, api_address, news: news_out, stop, router, shards, grace })
+}
+
+/// What a shard's door needs.
+struct Door {
+    listener: std::net::TcpListener,
+    gate: Arc<Gate>,
+    hallway: Hallway,
+    newcomers_max: usize,
+}
+
+fn spawn_shard(
+    seat: Seat,
+    bell: &Arc<Doorbell>,
+    door: Door,
+    news: &mpsc::Sender<News>,
+) -> io::Result<(ShardLink, JoinHandle<()>)> {
+    let index = seat.index;
+    let (link, shard) = worker::prepare(seat, Arc::clone(bell))?;
+    let open_door = move || {
+        spawn_local(async move {
+            let Door { listener, gate, hallway, newcomers_max } = door;
+            if let Err(error) = listen::serve(listener, gate, hallway, newcomers_max).await {
+                tracing::error!(shard = index, %error, "this shard's door cannot listen");
+            }
+        });
+    };
+    let news = news.clone();
+    let on_end = move |ending| {
+        // If main is gone there is nobody to tell.
+        let _told = news.try_send(News::Ended(format!("shard-{index}"), ending));
+    };
+    Ok((link, shard.spawn(Contract, open_door, on_end)?))
+}
+
+fn gate(settings: &Settings, verifier: Verifier, placement: Placement) -> Gate {
+    let origins = settings.server.cors_origins.clone();
+    let local = settings.mode == RunMode::Development && origins.is_empty();
+    Gate {
+        verifier,
+        origins: Origins::new(origins, local),
+        placement,
+        tenants_enabled: settings.tenants_enabled,
+        default_tenant: DEFAULT_TENANT.into(),
+        subscriptions_max: settings.limits.subscriptions_per_connection_max,
+    }
 }
 
 fn log_start(settings: &Settings, shards: usize, cores: usize, capacity: Capacity) {
@@ -236,104 +226,6 @@ fn no_thread(error: io::Error) -> Failure {
     Failure(format!("the system gives no more threads, files or memory: {error}"))
 }
 
-fn spawn_router(parts: RouterParts) -> io::Result<JoinHandle<()>> {
-    Builder::new().name("router".to_owned()).spawn(move || {
-        let news = parts.news.clone();
-        let run = std::panic::AssertUnwindSafe(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build_local(tokio::runtime::LocalOptions::default())?;
-            runtime.block_on(route(parts))
-        });
-        let ending = match std::panic::catch_unwind(run) {
-            Ok(Ok(())) => Ending::Stopped,
-            Ok(Err(error)) => Ending::Failed(error),
-            Err(_panic) => Ending::Panicked,
-        };
-        // If main is gone there is nobody to tell.
-        let _told = news.try_send(News::Ended("router".to_owned(), ending));
-    })
-}
-
-/// The router's thread: reports and arrivals, the API, Redis, until told to stop.
-async fn route(parts: RouterParts) -> io::Result<()> {
-    let RouterParts { settings, links, gate, capacity, arrivals, closing, mut stop, .. } = parts;
-    let router = Router::new(links, gate.placement.clone(), capacity.clients);
-    let status = Rc::new(RedisStatus::new());
-    let api =
-        Rc::new(Api::new(router.clone(), Arc::clone(&gate), &settings.api.key, Rc::clone(&status)));
-    let server = Server::new(api, capacity.callers, closing.subscribe());
-    if let Some(listener) = parts.api_listener {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        spawn_local(Rc::clone(&server).accept(listener));
-    }
-    let pump = pump(router.clone(), Rc::clone(&server), arrivals, parts.bell, parts.wake);
-    spawn_local(pump);
-    let redis = settings.redis.clone().map(|settings| {
-        let (router, enabled) = (router.clone(), gate.tenants_enabled);
-        spawn_local(redis::run(settings, status, move |trigger| {
-            if let Err(refusal) = bridge::dispatch(&router, &trigger, enabled) {
-                tracing::warn!(reason = %refusal.message, "a Redis trigger was not sent");
-            }
-        }))
-    });
-    // If main has gone already, the next line ends this thread too.
-    let _told = parts.news.send(News::Ready).await;
-    let _asked_or_alone = stop.recv().await;
-
-    if let Some(task) = redis {
-        task.abort();
-    }
-    // Doors stop accepting, callers finish the request they are in.
-    closing.send_replace(true);
-    let grace = settings.server.shutdown_grace;
-    let until = tokio::time::Instant::now() + grace;
-    router.drain(grace).await;
-    while server.callers() > 0 && tokio::time::Instant::now() < until {
-        sleep(Duration::from_millis(10)).await;
-    }
-    router.stop_shards().await;
-    Ok(())
-}
-
-/// Takes what shards and doors send, whenever the bell rings.
-async fn pump(
-    router: Router,
-    server: Rc<Server>,
-    arrivals: Receiver<Arrival>,
-    bell: Arc<Doorbell>,
-    wake: Arc<Notify>,
-) {
-    loop {
-        wake.notified().await;
-        bell.answer();
-        loop {
-            router.take_reports();
-            let taken = arrivals.try_iter().take(ARRIVALS_PER_TURN);
-            if taken.map(|arrival| receive(&router, &server, arrival)).count() < ARRIVALS_PER_TURN {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
-fn receive(router: &Router, server: &Rc<Server>, arrival: Arrival) {
-    match arrival {
-        Arrival::Caller { stream, bytes } => {
-            // A socket that cannot be registered is closed; the caller sees that.
-            if let Ok(stream) = TcpStream::from_std(stream) {
-                server.take(stream, bytes);
-            }
-        }
-        Arrival::Client { stream, pass, leftover } => {
-            if let Err((stream, response)) = router.admit(stream, *pass, leftover) {
-                spawn_local(turn_away(stream, response));
-            }
-        }
-    }
-}
-
 impl Running {
     /// Waits until the gateway takes clients and triggers.
     ///
@@ -350,18 +242,23 @@ impl Running {
 
     /// Runs until a signal or a thread's end, then stops everything. Returns the exit code.
     pub async fn until_stopped(mut self) -> ExitCode {
-        let Ok((mut terminate, mut interrupt)) = signals() else {
+        let Ok([mut terminate, mut interrupt, mut hangup]) = signals() else {
             tracing::error!("cannot listen for signals");
             return ExitCode::from(EXIT_FAILURE);
         };
-        tokio::select! {
-            _signal = terminate.recv() => {}
-            _signal = interrupt.recv() => {}
-            news = self.news.recv() => {
-                if let Some(News::Ended(thread, ending)) = news {
-                    tracing::error!("{}", ended(&thread, &ending));
+        loop {
+            tokio::select! {
+                _signal = terminate.recv() => break,
+                _signal = interrupt.recv() => break,
+                _signal = hangup.recv() => {
+                    tracing::warn!("SIGHUP: this version reloads nothing; restart to apply changes");
                 }
-                return ExitCode::from(EXIT_FAILURE);
+                news = self.news.recv() => {
+                    if let Some(News::Ended(thread, ending)) = news {
+                        tracing::error!("{}", ended(&thread, &ending));
+                    }
+                    return ExitCode::from(EXIT_FAILURE);
+                }
             }
         }
         tracing::info!(grace = ?self.grace, "stopping: saying goodbye to clients");
@@ -406,8 +303,12 @@ impl Running {
     }
 }
 
-fn signals() -> io::Result<(Signal, Signal)> {
-    Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
+fn signals() -> io::Result<[Signal; 3]> {
+    Ok([
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::hangup())?,
+    ])
 }
 
 fn stopped_at_once() -> ExitCode {
@@ -421,4 +322,36 @@ fn ended(thread: &str, ending: &Ending) -> Failure {
         Ending::Failed(error) => format!("thread {thread} failed: {error}; stopping the process"),
         Ending::Panicked => format!("thread {thread} panicked; stopping the process"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Invariant 9: whatever ends a thread unasked, main goes, and says so with its exit code.
+    #[test]
+    fn a_thread_that_ends_unasked_takes_the_process_down() {
+        let endings =
+            [Ending::Panicked, Ending::Stopped, Ending::Failed(io::ErrorKind::Other.into())];
+        for ending in endings {
+            let (news_in, news) = mpsc::channel(1);
+            let (stop, _stop_out) = mpsc::channel(1);
+            let running = Running {
+                address: ([127, 0, 0, 1], 1).into(),
+                api_address: None,
+                news,
+                stop,
+                router: std::thread::Builder::new().spawn(|| {}).unwrap(),
+                shards: Vec::new(),
+                grace: Duration::from_secs(10),
+            };
+            let message = ended("shard-0", &ending).to_string();
+            assert!(message.contains("shard-0") && message.contains("stopping the process"));
+            news_in.try_send(News::Ended("shard-0".to_owned(), ending)).unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let code = runtime.block_on(running.until_stopped());
+            assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(EXIT_FAILURE)));
+        }
+    }
 }

@@ -11,10 +11,12 @@ pub struct Capacity {
     pub clients: usize,
     /// Callers of the HTTP API at a time.
     pub callers: usize,
+    /// Sockets at each door that have not said who they are, or are being refused.
+    pub newcomers_per_door: usize,
 }
 
-/// Sockets at the doors that are not identified yet, or being refused.
-const NEWCOMERS: usize = 256;
+/// The most newcomers at all doors, however large the limit is. A head of 16 KiB each: 64 MiB.
+const NEWCOMERS_MAX: usize = 4096;
 /// Logs, configuration, listeners, epoll and event descriptors of the process itself.
 const OWN: usize = 64;
 /// Descriptors of one shard: its poller twice, its bell, its runtime's three, its listener.
@@ -31,11 +33,13 @@ pub fn claim(shards: usize, wanted: usize) -> Capacity {
 }
 
 fn share(files: usize, shards: usize, wanted: usize) -> Capacity {
-    let callers = (files / 16).clamp(16, CALLERS_MAX);
-    let reserved = callers + NEWCOMERS.min(files / 8) + OWN + PER_SHARD * shards;
+    let callers = (files / 32).clamp(16, CALLERS_MAX);
+    let newcomers = (files / 32).clamp(16, NEWCOMERS_MAX);
+    let reserved = callers + newcomers + OWN + PER_SHARD * shards;
     let fits = files.saturating_sub(reserved);
     let clients = if wanted == 0 { fits } else { wanted.min(fits) };
-    Capacity { files, clients, callers }
+    let newcomers_per_door = (newcomers / shards.max(1)).max(8);
+    Capacity { files, clients, callers, newcomers_per_door }
 }
 
 #[cfg(test)]
@@ -44,8 +48,8 @@ mod tests {
 
     #[test]
     fn clients_get_what_is_left_and_no_more() {
-        assert_eq!(share(20_000, 2, 0).clients, 20_000 - 1250 - 256 - 64 - 16);
+        assert_eq!(share(20_000, 2, 0).clients, 20_000 - 2 * 625 - 64 - 16);
         assert_eq!(share(20_000, 2, 100).clients, 100);
-        assert_eq!(share(1024, 2, 5000).clients, 1024 - 64 - 128 - 64 - 16);
+        assert_eq!(share(1024, 2, 5000).clients, 1024 - 2 * 32 - 64 - 16);
     }
 }

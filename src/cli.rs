@@ -224,7 +224,6 @@ fn fault(key: &str, env: Option<&'static str>, problem: String, fix: &str) -> Fa
 }
 
 #[cfg(test)]
-#[expect(clippy::indexing_slicing, reason = "a panic is how a test fails")]
 mod tests {
     use clap::CommandFactory;
 

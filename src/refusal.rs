@@ -25,6 +25,8 @@ pub enum Code {
     UserNotConnected,
     /// Another method.
     MethodNotAllowed,
+    /// Choose another Idempotency-Key, or wait.
+    IdempotencyConflict,
     /// Send faster.
     RequestTimeout,
     /// Send less.
@@ -55,6 +57,7 @@ impl Code {
             Self::ChannelNotFound => (StatusCode::NOT_FOUND, "CHANNEL_NOT_FOUND"),
             Self::UserNotConnected => (StatusCode::NOT_FOUND, "USER_NOT_CONNECTED"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
+            Self::IdempotencyConflict => (StatusCode::CONFLICT, "IDEMPOTENCY_CONFLICT"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT"),
             Self::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE"),
             Self::UnsupportedMediaType => {

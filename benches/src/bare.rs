@@ -202,7 +202,10 @@ impl Bare {
             }
         }
         let mut bytes = [0u8; 2048];
-        while readable {
+        if !readable {
+            return;
+        }
+        loop {
             let Ok(count) = peer.stream.read(&mut bytes) else { return };
             if count == 0 {
                 self.peers.remove(at);

@@ -8,26 +8,83 @@ use std::sync::Arc;
 
 use tungstenite::protocol::frame::coding::OpCode;
 
-use crate::codec::dialect::ServerMessage;
+use crate::codec::dialect::{self, ServerMessage};
 use crate::codec::{sse, websocket};
 use crate::message::Transport;
-use crate::notification::Notification;
+use crate::notification::{Notification, Priority};
+use crate::state::mailbox::Letter;
 
 /// A frame on its way to one or more connections of this shard.
 #[derive(Debug)]
 pub enum Frame {
     /// A notification: the bytes depend on the reader's transport.
     Notification(Arc<Notification>),
+    /// A notification to single users; the number is the order in which the shard took it.
+    Personal(Arc<Notification>, u64),
+    /// A letter from a user's queue, or sent again.
+    Letter(Box<Repeated>),
     /// Bytes made for the transport they are offered to.
     Bytes(Box<[u8]>),
 }
 
+/// A notification a closing connection had not wholly written.
+#[derive(Debug)]
+pub struct Unsent {
+    /// It.
+    pub frame: Rc<Frame>,
+    /// Whether its beginning is out and its end still on the way: it may arrive yet.
+    pub is_begun: bool,
+}
+
+/// A letter in the form each transport writes when it is sent again.
+#[derive(Debug)]
+pub struct Repeated {
+    /// The letter, to go back to the queue if nobody takes it.
+    pub letter: Letter,
+    websocket: Box<[u8]>,
+    sse: Box<[u8]>,
+}
+
 impl Frame {
+    /// A letter that is sent from a queue (`replayed`) or again.
+    #[must_use]
+    pub fn letter(letter: Letter, replayed: bool) -> Rc<Self> {
+        let json = websocket::payload_of(&letter.frame);
+        let json = dialect::repeated(json, replayed, letter.attempts);
+        let websocket = websocket::text_frame(&json);
+        let sse = sse::event("notification", Some(letter.id), &json);
+        Rc::new(Self::Letter(Box::new(Repeated { letter, websocket, sse })))
+    }
+
+    /// How urgent it is, if it is a notification.
+    #[must_use]
+    pub fn priority(&self) -> Option<Priority> {
+        match self {
+            Self::Notification(notification) | Self::Personal(notification, _) => {
+                Some(notification.priority)
+            }
+            Self::Letter(repeated) => Some(repeated.letter.priority),
+            Self::Bytes(_) => None,
+        }
+    }
+
+    /// Whether it is a notification, to anybody.
+    #[must_use]
+    pub const fn is_notification(&self) -> bool {
+        !matches!(self, Self::Bytes(_))
+    }
+
     /// The bytes a connection of that transport is written.
     #[must_use]
     pub fn bytes(&self, transport: Transport) -> &[u8] {
         match self {
-            Self::Notification(notification) => notification.bytes(transport),
+            Self::Notification(notification) | Self::Personal(notification, _) => {
+                notification.bytes(transport)
+            }
+            Self::Letter(repeated) => match transport {
+                Transport::WebSocket => &repeated.websocket,
+                Transport::Sse => &repeated.sse,
+            },
             Self::Bytes(bytes) => bytes,
         }
     }

@@ -15,7 +15,8 @@ impl ConnectionKey {
     }
 
     /// The key for a table index; `None` beyond 2³² entries.
-    pub(crate) fn from_index(index: usize) -> Option<Self> {
+    #[must_use]
+    pub fn from_index(index: usize) -> Option<Self> {
         u32::try_from(index).ok().map(Self)
     }
 }
@@ -29,16 +30,24 @@ pub struct Ticket(pub u64);
 pub struct NotificationId(pub [u8; 16]);
 
 impl fmt::Display for NotificationId {
-    /// The UUID in its hyphenated lower-case form (RFC 9562 section 4).
+    /// The UUID in its hyphenated lower-case form (RFC 9562 section 4), in one piece: it is
+    /// written several times for each trigger.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, byte) in self.0.iter().enumerate() {
-            if matches!(index, 4 | 6 | 8 | 10) {
-                formatter.write_str("-")?;
+        let mut text = [b'-'; 36];
+        // 8-4-4-4-12 digits: where each byte's two digits stand.
+        const PLACES: [u8; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+        for (byte, place) in self.0.into_iter().zip(PLACES) {
+            if let Some([high, low]) = text.get_mut(usize::from(place)..usize::from(place) + 2) {
+                *high = digit(byte >> 4);
+                *low = digit(byte & 15);
             }
-            write!(formatter, "{byte:02x}")?;
         }
-        Ok(())
+        formatter.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
+}
+
+const fn digit(value: u8) -> u8 {
+    if value < 10 { b'0' + value } else { b'a' + value - 10 }
 }
 
 impl fmt::Debug for NotificationId {

@@ -6,6 +6,7 @@
 //! **Never**: knows HTTP, Redis, tokens, metrics exporters or configuration files; locks; calls up.
 
 pub mod codec;
+pub mod conversation;
 pub mod doorbell;
 pub mod frame;
 pub mod id;
@@ -16,12 +17,12 @@ pub mod meter;
 pub mod notification;
 pub mod pin;
 pub mod placement;
-pub mod shard;
 pub mod state;
 pub mod worker;
 
 mod inbox;
 mod io;
+mod shard;
 
 pub use inbox::{Refused, ShardLink};
 pub use limits::Limits;

@@ -19,6 +19,30 @@ pub struct Limits {
     pub heartbeat_interval: Duration,
     /// A client from which no frame came for this long is closed with 4408. Zero = never.
     pub connection_timeout: Duration,
+    /// The offline queue; `None` = off.
+    pub queue: Option<QueueLimits>,
+    /// Acknowledgement; `None` = off.
+    pub ack: Option<AckLimits>,
+}
+
+/// The bounds of the offline queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueLimits {
+    /// The most letters waiting for one user; 0 = unlimited.
+    pub per_user_max: usize,
+    /// How long a letter waits at most, whatever its own time to live.
+    pub ttl: Duration,
+}
+
+/// The rules of acknowledgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AckLimits {
+    /// How long a client may take to acknowledge.
+    pub timeout: Duration,
+    /// Whether what is not acknowledged is sent again; if not, it is counted as expired.
+    pub requeue: bool,
+    /// How often a letter is sent before it is given up.
+    pub attempts_max: u8,
 }
 
 impl Default for Limits {
@@ -30,6 +54,8 @@ impl Default for Limits {
             message_bytes_max: 64 * 1024,
             heartbeat_interval: Duration::from_secs(30),
             connection_timeout: Duration::from_secs(120),
+            queue: None,
+            ack: None,
         }
     }
 }
@@ -61,8 +87,27 @@ pub const FAN_OUT_FLUSHES_PER_TURN: usize = 512;
 /// A delivery that touches more connections than this is a wide fan-out.
 pub const PROMPT_RECIPIENTS_MAX: usize = 64;
 
+/// Timers handled in one turn.
+pub const TIMERS_PER_TURN: usize = 4096;
+
 /// The shard's one read buffer. A connection keeps a copy only of an unfinished frame.
 pub const READ_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Users whose replay is continued in one turn, each by at most [`REPLAYS_PER_USER`] letters.
+pub const REPLAYS_PER_TURN: usize = 256;
+
+/// Letters one user gets from its queue in one turn.
+pub const REPLAYS_PER_USER: usize = 32;
+
+/// A replay waits while this much is in the reader's outbox: a slow reader is not flooded, and
+/// live traffic finds room.
+pub const REPLAY_BACKLOG_BYTES: usize = 32 * 1024;
+
+/// Letters given up that are kept for each user to be looked at.
+pub const DEAD_LETTERS_MAX: usize = 100;
+
+/// Overdue letters handled in one turn.
+pub const OVERDUE_PER_TURN: usize = 1024;
 
 /// Frames written by one `writev`.
 pub const FRAMES_PER_WRITE: usize = 64;

@@ -85,6 +85,10 @@ pub struct Member {
     pub grants: Option<Box<[Box<str>]>>,
     /// What it listens to from the start.
     pub listens: Listens,
+    /// Whether it wants to hear what the user's other connections have settled.
+    pub hears_settled: bool,
+    /// The last notification it has seen before (`Last-Event-ID`).
+    pub seen: Option<NotificationId>,
 }
 
 /// The channels a connection hears without having sent `Subscribe`.
@@ -117,6 +121,42 @@ pub enum Question {
     },
     /// One user's connections and subscriptions.
     User(Recipient),
+    /// What waits for a user, or was given up.
+    Letters {
+        /// The user.
+        user: Recipient,
+        /// Which of its letters.
+        shelf: Shelf,
+        /// Whether they are thrown away as well.
+        clear: bool,
+    },
+    /// The user has taken these notifications.
+    Acknowledge {
+        /// The user.
+        user: Recipient,
+        /// Their ids.
+        ids: Box<[NotificationId]>,
+    },
+}
+
+/// Which of a user's letters are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shelf {
+    /// Waiting for a connection, or sent and not acknowledged.
+    Queue,
+    /// Given up after too many attempts.
+    DeadLetters,
+}
+
+/// One letter as the API shows it.
+#[derive(Debug, Clone)]
+pub struct LetterView {
+    /// The complete WebSocket frame; its payload is the notification.
+    pub frame: Arc<[u8]>,
+    /// How often it has been sent.
+    pub attempts: u8,
+    /// Whether it is on its way at the moment.
+    pub in_flight: bool,
 }
 
 /// The answer to a [`Question`].
@@ -133,6 +173,10 @@ pub enum Answer {
         /// Subscribed channels, sorted, each once.
         subscriptions: Vec<Arc<str>>,
     },
+    /// To `Letters`, oldest first.
+    Letters(Vec<LetterView>),
+    /// To `Acknowledge`: for each id, whether it awaited an Ack.
+    Acknowledged(Box<[bool]>),
 }
 
 /// Router → shard, delivery lanes: what to send to whom. Refused (lane full): the whole trigger is
@@ -189,6 +233,8 @@ pub struct Tally {
     pub delivered: u32,
     /// Connections that could not take it.
     pub failed: u32,
+    /// Users whose queue took it instead.
+    pub queued: u32,
 }
 
 impl Tally {
@@ -196,6 +242,7 @@ impl Tally {
     pub fn add(&mut self, other: Self) {
         self.delivered = self.delivered.saturating_add(other.delivered);
         self.failed = self.failed.saturating_add(other.failed);
+        self.queued = self.queued.saturating_add(other.queued);
     }
 }
 

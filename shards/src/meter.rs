@@ -18,6 +18,8 @@ pub struct Meter {
     pub frames_delivered: u64,
     /// Frames that could not be taken.
     pub frames_failed: u64,
+    /// `Low` notifications not given to readers that are far behind; among the failed.
+    pub frames_shed: u64,
     /// Taken notifications that a closing connection had not written.
     pub frames_discarded: u64,
     /// Messages clients sent.
@@ -30,8 +32,30 @@ pub struct Meter {
     pub timeouts: u64,
     /// Connections closed for breaking the protocol (1002, 1007, 1009).
     pub violations: u64,
+    /// Connections closed because the shard held too many unfinished messages (1013).
+    pub overloads: u64,
     /// Heartbeats sent.
     pub heartbeats: u64,
+    /// Letters put into queues.
+    pub queue_enqueued: u64,
+    /// Letters sent from queues.
+    pub queue_replayed: u64,
+    /// Letters whose time was over.
+    pub queue_expired: u64,
+    /// Letters that gave way to others, or were cleared.
+    pub queue_dropped: u64,
+    /// Letters sent that await an Ack, counted once each.
+    pub ack_tracked: u64,
+    /// Acks that settled a letter.
+    pub acked: u64,
+    /// Letters not acknowledged in time, each time.
+    pub ack_timeouts: u64,
+    /// Letters no longer awaited (`ack.unacked = "expire"`).
+    pub ack_expired: u64,
+    /// Letters given up after the last attempt.
+    pub dead_letters: u64,
+    /// Sum of the times from sending to Ack, in milliseconds.
+    pub ack_latency_ms_sum: u64,
     /// Turns of the loop.
     pub turns: u64,
     /// Write system calls on client sockets.
@@ -57,6 +81,12 @@ pub struct ShardSnapshot {
     pub outbox_bytes: usize,
     /// Bytes of unfinished client messages.
     pub unfinished_bytes: usize,
+    /// Letters waiting in queues.
+    pub queue_size: usize,
+    /// Users with letters waiting.
+    pub queue_users: usize,
+    /// Letters on their way.
+    pub ack_pending: usize,
     /// The core it is pinned to.
     pub core: Option<usize>,
 }

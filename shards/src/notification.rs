@@ -3,6 +3,9 @@
 //! **Runs on**: made on the router, read on any shard. **Owns**: immutable bytes.
 //! **Never**: is encoded again for a recipient, changed, or copied per delivery.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use crate::codec::{sse, websocket};
 use crate::id::NotificationId;
 use crate::message::Transport;
@@ -48,7 +51,7 @@ impl Priority {
 pub enum Audience {
     /// Connections whose token carries one of these roles.
     Roles(Box<[Box<str>]>),
-    /// Connections of one of these users.
+    /// Connections of one of these users, in ascending order.
     Users(Box<[Box<str>]>),
     /// Connections that hear one of these channels.
     Channels(Box<[Box<str>]>),
@@ -62,8 +65,10 @@ pub struct Notification {
     /// Its lane.
     pub priority: Priority,
     /// Who is meant; `None` = every recipient.
-    pub audience: Option<Box<Audience>>,
-    websocket: Box<[u8]>,
+    pub audience: Option<Arc<Audience>>,
+    /// How long it is worth delivering; zero = now or never; `None` = as long as the queue allows.
+    pub ttl: Option<Duration>,
+    websocket: Arc<[u8]>,
     sse: Box<[u8]>,
 }
 
@@ -75,15 +80,28 @@ impl Notification {
     pub fn encode(
         id: NotificationId,
         priority: Priority,
-        audience: Option<Box<Audience>>,
+        audience: Option<Arc<Audience>>,
         json: &[u8],
         readers: Readers,
     ) -> Self {
-        let websocket =
+        let websocket: Box<[u8]> =
             if readers.websocket { websocket::text_frame(json) } else { Box::default() };
         let sse =
             if readers.sse { sse::event("notification", Some(id), json) } else { Box::default() };
-        Self { id, priority, audience, websocket, sse }
+        Self { id, priority, audience, ttl: None, websocket: websocket.into(), sse }
+    }
+
+    /// Sets how long it is worth delivering.
+    #[must_use]
+    pub const fn lasting(mut self, ttl: Option<Duration>) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// The complete WebSocket frame, to keep: the JSON is its end.
+    #[must_use]
+    pub fn frame(&self) -> Arc<[u8]> {
+        Arc::clone(&self.websocket)
     }
 
     /// The bytes to write on a transport; empty if it was made without readers there.

@@ -5,85 +5,20 @@
 use std::collections::VecDeque;
 use std::io;
 
-use tungstenite::protocol::frame::coding::{Data, OpCode};
-
-use crate::codec::dialect::{self, ServerMessage};
+use crate::codec::dialect::ServerMessage;
 use crate::codec::websocket::{self, Event, Violation};
+use crate::conversation::{Conversation, Speaker};
 use crate::frame::Frame;
 use crate::id::{ConnectionKey, Tick};
 use crate::inbox::{Inbox, Refused};
 use crate::io::connections::{Connections, Received};
 use crate::limits::{
     CONTROLS_PER_TURN, DELIVERIES_PER_TURN, FAN_OUT_FLUSHES_PER_TURN, FRAMES_PER_TURN, LINGER,
-    Limits, READ_BUFFER_BYTES, READS_PER_TURN, UNFINISHED_BYTES_MAX,
+    Limits, READ_BUFFER_BYTES, READS_PER_TURN, TIMERS_PER_TURN, UNFINISHED_BYTES_MAX,
 };
 use crate::message::{Adoption, Answer, Control, Drain, Question, Report, Transport};
 use crate::state::timer::Wheel;
 use crate::state::{Farewell, Outgoing, State, Urgency};
-
-/// What a client's data messages mean.
-///
-/// The gateway's contract is [`Contract`]; the echo server that the conformance suite drives is
-/// another, on the same sockets, frames and close rules.
-pub trait Conversation: Send + 'static {
-    /// Whether a new client is told `connected`.
-    const GREETS: bool;
-
-    /// A whole text message came.
-    fn text(&mut self, key: ConnectionKey, text: &str, state: &mut State, out: &mut impl Outgoing);
-
-    /// A whole binary message came.
-    fn binary(
-        &mut self,
-        key: ConnectionKey,
-        bytes: &[u8],
-        state: &mut State,
-        out: &mut impl Outgoing,
-    );
-}
-
-/// The gateway's client messages: JSON text, or binary with UTF-8 JSON.
-#[derive(Debug, Default)]
-pub struct Contract;
-
-impl Conversation for Contract {
-    const GREETS: bool = true;
-
-    fn text(&mut self, key: ConnectionKey, text: &str, state: &mut State, out: &mut impl Outgoing) {
-        state.handle_message(key, dialect::parse(text), out);
-    }
-
-    fn binary(
-        &mut self,
-        key: ConnectionKey,
-        bytes: &[u8],
-        state: &mut State,
-        out: &mut impl Outgoing,
-    ) {
-        let message = std::str::from_utf8(bytes)
-            .map_err(|_invalid| "a binary message must be JSON in UTF-8".to_owned())
-            .and_then(dialect::parse);
-        state.handle_message(key, message, out);
-    }
-}
-
-/// Sends every message back as it came.
-#[derive(Debug, Default)]
-pub struct Echo;
-
-impl Conversation for Echo {
-    const GREETS: bool = false;
-
-    fn text(&mut self, key: ConnectionKey, text: &str, _: &mut State, out: &mut impl Outgoing) {
-        let opcode = OpCode::Data(Data::Text);
-        out.offer(key, &Frame::websocket(opcode, text.as_bytes()), Urgency::Prompt);
-    }
-
-    fn binary(&mut self, key: ConnectionKey, bytes: &[u8], _: &mut State, out: &mut impl Outgoing) {
-        let opcode = OpCode::Data(Data::Binary);
-        out.offer(key, &Frame::websocket(opcode, bytes), Urgency::Prompt);
-    }
-}
 
 /// What the loop does after a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,8 +86,12 @@ impl Shard {
         if !self.hand_over_reports() {
             return Ok(Flow::Held);
         }
-        self.inbox.answer_bell();
+        // The poller first: it swallows the bell's wake-up, and only a bell answered after that
+        // rings again for what is sent from now on.
         let more_events = self.connections.poll_events()?;
+        self.inbox.answer_bell();
+        // What a held turn has left: a key may be given away again only after that.
+        self.bury(now);
         for _ in 0..CONTROLS_PER_TURN {
             let Some(control) = self.inbox.next_control() else { break };
             match control {
@@ -160,7 +99,11 @@ impl Shard {
                 other => self.handle_control(other, conversation, now),
             }
         }
-        self.take_deliveries();
+        // A delivery may flush an outbox that it fills: what was reported so far goes first.
+        if !self.hand_over_reports() {
+            return Ok(Flow::Held);
+        }
+        self.take_deliveries(now);
         for _ in 0..READS_PER_TURN {
             let Some(key) = self.connections.next_readable() else { break };
             self.handle_readable(key, conversation, now);
@@ -170,14 +113,29 @@ impl Shard {
         if !self.hand_over_reports() {
             return Ok(Flow::Held);
         }
+        while let Some(key) = self.connections.next_drained() {
+            self.state.handle_room(key);
+        }
+        let more_letters = self.state.handle_deadlines(now, &mut self.connections)
+            | self.state.poll_replays(now, &mut self.connections);
+        if !self.hand_over_reports() {
+            return Ok(Flow::Held);
+        }
         self.connections.flush_touched();
         self.bury(now);
-        let busy = more_events || self.connections.has_work() || !self.inbox.is_empty();
-        if busy || !self.hand_over_reports() || self.draining.as_ref().is_some_and(Leaving::is_busy)
-        {
+        self.report_drained();
+        let busy = more_events
+            || more_letters
+            || !self.fired.is_empty()
+            || self.connections.has_work()
+            || !self.inbox.is_empty();
+        let open = self.connections.len();
+        let is_leaving = self.draining.as_ref().is_some_and(|leaving| leaving.is_busy(open));
+        if busy || is_leaving || !self.hand_over_reports() {
             return Ok(Flow::Again);
         }
-        Ok(Flow::Idle(self.wheel.next()))
+        let (timer, deadline) = (self.wheel.next(), self.state.next_deadline());
+        Ok(Flow::Idle(timer.into_iter().chain(deadline).min()))
     }
 
     /// Gives the router every report there is; false if its lane is full.
@@ -204,7 +162,7 @@ impl Shard {
         match control {
             Control::Adopt(adoption) => self.adopt(*adoption, talk, now),
             Control::Ask { ticket, question } => {
-                let answer = self.answer(&question);
+                let answer = self.answer(&question, now);
                 self.state.push_report(Report::Answered { ticket, answer });
             }
             Control::Drain(order) => {
@@ -218,14 +176,13 @@ impl Shard {
         }
     }
 
-    fn answer(&self, question: &Question) -> Answer {
-        let mut answer = self.state.handle_question(question);
+    fn answer(&mut self, question: &Question, now: Tick) -> Answer {
+        let mut answer = self.state.handle_question(question, now, &mut self.connections);
         if let Answer::Snapshot(snapshot) = &mut answer {
             snapshot.outbox_bytes = self.connections.outbox_bytes();
             snapshot.unfinished_bytes = self.connections.unfinished_bytes;
             snapshot.core = self.core;
             snapshot.meter.writes = self.connections.writes();
-            snapshot.meter.frames_discarded = self.connections.discarded;
         }
         answer
     }
@@ -235,7 +192,7 @@ impl Shard {
         let member = adoption.member;
         let key = match self.connections.adopt(adoption.stream, transport) {
             Ok(key) if self.draining.is_none() => key,
-            Ok(key) => return self.part_with(key),
+            Ok(key) => return self.part_with(key, now),
             Err(error) => {
                 tracing::warn!(%error, "a client socket could not be registered");
                 return self.state.push_report(Report::Closed { transport });
@@ -244,6 +201,9 @@ impl Shard {
         let user = member.user.clone();
         let Ok(next) = self.state.handle_connect(key, member, transport, now) else {
             self.connections.finish(key, Some(Box::from(&*adoption.refusal)), true);
+            if let Some(transport) = self.connections.release(key) {
+                self.state.push_report(Report::Closed { transport });
+            }
             return;
         };
         self.connections.push_bytes(key, adoption.greeting);
@@ -253,8 +213,10 @@ impl Shard {
             self.connections.offer(key, &Frame::message(&hello, transport), Urgency::Prompt);
         }
         self.arm(key, next);
-        let mut leftover = adoption.leftover;
-        self.decode(key, &mut leftover, talk, now);
+        if transport == Transport::WebSocket {
+            let mut leftover = adoption.leftover;
+            self.decode(key, &mut leftover, talk, now);
+        }
     }
 
     fn arm(&mut self, key: ConnectionKey, at: Tick) {
@@ -265,14 +227,14 @@ impl Shard {
     }
 
     /// Takes deliveries until the turn's budget of messages or frames is used.
-    fn take_deliveries(&mut self) {
+    fn take_deliveries(&mut self, now: Tick) {
         let mut frames = 0;
         for _ in 0..DELIVERIES_PER_TURN {
             if frames >= FRAMES_PER_TURN {
                 return;
             }
             let Some(delivery) = self.inbox.next_delivery() else { return };
-            frames += self.state.handle_delivery(delivery, &mut self.connections) as usize;
+            frames += self.state.handle_delivery(delivery, now, &mut self.connections) as usize;
         }
     }
 
@@ -280,7 +242,13 @@ impl Shard {
         let mut buffer = std::mem::take(&mut self.buffer);
         match self.connections.read(key, &mut buffer) {
             Received::Nothing => {}
-            Received::End => self.part_with(key),
+            Received::End if self.connections.end(key) => self.part_with(key, now),
+            Received::End => {
+                // The client may only have shut its own side: it gets what it is owed.
+                let flush = !self.state.keeps_letters();
+                let unsent = self.connections.finish(key, None, flush);
+                self.state.handle_disconnect(key, unsent, now);
+            }
             Received::Bytes(count) => {
                 let listens = self.connections.transport(key) == Some(Transport::WebSocket)
                     && self.connections.is_open(key);
@@ -306,22 +274,25 @@ impl Shard {
         let mut unfinished = self.connections.take_unfinished(key);
         let (state, connections) = (&mut self.state, &mut self.connections);
         let mut heard = false;
+        let from = Speaker { key, now };
         let result =
             websocket::decode(bytes, &mut unfinished, self.limits.message_bytes_max, |event| {
                 heard = true;
                 match event {
-                    Event::Text(text) => talk.text(key, text, state, connections),
-                    Event::Binary(bytes) => talk.binary(key, bytes, state, connections),
+                    Event::Text(text) => talk.text(from, text, state, connections),
+                    Event::Binary(bytes) => talk.binary(from, bytes, state, connections),
                     Event::Ping(payload) => {
                         let pong = Frame::raw(websocket::pong_frame(payload));
                         if !connections.offer(key, &pong, Urgency::Prompt) {
                             state.dismiss_slow(key, connections);
                         }
                     }
-                    Event::Pong => {}
+                    Event::Pong | Event::Fragment => {}
                     Event::Close(code) => {
-                        state.handle_disconnect(key);
-                        connections.finish(key, Some(websocket::close_frame(code, "")), true);
+                        let last = websocket::close_frame(code, "");
+                        let flush = !state.keeps_letters();
+                        let unsent = connections.finish(key, Some(last), flush);
+                        state.handle_disconnect(key, unsent, now);
                     }
                 }
                 connections.is_open(key)
@@ -336,6 +307,7 @@ impl Shard {
         } else if unfinished.is_some() && self.connections.is_open(key) {
             self.connections.return_unfinished(key, unfinished);
             if self.connections.unfinished_bytes > UNFINISHED_BYTES_MAX {
+                self.state.meter.overloads += 1;
                 self.state.dismiss(key, Farewell::OVERLOADED, &mut self.connections);
             }
         }
@@ -344,13 +316,16 @@ impl Shard {
     fn fire_timers(&mut self, now: Tick) {
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.expire(now, &mut fired);
-        for (key, due) in fired.drain(..) {
+        for (key, due) in fired.drain(..fired.len().min(TIMERS_PER_TURN)) {
             if !self.connections.is_timer_current(key, due) {
                 continue;
             }
             if !self.connections.is_open(key) {
                 // It had its time to say goodbye.
-                self.part_with(key);
+                self.part_with(key, now);
+            } else if self.connections.has_input(key) {
+                // What it has sent decides whether it is silent: look again when that is read.
+                self.arm(key, now);
             } else if self.is_stalled(key, now) {
                 self.state.dismiss_slow(key, &mut self.connections);
             } else if let Some(next) = self.state.handle_timer(key, now, &mut self.connections) {
@@ -380,20 +355,28 @@ impl Shard {
         }
         if now >= leaving.until {
             for key in self.connections.keys() {
-                self.part_with(key);
+                self.part_with(key, now);
             }
-        }
-        if !leaving.reported && self.connections.len() == 0 {
-            leaving.reported = true;
-            self.state.push_report(Report::Drained);
         }
         self.draining = Some(leaving);
     }
 
+    /// Says once that the last client has left.
+    fn report_drained(&mut self) {
+        if let Some(leaving) = &mut self.draining
+            && !leaving.reported
+            && self.connections.len() == 0
+        {
+            leaving.reported = true;
+            self.state.push_report(Report::Drained);
+        }
+    }
+
     /// Forgets a connection and closes its socket.
-    fn part_with(&mut self, key: ConnectionKey) {
-        self.state.handle_disconnect(key);
-        if let Some(transport) = self.connections.remove(key) {
+    fn part_with(&mut self, key: ConnectionKey, now: Tick) {
+        let Some(removed) = self.connections.remove(key) else { return };
+        self.state.handle_disconnect(key, removed.unsent, now);
+        if let Some(transport) = removed.counted {
             self.state.push_report(Report::Closed { transport });
         }
     }
@@ -401,16 +384,22 @@ impl Shard {
     /// Closes broken sockets and gives those that are closing their deadline.
     fn bury(&mut self, now: Tick) {
         while let Some(key) = self.connections.next_broken() {
-            self.part_with(key);
+            self.part_with(key, now);
         }
         while let Some(key) = self.connections.next_closing() {
-            self.arm(key, now.after(LINGER));
+            // A stop gives everyone its whole grace.
+            let until = self.draining.as_ref().map(|leaving| leaving.until);
+            self.arm(key, until.unwrap_or_else(|| now.after(LINGER)));
         }
     }
 }
 
 impl Leaving {
-    fn is_busy(&self) -> bool {
-        !self.rest.is_empty()
+    /// Whether there is someone to send away, or the end to report.
+    fn is_busy(&self, open: usize) -> bool {
+        !self.rest.is_empty() || (open == 0 && !self.reported)
     }
 }
+
+#[cfg(test)]
+mod tests;

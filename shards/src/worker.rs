@@ -20,12 +20,13 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder as RuntimeBuilder, LocalOptions};
 
+use crate::conversation::Conversation;
 use crate::doorbell::Doorbell;
 use crate::inbox::{self, Inbox, ShardLink};
 use crate::io::connections::{BELL, Connections};
 use crate::limits::Limits;
 use crate::pin;
-use crate::shard::{Conversation, Flow, Shard};
+use crate::shard::{Flow, Shard};
 
 /// Where a shard runs and within which bounds.
 #[derive(Debug, Clone)]

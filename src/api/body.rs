@@ -19,20 +19,36 @@ pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
 /// The longest list of targets is 10,000 users of 128 bytes: such a body may be larger, as long as
 /// its payload is not.
 pub(super) const TARGETS_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// The longest an unwanted body may take.
+const DISCARD_DEADLINE: Duration = Duration::from_secs(2);
 /// The longest a body may take.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Reads a body that nobody wants, as long as it is short and comes soon. False if it was not read
+/// to its end.
+pub(super) async fn discard(mut body: Incoming) -> bool {
+    if body.is_end_stream() {
+        return true;
+    }
+    if body.size_hint().upper().is_none_or(|bytes| bytes > BODY_BYTES_MAX as u64) {
+        return false;
+    }
+    let read_all = async { while let Some(Ok(_frame)) = body.frame().await {} };
+    timeout(DISCARD_DEADLINE, read_all).await.is_ok()
+}
+
 /// Reads the body of a request.
-pub(super) async fn read(parts: &Parts, body: Incoming) -> Result<Bytes, Refusal> {
+pub(super) async fn read(parts: &Parts, body: &mut Option<Incoming>) -> Result<Bytes, Refusal> {
     check_type(parts)?;
     let bytes_max = bytes_max(parts);
     let too_large = || {
         let sentence = format!("the body is longer than {bytes_max} bytes");
         Refusal::new(Code::PayloadTooLarge, sentence)
     };
-    if body.size_hint().lower() > bytes_max as u64 {
+    if body.as_ref().is_some_and(|body| body.size_hint().lower() > bytes_max as u64) {
         return Err(too_large());
     }
+    let Some(body) = body.take() else { return Ok(Bytes::new()) };
     match timeout(BODY_DEADLINE, Limited::new(body, bytes_max).collect()).await {
         Err(_elapsed) => {
             let sentence = format!("the body did not come within {BODY_DEADLINE:?}");

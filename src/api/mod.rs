@@ -5,14 +5,19 @@
 
 mod body;
 mod health;
+mod idempotency;
+mod letters;
 mod notifications;
 mod queries;
 pub mod serve;
 mod stats;
+mod watch;
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use ara_shards::message::Shelf;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
@@ -23,11 +28,13 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Serialize;
 
+use crate::config::settled::Settings;
 use crate::door::gate::Gate;
 use crate::names;
 use crate::redis::Status as RedisStatus;
 use crate::refusal::{Code, Refusal};
 use crate::router::Router;
+use idempotency::Answered;
 
 /// The body of every response: complete before it is sent.
 pub type Reply = Response<Full<Bytes>>;
@@ -43,6 +50,18 @@ pub struct Api {
     key_digest: Vec<u8>,
     /// The Redis subscriber's state.
     pub redis: Rc<RedisStatus>,
+    letters: Letters,
+    /// Answers by `Idempotency-Key`.
+    answered: RefCell<Answered>,
+}
+
+/// What becomes of notifications nobody took.
+#[derive(Debug, Clone, Copy)]
+struct Letters {
+    /// They wait.
+    queue: bool,
+    /// They are awaited to be acknowledged.
+    ack: bool,
 }
 
 /// What a path leads to.
@@ -55,6 +74,10 @@ enum Route<'a> {
     Channels,
     Channel(&'a str),
     Subscriptions(&'a str),
+    /// A user's letters: GET shows them, DELETE throws them away as well.
+    Letters(&'a str, Shelf),
+    /// A client's acknowledgement over HTTP, by its token.
+    Acks,
     Stats,
     /// `/ws` and `/sse` by another method than GET.
     Client,
@@ -75,56 +98,90 @@ impl<'a> Route<'a> {
             ["api", "v1", "channels"] => Self::Channels,
             ["api", "v1", "channels", name] => Self::Channel(name),
             ["api", "v1", "users", user, "subscriptions"] => Self::Subscriptions(user),
+            ["api", "v1", "users", user, "queue"] => Self::Letters(user, Shelf::Queue),
+            ["api", "v1", "users", user, "dead-letters"] => Self::Letters(user, Shelf::DeadLetters),
+            ["api", "v1", "acks"] => Self::Acks,
             _ => return None,
         })
     }
 
-    const fn method(self) -> Method {
+    /// The methods it takes, as `Allow` lists them.
+    const fn methods(self) -> &'static [Method] {
         match self {
-            Self::Trigger(_) => Method::POST,
-            _ => Method::GET,
+            Self::Trigger(_) | Self::Acks => &[Method::POST],
+            Self::Letters(..) => &[Method::GET, Method::DELETE],
+            _ => &[Method::GET],
         }
     }
 
+    /// Whether it needs no API key.
     const fn is_public(self) -> bool {
-        matches!(self, Self::Health | Self::Live | Self::Ready | Self::Client)
+        matches!(self, Self::Health | Self::Live | Self::Ready | Self::Client | Self::Acks)
     }
 }
 
 impl Api {
-    /// An API that accepts `key`.
+    /// An API that accepts the settings' key.
     #[must_use]
-    pub fn new(router: Router, gate: Arc<Gate>, key: &str, redis: Rc<RedisStatus>) -> Self {
-        let key_digest = digest(&SHA256, key.as_bytes()).as_ref().to_vec();
-        Self { router, gate, key_digest, redis }
+    pub fn new(
+        router: Router,
+        gate: Arc<Gate>,
+        settings: &Settings,
+        redis: Rc<RedisStatus>,
+    ) -> Self {
+        let key_digest = digest(&SHA256, settings.api.key.as_bytes()).as_ref().to_vec();
+        let letters =
+            Letters { queue: settings.limits.queue.is_some(), ack: settings.limits.ack.is_some() };
+        Self { router, gate, key_digest, redis, letters, answered: RefCell::default() }
     }
 
     /// Answers one request.
-    pub async fn answer(&self, parts: Parts, body: Incoming) -> Reply {
+    ///
+    /// `from_client_side`: it came to the clients' address while the API has one of its own.
+    pub async fn answer(&self, parts: Parts, body: Incoming, from_client_side: bool) -> Reply {
         let cors = self.gate.cors_origin(&parts.headers);
         let mut reply = if parts.method == Method::OPTIONS {
             preflight(cors.is_some())
         } else {
-            self.route(&parts, body).await.unwrap_or_else(|refusal| refuse(&refusal))
+            let mut body = Some(body);
+            let answered = self.route(&parts, &mut body, from_client_side).await;
+            let mut reply = answered.unwrap_or_else(|refusal| refuse(&refusal));
+            // hyper closes a connection whose body nobody has read; the caller must know.
+            if let Some(unread) = body
+                && !body::discard(unread).await
+            {
+                let close = HeaderValue::from_static("close");
+                reply.headers_mut().insert(header::CONNECTION, close);
+            }
+            reply
         };
         if let Some(origin) = cors.as_deref().and_then(|origin| HeaderValue::from_str(origin).ok())
         {
             let headers = reply.headers_mut();
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            headers.insert(header::VARY, HeaderValue::from_static("Origin"));
         }
+        reply.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin"));
         reply
     }
 
-    async fn route(&self, parts: &Parts, body: Incoming) -> Result<Reply, Refusal> {
+    async fn route(
+        &self,
+        parts: &Parts,
+        body: &mut Option<Incoming>,
+        from_client_side: bool,
+    ) -> Result<Reply, Refusal> {
         let path = parts.uri.path();
         let route = Route::find(path)
+            .filter(|route| route.is_public() || !from_client_side)
             .ok_or_else(|| Refusal::new(Code::NotFound, "no such path; see docs/protocol.md"))?;
-        let wanted = route.method();
-        if parts.method != wanted || route == Route::Client {
-            let sentence = format!("this path takes {wanted}");
+        let methods = route.methods();
+        // The body of an answer to HEAD is left out by hyper.
+        let is_head = parts.method == Method::HEAD && methods.contains(&Method::GET);
+        if !(methods.contains(&parts.method) || is_head) || route == Route::Client {
+            let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+            let sentence = format!("this path takes {}", names.join(" and "));
             return Err(Refusal::new(Code::MethodNotAllowed, sentence)
-                .with_header("allow", format!("{wanted}, OPTIONS")));
+                .with_header("allow", format!("{}, OPTIONS", names.join(", "))));
         }
         if !route.is_public() {
             self.check_key(&parts.headers)?;
@@ -137,7 +194,21 @@ impl Api {
             Route::Trigger(kind) => {
                 let tenant = self.tenant(&parts.headers)?;
                 let bytes = body::read(parts, body).await?;
-                notifications::trigger(&self.router, tenant, kind, &bytes).await
+                let key = idempotency::key(&parts.headers)?;
+                idempotency::once(&self.answered, key, &tenant, parts.uri.path(), &bytes, async {
+                    notifications::trigger(&self.router, Arc::clone(&tenant), kind, &bytes).await
+                })
+                .await
+            }
+            Route::Acks => {
+                let user = self.gate.user(parts)?;
+                let bytes = body::read(parts, body).await?;
+                letters::acknowledge(&self.router, user, &bytes).await
+            }
+            Route::Letters(user, shelf) => {
+                let (tenant, user) = (self.tenant(&parts.headers)?, decode(user));
+                let clear = parts.method == Method::DELETE;
+                letters::show(&self.router, tenant, &user, shelf, clear).await
             }
             Route::Channels => queries::channels(&self.router, self.tenant(&parts.headers)?).await,
             Route::Channel(name) => {

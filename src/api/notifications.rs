@@ -175,13 +175,7 @@ fn users(field: &str, list: Vec<String>) -> Result<Vec<Arc<str>>, Refusal> {
 }
 
 fn channels(field: &str, list: Vec<String>) -> Result<Vec<Arc<str>>, Refusal> {
-    check_list(
-        field,
-        list,
-        names::CHANNELS_MAX,
-        |name| names::is_channel(name),
-        names::CHANNEL_RULE,
-    )
+    check_list(field, list, names::CHANNELS_MAX, names::is_channel, names::CHANNEL_RULE)
 }
 
 /// Checks a list of names and drops repetitions, keeping the order.
@@ -220,7 +214,10 @@ fn audience(wire: WireAudience) -> Result<Option<Audience>, Refusal> {
     Ok(match wire {
         WireAudience::All => None,
         WireAudience::Roles(list) => Some(Audience::Roles(check(list, names::CHANNELS_MAX)?)),
-        WireAudience::Users(list) => Some(Audience::Users(check(list, names::USERS_MAX)?)),
+        WireAudience::Users(mut list) => {
+            list.sort_unstable();
+            Some(Audience::Users(check(list, names::USERS_MAX)?))
+        }
         WireAudience::Channels(list) => Some(Audience::Channels(check(list, names::CHANNELS_MAX)?)),
     })
 }
@@ -271,7 +268,7 @@ impl<'a> Answer<'a> {
             notification_id: id,
             delivered_to: total.delivered,
             failed: total.failed,
-            queued: false,
+            queued: total.queued > 0,
             timestamp,
             results: None,
             channel: None,
@@ -288,7 +285,7 @@ impl<'a> Answer<'a> {
                 let result = |tally: &Tally| UserResult {
                     delivered: tally.delivered,
                     connections: tally.delivered + tally.failed,
-                    queued: false,
+                    queued: tally.queued > 0,
                 };
                 self.results = Some(Named(pairs.map(|(name, t)| (name, result(t))).collect()));
             }

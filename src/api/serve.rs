@@ -15,19 +15,22 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, Chain, Join, join};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 
 use super::Api;
+use super::watch::{Watch, WatchedWriter};
 use crate::door::gate::transport_of;
-use crate::door::listen::say_no;
+use crate::door::listen::{is_of_one_connection, say_no};
 use crate::refusal::{Code, Refusal};
 
 /// The longest a caller may take to send a request head, or keep a connection idle.
 const HEAD_DEADLINE: Duration = Duration::from_secs(60);
+/// How often a connection is held against its deadlines.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The most bytes hyper buffers of one caller.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// The longest the last answer on a connection may take to be sent.
@@ -36,7 +39,7 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 type Replayed = Chain<Cursor<Vec<u8>>, OwnedReadHalf>;
-type CallerIo = TokioIo<Join<Replayed, OwnedWriteHalf>>;
+type CallerIo = TokioIo<Join<Replayed, WatchedWriter>>;
 
 /// Serves callers, so many at a time.
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub struct Server {
     api: Rc<Api>,
     callers: Cell<usize>,
     callers_max: usize,
+    /// Whether the clients' address serves the API too.
+    serves_front: Cell<bool>,
     closing: watch::Receiver<bool>,
 }
 
@@ -63,13 +68,24 @@ impl Server {
     /// A server for `callers_max` callers at a time, until `closing` turns true.
     #[must_use]
     pub fn new(api: Rc<Api>, callers_max: usize, closing: watch::Receiver<bool>) -> Rc<Self> {
-        Rc::new(Self { api, callers: Cell::new(0), callers_max, closing })
+        Rc::new(Self {
+            api,
+            callers: Cell::new(0),
+            callers_max,
+            serves_front: Cell::new(true),
+            closing,
+        })
     }
 
     /// Callers being served.
     #[must_use]
     pub fn callers(&self) -> usize {
         self.callers.get()
+    }
+
+    /// The API has an address of its own: from now on the clients' answers only what is public.
+    pub fn close_front(&self) {
+        self.serves_front.set(false);
     }
 
     /// Accepts on an address of the API's own until the gateway closes.
@@ -81,7 +97,8 @@ impl Server {
                 _closing = closing.wait_for(|closing| *closing) => return,
             };
             match accepted {
-                Ok((stream, _peer)) => self.take(stream, Vec::new()),
+                Ok((stream, _peer)) => self.take(stream, Vec::new(), false),
+                Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "the API cannot accept; resting {ACCEPT_REST:?}");
                     sleep(ACCEPT_REST).await;
@@ -90,35 +107,44 @@ impl Server {
         }
     }
 
-    /// Serves a socket whose first `bytes` have been read already.
-    pub fn take(self: &Rc<Self>, stream: TcpStream, bytes: Vec<u8>) {
+    /// Serves a socket from a door, whose first `bytes` have been read already.
+    pub fn take_from_door(self: &Rc<Self>, stream: TcpStream, bytes: Vec<u8>) {
+        self.take(stream, bytes, !self.serves_front.get());
+    }
+
+    fn take(self: &Rc<Self>, stream: TcpStream, bytes: Vec<u8>, from_client_side: bool) {
         if self.callers.get() >= self.callers_max {
             let refusal = Refusal::new(Code::Overloaded, "too many API connections at once");
             spawn_local(say_no(stream, refusal.response(None)));
             return;
         }
         self.callers.set(self.callers.get() + 1);
-        let server = Rc::clone(self);
+        let place = Place(Rc::clone(self));
         spawn_local(async move {
-            server.serve(stream, bytes).await;
-            server.callers.set(server.callers.get() - 1);
+            place.0.serve(stream, bytes, from_client_side).await;
         });
     }
 
-    async fn serve(&self, stream: TcpStream, bytes: Vec<u8>) {
+    async fn serve(&self, stream: TcpStream, bytes: Vec<u8>, from_client_side: bool) {
         let (reader, writer) = stream.into_split();
+        let watch = Rc::new(Watch::default());
+        let writer = WatchedWriter { writer, watch: Rc::clone(&watch) };
         let io: CallerIo = TokioIo::new(join(Cursor::new(bytes).chain(reader), writer));
         let client: RefCell<Option<Parts>> = RefCell::new(None);
         // Boxed: hyper can only be left by hand when the service's futures may move.
         let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
-            let client = &client;
+            let (client, watch) = (&client, &watch);
             Box::pin(async move {
                 let (parts, body) = request.into_parts();
                 if transport_of(&parts).is_some() {
                     client.replace(Some(parts));
                     return Err(IsClient);
                 }
-                Ok(self.api.answer(parts, body).await)
+                watch.begin();
+                let has_key = parts.headers.contains_key("x-api-key");
+                let reply = self.api.answer(parts, body, from_client_side).await;
+                watch.end(&reply, has_key);
+                Ok(reply)
             })
         });
         let mut connection = http1::Builder::new()
@@ -129,12 +155,21 @@ impl Server {
         let mut closing = self.closing.clone();
         let mut graceful = pin!(closing.wait_for(|closing| *closing));
         let mut told = false;
+        let mut check = interval(CHECK_INTERVAL);
         loop {
             tokio::select! {
                 ended = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
                     // Broken or misused connections are the caller's affair; hyper has answered.
                     let _ended = ended;
                     break;
+                }
+                _tick = check.tick() => {
+                    if watch.is_stuck() {
+                        return;
+                    }
+                    if watch.is_idle_stranger() {
+                        break;
+                    }
                 }
                 _closing = &mut graceful, if !told => {
                     told = true;
@@ -151,7 +186,7 @@ impl Server {
         let left = connection.into_parts();
         let (replayed, writer) = left.io.into_inner().into_inner();
         let (unread, reader) = replayed.into_inner();
-        let Ok(stream) = reader.reunite(writer) else { return };
+        let Ok(stream) = reader.reunite(writer.writer) else { return };
         let Some(parts) = parts else {
             // An answer may be on its way to a caller that is still sending.
             return say_no(stream, Vec::new()).await;
@@ -177,6 +212,15 @@ impl Server {
                 say_no(stream, refusal.response(cors.as_deref())).await;
             }
         }
+    }
+}
+
+/// A caller's place, given back however its task ends.
+struct Place(Rc<Server>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.callers.set(self.0.callers.get() - 1);
     }
 }
 

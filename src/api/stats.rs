@@ -16,8 +16,35 @@ pub(super) struct Stats {
     users: Users,
     channels: Channels,
     messages: Messages,
+    queue: Queue,
+    ack: Ack,
     redis: Redis,
     shards: Vec<Shard>,
+}
+
+#[derive(Serialize)]
+struct Queue {
+    enabled: bool,
+    backend: &'static str,
+    size: usize,
+    users: usize,
+    enqueued: u64,
+    replayed: u64,
+    expired: u64,
+    dropped: u64,
+}
+
+#[derive(Serialize)]
+struct Ack {
+    enabled: bool,
+    total_tracked: u64,
+    total_acked: u64,
+    total_expired: u64,
+    total_timeouts: u64,
+    dead_letters: u64,
+    pending_count: usize,
+    ack_rate: f64,
+    avg_latency_ms: f64,
 }
 
 #[derive(Serialize)]
@@ -52,6 +79,7 @@ struct Messages {
     refused_overloaded: u64,
     delivered: u64,
     failed: u64,
+    shed: u64,
     discarded: u64,
     received: u64,
     received_refused: u64,
@@ -67,6 +95,7 @@ struct Redis {
     reconnection_attempts: u64,
     total_reconnections: u64,
     messages_received: u64,
+    messages_not_sent: u64,
     messages_rejected: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -81,6 +110,8 @@ struct Shard {
     inbox_depth: usize,
     outbox_bytes: usize,
     unfinished_bytes: usize,
+    queue_size: usize,
+    ack_pending: usize,
     delivered: u64,
     failed: u64,
     turns: u64,
@@ -128,14 +159,54 @@ pub(super) async fn report(api: &Api) -> Result<Stats, Refusal> {
             refused_overloaded: overview.counters.overloaded,
             delivered: sum(|s| s.meter.frames_delivered),
             failed: sum(|s| s.meter.frames_failed),
+            shed: sum(|s| s.meter.frames_shed),
             discarded: sum(|s| s.meter.frames_discarded),
             received: sum(|s| s.meter.messages_received),
             received_refused: sum(|s| s.meter.messages_refused),
             heartbeats: sum(|s| s.meter.heartbeats),
         },
+        queue: queue(api.letters.queue, &snapshots),
+        ack: ack(api.letters.ack, &snapshots),
         redis: redis(api),
         shards: snapshots.iter().zip(depths).enumerate().map(Shard::from).collect(),
     })
+}
+
+fn queue(enabled: bool, snapshots: &[ShardSnapshot]) -> Queue {
+    let sum = |of: fn(&ShardSnapshot) -> u64| snapshots.iter().map(of).sum();
+    let count = |of: fn(&ShardSnapshot) -> usize| snapshots.iter().map(of).sum();
+    Queue {
+        enabled,
+        backend: "memory",
+        size: count(|s| s.queue_size),
+        users: count(|s| s.queue_users),
+        enqueued: sum(|s| s.meter.queue_enqueued),
+        replayed: sum(|s| s.meter.queue_replayed),
+        expired: sum(|s| s.meter.queue_expired),
+        dropped: sum(|s| s.meter.queue_dropped),
+    }
+}
+
+fn ack(enabled: bool, snapshots: &[ShardSnapshot]) -> Ack {
+    let sum = |of: fn(&ShardSnapshot) -> u64| snapshots.iter().map(of).sum();
+    let (tracked, acked): (u64, u64) = (sum(|s| s.meter.ack_tracked), sum(|s| s.meter.acked));
+    Ack {
+        enabled,
+        total_tracked: tracked,
+        total_acked: acked,
+        total_expired: sum(|s| s.meter.ack_expired),
+        total_timeouts: sum(|s| s.meter.ack_timeouts),
+        dead_letters: sum(|s| s.meter.dead_letters),
+        pending_count: snapshots.iter().map(|s| s.ack_pending).sum(),
+        ack_rate: ratio(acked, tracked),
+        avg_latency_ms: ratio(sum(|s| s.meter.ack_latency_ms_sum), acked),
+    }
+}
+
+/// `part / whole`, 0 of nothing.
+#[expect(clippy::cast_precision_loss, reason = "a figure to be looked at")]
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
 impl From<(usize, (&ShardSnapshot, &usize))> for Shard {
@@ -150,6 +221,8 @@ impl From<(usize, (&ShardSnapshot, &usize))> for Shard {
             inbox_depth: *inbox_depth,
             outbox_bytes: snapshot.outbox_bytes,
             unfinished_bytes: snapshot.unfinished_bytes,
+            queue_size: snapshot.queue_size,
+            ack_pending: snapshot.ack_pending,
             delivered: snapshot.meter.frames_delivered,
             failed: snapshot.meter.frames_failed,
             turns: snapshot.meter.turns,
@@ -169,6 +242,7 @@ fn redis(api: &Api) -> Redis {
         reconnection_attempts: snapshot.reconnection_attempts,
         total_reconnections: snapshot.total_reconnections,
         messages_received: snapshot.messages_received,
+        messages_not_sent: snapshot.not_sent,
         messages_rejected: rejected.collect(),
     }
 }

@@ -111,7 +111,6 @@ fn fault(key: &Key, problem: &str) -> Fault {
 }
 
 #[cfg(test)]
-#[expect(clippy::indexing_slicing, reason = "a panic is how a test fails")]
 mod tests {
     use super::super::{load, raw::Sources};
     use super::*;

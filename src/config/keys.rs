@@ -176,6 +176,33 @@ keys! {
     TENANT_ENABLED: "tenant.enabled", "TENANT_ENABLED", "false", Form::Switch, Open,
         "whether tenants are kept apart by the tenant_id claim and the X-Tenant-ID header";
 
+    QUEUE_ENABLED: "queue.enabled", "QUEUE_ENABLED", "false", Form::Switch, Open,
+        "whether notifications to users who are away wait for them";
+    QUEUE_BACKEND: "queue.backend", "QUEUE_BACKEND", "\"memory\"", Form::Choice(&["memory"]), Open,
+        "where they wait";
+    QUEUE_MAX_SIZE: "queue.max_size_per_user", "QUEUE_MAX_SIZE_PER_USER", "100",
+        whole_or_zero(1, 1_000_000, "unlimited"), Open,
+        "the most that wait for one user; then the least urgent gives way, the oldest among equals";
+    QUEUE_TTL: "queue.message_ttl_seconds", "QUEUE_MESSAGE_TTL_SECONDS", "3600",
+        seconds(0.1, 31_536_000.0, ""), Open,
+        "how long one waits at most; its own ttl may be shorter";
+    QUEUE_CLEANUP: "queue.cleanup_interval_seconds", "QUEUE_CLEANUP_INTERVAL_SECONDS", "300",
+        seconds(0.1, 86_400.0, ""), Open,
+        "taken for compatibility: what expires leaves at its own time, no sweep is needed";
+
+    ACK_ENABLED: "ack.enabled", "ACK_ENABLED", "false", Form::Switch, Open,
+        "whether clients acknowledge notifications to their user";
+    ACK_TIMEOUT: "ack.timeout_seconds", "ACK_TIMEOUT_SECONDS", "30",
+        seconds(0.1, 86_400.0, ""), Open,
+        "how long a client may take to acknowledge";
+    ACK_CLEANUP: "ack.cleanup_interval_seconds", "ACK_CLEANUP_INTERVAL_SECONDS", "60",
+        seconds(0.1, 86_400.0, ""), Open,
+        "taken for compatibility: what is overdue is found at its own time, no sweep is needed";
+    ACK_UNACKED: "ack.unacked", "ACK_UNACKED", "", Form::Choice(&["requeue", "expire"]), Open,
+        "what becomes of the unacknowledged: requeue (the default with the queue on) or expire";
+    ACK_MAX_ATTEMPTS: "ack.max_attempts", "ACK_MAX_ATTEMPTS", "5", whole(1, 255), Open,
+        "how often one is sent before it becomes a dead letter";
+
     LOG_FILTER: "log.filter", "RUST_LOG", "\"info\"", Form::LogFilter, Open,
         "what is logged: a level, or a comma list of target=level";
     LOG_FORMAT: "log.format", "RUST_LOG_FORMAT", "\"text\"",
@@ -214,27 +241,9 @@ pub static LATER: &[Later] = &[
         ],
     },
     Later { name: "tenant.tenant_overrides", env: &[] },
-    Later {
-        name: "queue",
-        env: &[
-            "QUEUE_ENABLED",
-            "QUEUE_BACKEND",
-            "QUEUE_MAX_SIZE_PER_USER",
-            "QUEUE_MESSAGE_TTL_SECONDS",
-            "QUEUE_CLEANUP_INTERVAL_SECONDS",
-            "QUEUE_PATH",
-        ],
-    },
-    Later {
-        name: "ack",
-        env: &[
-            "ACK_ENABLED",
-            "ACK_TIMEOUT_SECONDS",
-            "ACK_CLEANUP_INTERVAL_SECONDS",
-            "ACK_UNACKED",
-            "ACK_MAX_ATTEMPTS",
-        ],
-    },
+    Later { name: "queue.path", env: &["QUEUE_PATH"] },
+    Later { name: "queue.fsync", env: &["QUEUE_FSYNC"] },
+    Later { name: "queue.max_disk_bytes", env: &["QUEUE_MAX_DISK_BYTES"] },
     Later {
         name: "ratelimit",
         env: &[

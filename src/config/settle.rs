@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use ara_shards::Limits;
+use ara_shards::limits::{AckLimits, Limits, QueueLimits};
 use jsonwebtoken::Algorithm;
 
 use super::address::{parse_address, parse_host};
@@ -283,7 +283,34 @@ impl Settler<'_> {
             message_bytes_max: self.size(&keys::MAX_MESSAGE),
             heartbeat_interval,
             connection_timeout,
+            queue: self.queue_limits(),
+            ack: self.ack_limits(),
         }
+    }
+
+    fn queue_limits(&self) -> Option<QueueLimits> {
+        self.raw.switch(&keys::QUEUE_ENABLED).then(|| QueueLimits {
+            per_user_max: self.size(&keys::QUEUE_MAX_SIZE),
+            ttl: self.raw.seconds(&keys::QUEUE_TTL),
+        })
+    }
+
+    fn ack_limits(&mut self) -> Option<AckLimits> {
+        let queue_enabled = self.raw.switch(&keys::QUEUE_ENABLED);
+        let requeue = match self.raw.text(&keys::ACK_UNACKED).as_deref() {
+            Some("expire") => false,
+            Some(_requeue) if !queue_enabled => {
+                let fix = "set QUEUE_ENABLED=true, or ACK_UNACKED=expire";
+                self.refuse(&keys::ACK_UNACKED, "requeue needs the queue, which is off", fix);
+                false
+            }
+            _ => queue_enabled,
+        };
+        self.raw.switch(&keys::ACK_ENABLED).then(|| AckLimits {
+            timeout: self.raw.seconds(&keys::ACK_TIMEOUT),
+            requeue,
+            attempts_max: u8::try_from(self.raw.whole(&keys::ACK_MAX_ATTEMPTS)).unwrap_or(u8::MAX),
+        })
     }
 
     /// 256 random bits in hex.

@@ -2,8 +2,6 @@
 //! Property: the highest layer wins, every fault is found in one go, and no secret gets out.
 //! Why it matters: this is the first thing an operator meets, often with a broken deployment.
 
-#![expect(clippy::indexing_slicing, reason = "a panic is how a test fails")]
-
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -161,12 +159,12 @@ fn all_faults_are_reported_together() {
                 [shards]\ncount = '4'\npin_to_cores = 1\n\
                 [jwt]\nleeway_seconds = -1\n\
                 [redis]\nbackoff_initial_delay_ms = 500\nbackoff_max_delay_ms = 100\n\
-                [queue]\nenabled = true\n";
+                [ratelimit]\nenabled = true\n";
     let list = faults(
         file,
         &[
             ("SHARDS_INBOX_CAPACITY", "many"),
-            ("ACK_ENABLED", "true"),
+            ("OTEL_ENABLED", "true"),
             ("RUST_LOG", "a=b=c"),
             ("RUN_MODE", "production"),
         ],
@@ -184,10 +182,10 @@ fn all_faults_are_reported_together() {
             ("shards.count", None, line(8)),
             ("shards.pin_to_cores", None, line(9)),
             ("jwt.leeway_seconds", None, line(11)),
-            ("queue", None, line(15)),
+            ("ratelimit", None, line(15)),
             ("shards.inbox_capacity", Some("SHARDS_INBOX_CAPACITY"), Origin::Environment),
             ("log.filter", Some("RUST_LOG"), Origin::Environment),
-            ("ack", Some("ACK_ENABLED"), Origin::Environment),
+            ("otel", Some("OTEL_ENABLED"), Origin::Environment),
             ("api.key", Some("API_KEY"), Origin::Default),
             ("jwt.secret", Some("JWT_SECRET"), Origin::Default),
             ("redis.backoff_max_delay_ms", None, line(14)),
@@ -216,8 +214,9 @@ fn an_unknown_key_is_refused_with_the_nearest_known_one() {
 fn what_is_still_to_come_is_refused_as_such() {
     for file in [
         "server.tls_cert = 'x'",
-        "[queue]",
-        "[ack]\nnonsense = 1",
+        "[ratelimit]",
+        "[cluster]\nnonsense = 1",
+        "queue.path = 'x'",
         "[tenant.default_limits]\nmax_connections = 1",
         "[[api.keys]]\nname = 'x'",
         "[otel]\nenabled = false",

@@ -1,6 +1,6 @@
 //! Client tokens: from a JWT to an identity, or to the class of its refusal.
 //!
-//! **Runs on**: router (the verifier is plain data, shared read-only). **Owns**: the verification
+//! **Runs on**: the doors, and the router for its callers (plain data, shared read-only). **Owns**: the verification
 //! key. **Never**: lets a token choose its algorithm, says why a signature failed, or repeats a
 //! token or a claim in an error.
 //!
@@ -18,13 +18,10 @@ use serde_json::error::Category;
 use crate::config::error::Fault;
 use crate::config::jwt_key;
 use crate::config::settled::Jwt;
+use crate::names;
 
 /// The longest token that is looked at: browsers and proxies cut longer request lines anyway.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
-/// The longest user id.
-pub const USER_BYTES_MAX: usize = 128;
-/// The longest tenant id and the longest channel name.
-pub const NAME_BYTES_MAX: usize = 64;
 /// The most roles of one token.
 pub const ROLES_MAX: usize = 64;
 /// The longest role.
@@ -227,10 +224,10 @@ impl Verifier {
 }
 
 fn identity(claims: Claims, expires_at_unix_seconds: u64) -> Result<Identity, TokenError> {
-    let user = claims.sub.filter(|user| is_user_id(user)).ok_or(TokenError::BadClaim(
+    let user = claims.sub.filter(|user| names::is_user(user)).ok_or(TokenError::BadClaim(
         "the token needs a sub claim of 1 to 128 bytes of visible text",
     ))?;
-    if claims.tenant_id.as_deref().is_some_and(|tenant| !is_name(tenant)) {
+    if claims.tenant_id.as_deref().is_some_and(|tenant| !names::is_channel(tenant)) {
         let problem = "the token's tenant_id claim is not 1 to 64 of A-Z a-z 0-9 . _ -";
         return Err(TokenError::BadClaim(problem));
     }
@@ -259,22 +256,9 @@ fn boxed(texts: Vec<String>) -> Box<[Box<str>]> {
     texts.into_iter().map(String::into_boxed_str).collect()
 }
 
-/// Whether a text may be a user id: 1 to 128 bytes, no control character, not only white space.
-pub fn is_user_id(text: &str) -> bool {
-    text.len() <= USER_BYTES_MAX
-        && !text.chars().any(char::is_control)
-        && !text.chars().all(char::is_whitespace)
-}
-
-/// Whether a text may be a tenant id or a channel name: `[A-Za-z0-9._-]{1,64}`.
-pub fn is_name(text: &str) -> bool {
-    (1..=NAME_BYTES_MAX).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-}
-
 /// Whether a text may be an entry of the `channels` claim: a channel name, or `prefix.*`.
 pub fn is_channel_entry(text: &str) -> bool {
-    is_name(text.strip_suffix(".*").unwrap_or(text))
+    names::is_channel(text.strip_suffix(".*").unwrap_or(text))
 }
 
 /// Seconds since 1970, from a number that may have a fraction (RFC 7519, NumericDate).

@@ -7,9 +7,11 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use ara_shards::codec::dialect::parse_id;
 use ara_shards::id::NotificationId;
 use ara_shards::message::{Listens, Member, Transport};
 use ara_shards::placement::Placement;
+use ara_shards::state::session::is_granted;
 use http::header::{self, HeaderMap, HeaderName};
 use http::request::Parts;
 use http::{Method, Version};
@@ -26,6 +28,8 @@ pub const DEFAULT_TENANT: &str = "default";
 /// The subprotocol that carries a token in a browser's handshake.
 const SUBPROTOCOL: &str = "ara.v1";
 const BEARER_PROTOCOL: &str = "bearer.";
+/// What an SSE client says it saw last when it comes back (WHATWG HTML, section 9.2.4).
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// The reconnection time an SSE client starts with, in milliseconds.
 const SSE_RETRY_MS: u32 = 3000;
 
@@ -42,6 +46,8 @@ pub struct Gate {
     pub tenants_enabled: bool,
     /// The tenant of all others.
     pub default_tenant: Arc<str>,
+    /// The most channels of one connection; 0 = unlimited.
+    pub subscriptions_max: usize,
 }
 
 /// A client that may come in if there is room.
@@ -76,15 +82,13 @@ impl Gate {
     /// The refusal to answer with.
     pub fn examine(&self, parts: &Parts, transport: Transport) -> Result<Pass, Refusal> {
         let cors_origin = self.check_origin(&parts.headers)?;
-        let token = Token::find(parts, transport);
+        let token = token_of(parts, transport);
         let greeting = match transport {
-            Transport::WebSocket => {
-                upgrade(parts, token.as_ref().is_some_and(|token| token.in_subprotocol))?
-            }
+            Transport::WebSocket => upgrade(parts)?,
             Transport::Sse => sse_greeting(cors_origin.as_deref()),
         };
         let identity = match &token {
-            Some(token) => self.verifier.verify(&token.text),
+            Some(token) => self.verifier.verify(token),
             None => Err(TokenError::Missing),
         };
         let identity = identity.map_err(|error| {
@@ -97,15 +101,32 @@ impl Gate {
         })?;
         let listens = match transport {
             Transport::WebSocket => Listens::Nothing,
-            Transport::Sse => listens(parts.uri.query())?,
+            Transport::Sse => self.listens(parts.uri.query(), identity.channels.as_deref())?,
         };
+        let mut member = self.member(identity, listens);
+        let settled = query_value(parts.uri.query(), "settled");
+        member.hears_settled = settled.is_some_and(|value| value == "true");
+        member.seen = text_of(&parts.headers, &LAST_EVENT_ID).and_then(parse_id);
         Ok(Pass {
             transport,
-            member: self.member(identity, listens),
+            member,
             greeting,
             connection_id: NotificationId(*Uuid::new_v4().as_bytes()),
             cors_origin,
         })
+    }
+
+    /// The user a client's token speaks for, on a request of its own.
+    ///
+    /// # Errors
+    ///
+    /// There is no valid token.
+    pub fn user(&self, parts: &Parts) -> Result<Member, Refusal> {
+        let token = token_of(parts, Transport::Sse);
+        let verified = token.ok_or(TokenError::Missing).and_then(|t| self.verifier.verify(&t));
+        let identity =
+            verified.map_err(|error| Refusal::new(Code::Unauthorized, error.to_string()))?;
+        Ok(self.member(identity, Listens::Nothing))
     }
 
     /// The origin to allow in CORS headers: the request's own, where it is allowed.
@@ -125,6 +146,37 @@ impl Gate {
         Ok(allowed)
     }
 
+    /// What an SSE client hears: `?channels=a,b`, or everything. It cannot be told later what it
+    /// does not hear, so a channel too many or not allowed is a refusal.
+    fn listens(
+        &self,
+        query: Option<&str>,
+        grants: Option<&[Box<str>]>,
+    ) -> Result<Listens, Refusal> {
+        let Some(list) = query_value(query, "channels") else { return Ok(Listens::Everything) };
+        let names: Box<[Box<str>]> =
+            list.split(',').filter(|name| !name.is_empty()).map(Box::from).collect();
+        let most = match self.subscriptions_max {
+            0 => names::CHANNELS_MAX,
+            most => most.min(names::CHANNELS_MAX),
+        };
+        if names.len() > most {
+            return Err(Refusal::field("channels", format!("at most {most} channels")));
+        }
+        for name in &names {
+            if !names::is_channel(name) {
+                let shown: String = name.chars().take(64).collect();
+                let sentence = format!("`{shown}` is not a channel name: {}", names::CHANNEL_RULE);
+                return Err(Refusal::field("channels", sentence));
+            }
+            if !is_granted(grants, name) {
+                let sentence = format!("your token does not allow channel `{name}`");
+                return Err(Refusal::new(Code::Forbidden, sentence));
+            }
+        }
+        Ok(Listens::Channels(names))
+    }
+
     fn member(&self, identity: Identity, listens: Listens) -> Member {
         let tenant = match identity.tenant {
             Some(tenant) if self.tenants_enabled => Arc::from(tenant),
@@ -138,38 +190,34 @@ impl Gate {
             roles: identity.roles,
             grants: identity.channels,
             listens,
+            hears_settled: false,
+            seen: None,
         }
     }
 }
 
-/// A token and where it was.
-struct Token<'a> {
-    text: Cow<'a, str>,
-    in_subprotocol: bool,
+/// Finds the token a request carries.
+fn token_of(parts: &Parts, transport: Transport) -> Option<Cow<'_, str>> {
+    if let Some(text) = query_value(parts.uri.query(), "token").filter(|text| !text.is_empty()) {
+        return Some(text);
+    }
+    let authorization = text_of(&parts.headers, &header::AUTHORIZATION);
+    if let Some((scheme, token)) = authorization.and_then(|value| value.split_once(' '))
+        && scheme.eq_ignore_ascii_case("bearer")
+    {
+        return Some(Cow::Borrowed(token.trim()));
+    }
+    if transport == Transport::Sse {
+        return None;
+    }
+    let mut offered = offered_protocols(&parts.headers);
+    offered.find_map(|entry| entry.strip_prefix(BEARER_PROTOCOL)).map(Cow::Borrowed)
 }
 
-impl<'a> Token<'a> {
-    fn find(parts: &'a Parts, transport: Transport) -> Option<Self> {
-        let plain = |text: Cow<'a, str>| Self { text, in_subprotocol: false };
-        if let Some(text) = query_value(parts.uri.query(), "token") {
-            return Some(plain(text));
-        }
-        let authorization = text_of(&parts.headers, &header::AUTHORIZATION);
-        if let Some((scheme, token)) = authorization.and_then(|value| value.split_once(' '))
-            && scheme.eq_ignore_ascii_case("bearer")
-        {
-            return Some(plain(Cow::Borrowed(token.trim())));
-        }
-        if transport == Transport::Sse {
-            return None;
-        }
-        let offered = text_of(&parts.headers, &header::SEC_WEBSOCKET_PROTOCOL)?;
-        let mut offered = offered.split(',').map(str::trim);
-        let token = offered.clone().find_map(|entry| entry.strip_prefix(BEARER_PROTOCOL))?;
-        offered
-            .any(|entry| entry == SUBPROTOCOL)
-            .then_some(Self { text: Cow::Borrowed(token), in_subprotocol: true })
-    }
+/// The subprotocols a client offers, over all its header lines (RFC 6455 section 11.3.4).
+fn offered_protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let lines = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+    lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')).map(str::trim)
 }
 
 fn text_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
@@ -181,31 +229,15 @@ fn query_value<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, str>> {
     pairs.find(|(key, _)| key == name).map(|(_, value)| value)
 }
 
-/// What an SSE client hears: `?channels=a,b`, or everything.
-fn listens(query: Option<&str>) -> Result<Listens, Refusal> {
-    let Some(list) = query_value(query, "channels") else { return Ok(Listens::Everything) };
-    let names: Box<[Box<str>]> =
-        list.split(',').filter(|name| !name.is_empty()).map(Box::from).collect();
-    if names.len() > names::CHANNELS_MAX {
-        let sentence = format!("at most {} channels", names::CHANNELS_MAX);
-        return Err(Refusal::field("channels", sentence));
-    }
-    if let Some(bad) = names.iter().find(|name| !names::is_channel(name)) {
-        let shown: String = bad.chars().take(64).collect();
-        let sentence = format!("`{shown}` is not a channel name: {}", names::CHANNEL_RULE);
-        return Err(Refusal::field("channels", sentence));
-    }
-    Ok(Listens::Channels(names))
-}
-
 /// Checks an opening handshake and answers it (RFC 6455 section 4.2).
 ///
 /// # Errors
 ///
 /// It is none, or of another version.
-pub fn upgrade(parts: &Parts, with_subprotocol: bool) -> Result<Box<[u8]>, Refusal> {
+pub fn upgrade(parts: &Parts) -> Result<Box<[u8]>, Refusal> {
     let accept = derive_accept_key(client_key(parts)?.as_bytes());
-    let protocol = if with_subprotocol { "sec-websocket-protocol: ara.v1\r\n" } else { "" };
+    let is_offered = offered_protocols(&parts.headers).any(|entry| entry == SUBPROTOCOL);
+    let protocol = if is_offered { "sec-websocket-protocol: ara.v1\r\n" } else { "" };
     let head = format!(
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
          sec-websocket-accept: {accept}\r\n{protocol}\r\n"

@@ -1,37 +1,38 @@
 //! Accepting: read the head, look at who it is, hand the socket on.
 //!
-//! **Runs on**: each shard's thread. **Owns**: the listening socket and at most
-//! [`HEADS_MAX`] sockets without a complete head. **Never**: lets one of them live beyond
-//! [`HEAD_DEADLINE`]; handles a request itself.
+//! **Runs on**: each shard's thread. **Owns**: the listening socket and a bounded number of sockets
+//! without a complete head; when a further one comes, the oldest gives way. **Never**: lets one of
+//! them live beyond [`HEAD_DEADLINE`]; handles a request itself.
 
-use std::cell::Cell;
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ara_shards::doorbell::Doorbell;
 use crossbeam_channel::{Sender, TrySendError};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use super::gate::{Gate, Pass, transport_of};
 use super::head::{self, Head, NoHead};
 use crate::refusal::{Code, Refusal};
+use crate::telemetry::Hush;
 
 /// The longest a client may take to send its request head.
 pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// The longest a refusal may take to be read.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(2);
-/// Sockets without a complete head a door holds; beyond it the kernel's backlog waits. At 16 KiB
-/// a head this is 16 MiB at most.
-const HEADS_MAX: usize = 1024;
 /// The kernel's queue of connections not accepted yet, for each door.
 const BACKLOG: i32 = 4096;
+/// At most one line about refused accepts in this time.
+const WARN_INTERVAL: Duration = Duration::from_secs(1);
 /// How long accepting rests when the process is out of files.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -109,7 +110,8 @@ fn socket(
     Ok(socket.into())
 }
 
-/// Accepts until the gateway closes.
+/// Accepts until the gateway closes, with at most `newcomers_max` sockets that have not said who
+/// they are, or are being refused.
 ///
 /// # Errors
 ///
@@ -118,39 +120,54 @@ pub async fn serve(
     listener: std::net::TcpListener,
     gate: Arc<Gate>,
     hallway: Hallway,
+    newcomers_max: usize,
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    let door = Rc::new(Door { gate, hallway, heads: Cell::new(0), room: Notify::new() });
+    let door = Rc::new(Door { gate, hallway });
     let mut closing = door.hallway.closing.clone();
+    let mut newcomers: VecDeque<AbortHandle> = VecDeque::new();
+    let mut hush = Hush::new(WARN_INTERVAL);
     loop {
-        while door.heads.get() >= HEADS_MAX {
-            door.room.notified().await;
-        }
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _changed = closing.wait_for(|closing| *closing) => return Ok(()),
         };
         match accepted {
             Ok((stream, _peer)) => {
-                door.heads.set(door.heads.get() + 1);
+                make_room(&mut newcomers, newcomers_max);
                 let door = Rc::clone(&door);
-                tokio::task::spawn_local(async move {
-                    door.receive(stream).await;
-                    door.heads.set(door.heads.get() - 1);
-                    door.room.notify_one();
-                });
+                let task = tokio::task::spawn_local(async move { door.receive(stream).await });
+                newcomers.push_back(task.abort_handle());
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept; resting {ACCEPT_REST:?}");
+                if let Some(suppressed) = hush.admit(Instant::now()) {
+                    tracing::warn!(%error, suppressed, "cannot accept; resting {ACCEPT_REST:?}");
+                }
                 sleep(ACCEPT_REST).await;
             }
         }
     }
 }
 
+/// Sees to it that fewer than `most` newcomers are under way: the oldest has had the longest time
+/// to say who it is.
+fn make_room(newcomers: &mut VecDeque<AbortHandle>, most: usize) {
+    while newcomers.front().is_some_and(AbortHandle::is_finished) {
+        newcomers.pop_front();
+    }
+    if newcomers.len() >= most {
+        newcomers.retain(|newcomer| !newcomer.is_finished());
+    }
+    if newcomers.len() >= most
+        && let Some(oldest) = newcomers.pop_front()
+    {
+        oldest.abort();
+    }
+}
+
 /// Whether a failed accept concerns only the connection that was about to be accepted.
-fn is_of_one_connection(error: &io::Error) -> bool {
+pub fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted
@@ -163,9 +180,6 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 struct Door {
     gate: Arc<Gate>,
     hallway: Hallway,
-    /// Sockets whose head is not complete, and refusals on their way.
-    heads: Cell<usize>,
-    room: Notify,
 }
 
 impl Door {

@@ -15,6 +15,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use crate::names;
+
 /// The prefix of the Redis channels that carry triggers for one user.
 pub const USER_PREFIX: &str = "notification:user:";
 /// The prefix of the Redis channels that carry triggers for one channel.
@@ -215,7 +217,7 @@ pub fn parse(redis_channel: &[u8], bytes: &[u8]) -> Result<RedisTrigger, Rejecte
     }
     let envelope: Envelope<'_> = serde_json::from_str(text).ok().ok_or(Rejected::BadJson)?;
     let target = target(redis_channel, &envelope)?;
-    let tenant = optional(envelope.tenant_id, Rejected::BadTenant, is_channel_name)?;
+    let tenant = optional(envelope.tenant_id, Rejected::BadTenant, names::is_channel)?;
     let event = event(envelope.event.ok_or(Rejected::BadEvent)?)?;
     Ok(RedisTrigger { target, tenant, event })
 }
@@ -233,13 +235,13 @@ fn target(redis_channel: &[u8], envelope: &Envelope<'_>) -> Result<RedisTarget, 
         }
         "channel" => {
             let suffix = suffix(CHANNEL_PREFIX).ok_or(Rejected::WrongTarget)?;
-            one(raw, suffix, Rejected::BadChannel, is_channel_name).map(RedisTarget::Channel)
+            one(raw, suffix, Rejected::BadChannel, names::is_channel).map(RedisTarget::Channel)
         }
         "users" if !(on_broadcast || on(USER_PREFIX)) => Err(Rejected::WrongTarget),
         "channels" if !(on_broadcast || on(CHANNEL_PREFIX)) => Err(Rejected::WrongTarget),
         "broadcast" if !on_broadcast => Err(Rejected::WrongTarget),
         "users" => many(raw, USERS_MAX, Rejected::BadUser, is_visible_name).map(RedisTarget::Users),
-        "channels" => many(raw, CHANNELS_MAX, Rejected::BadChannel, is_channel_name)
+        "channels" => many(raw, CHANNELS_MAX, Rejected::BadChannel, names::is_channel)
             .map(RedisTarget::Channels),
         // There is nothing to say in a broadcast's `target`: publishers write null, "*" or nothing.
         "broadcast" => Ok(RedisTarget::Broadcast),
@@ -311,17 +313,9 @@ fn many(
     Ok(names)
 }
 
-/// A user id, an event type or a correlation id: visible, that is without blanks and control
-/// characters.
+/// A user id, an event type or a correlation id, by the same rule as over HTTP.
 fn is_visible_name(name: &str) -> bool {
-    (1..=NAME_BYTES_MAX).contains(&name.len())
-        && !name.chars().any(|c| c.is_control() || c.is_whitespace())
-}
-
-/// A channel name or a tenant id.
-fn is_channel_name(name: &str) -> bool {
-    (1..=CHANNEL_BYTES_MAX).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    names::is_visible(name, NAME_BYTES_MAX)
 }
 
 #[cfg(test)]

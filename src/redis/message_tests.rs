@@ -71,7 +71,7 @@ fn each_misdirected_message_has_its_reason() {
         ("notification:user:", r#""user""#, r#""""#, "bad_user"),
         ("notification:user:u", r#""user""#, "null", "bad_user"),
         ("notification:user:u", r#""user""#, "7", "bad_user"),
-        ("notification:user:u v", r#""user""#, r#""u v""#, "bad_user"),
+        ("notification:user:u v", r#""user""#, r#""u v""#, "taken"),
         ("notification:user:u", r#""user""#, r#""u\u0000""#, "bad_user"),
         ("notification:channel:a b", r#""channel""#, r#""a b""#, "bad_channel"),
         ("notification:channel:c", r#""channel""#, &format!("{long:?}"), "bad_channel"),

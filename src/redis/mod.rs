@@ -8,7 +8,6 @@
 //! Pub/sub forgets: what is published while the gateway is away from Redis is lost to it.
 
 use std::cell::Cell;
-use std::time::{Duration, Instant};
 
 pub mod backoff;
 pub mod breaker;
@@ -59,6 +58,7 @@ pub struct Status {
     reconnection_attempts: Cell<u64>,
     total_reconnections: Cell<u64>,
     messages_received: Cell<u64>,
+    not_sent: Cell<u64>,
     /// In the order of [`Rejected::ALL`].
     rejected: [Cell<u64>; Rejected::ALL.len()],
 }
@@ -80,6 +80,8 @@ pub struct Snapshot {
     pub total_reconnections: u64,
     /// Messages that arrived, rejected ones included.
     pub messages_received: u64,
+    /// Valid triggers the shards had no room for.
+    pub not_sent: u64,
     /// Messages not taken, by reason; every reason is listed.
     pub rejected: [(&'static str, u64); Rejected::ALL.len()],
 }
@@ -102,6 +104,7 @@ impl Status {
             reconnection_attempts: self.reconnection_attempts.get(),
             total_reconnections: self.total_reconnections.get(),
             messages_received: self.messages_received.get(),
+            not_sent: self.not_sent.get(),
             rejected: Rejected::ALL.map(|reason| (reason.reason(), self.rejected(reason))),
         }
     }
@@ -110,6 +113,11 @@ impl Status {
     #[must_use]
     pub fn rejected(&self, reason: Rejected) -> u64 {
         self.rejected.get(reason as usize).map_or(0, Cell::get)
+    }
+
+    /// Counts a valid trigger that was not sent.
+    pub fn count_not_sent(&self) {
+        add_one(&self.not_sent);
     }
 
     fn count_rejected(&self, reason: Rejected) {
@@ -121,30 +129,6 @@ impl Status {
 
 fn add_one(count: &Cell<u64>) {
     count.set(count.get().saturating_add(1));
-}
-
-/// Lets one event of a kind be logged in each interval, and remembers how many were not.
-#[derive(Debug)]
-struct Hush {
-    interval: Duration,
-    last: Option<Instant>,
-    suppressed: u64,
-}
-
-impl Hush {
-    const fn new(interval: Duration) -> Self {
-        Self { interval, last: None, suppressed: 0 }
-    }
-
-    /// Whether to log an event at `now`, and if so how many before it were suppressed.
-    fn admit(&mut self, now: Instant) -> Option<u64> {
-        if self.last.is_some_and(|last| now.saturating_duration_since(last) < self.interval) {
-            self.suppressed += 1;
-            return None;
-        }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.suppressed))
-    }
 }
 
 #[cfg(test)]
@@ -168,17 +152,5 @@ mod tests {
         for ((reason, count), expected) in status.snapshot().rejected.into_iter().zip(1..) {
             assert_eq!(count, expected, "{reason}");
         }
-    }
-
-    #[test]
-    fn a_flood_is_logged_once_an_interval_with_its_size() {
-        let start = Instant::now();
-        let mut hush = Hush::new(Duration::from_secs(1));
-        assert_eq!(hush.admit(start), Some(0));
-        for ms in 1..1_000 {
-            assert_eq!(hush.admit(start + Duration::from_millis(ms)), None);
-        }
-        assert_eq!(hush.admit(start + Duration::from_secs(1)), Some(999));
-        assert_eq!(hush.admit(start + Duration::from_secs(2)), Some(0));
     }
 }

@@ -22,8 +22,9 @@ use super::breaker::{Breaker, BreakerState, Permit};
 use super::connection::{Endpoint, Fault, Link, Tls};
 use super::message::{self, RedisTrigger, Rejected};
 use super::resp::Frame;
-use super::{Hush, State, Status, add_one};
+use super::{State, Status, add_one};
 use crate::config::settled::Redis;
+use crate::telemetry::Hush;
 
 /// Messages handled before other tasks have their turn: about a tenth of a millisecond of parsing.
 const BURST: u32 = 64;

@@ -4,7 +4,7 @@
 //! another has no room for; encodes a second time for another recipient.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ara_shards::id::NotificationId;
 use ara_shards::message::{Delivery, Recipient, Recipients, Tally};
@@ -52,9 +52,9 @@ impl Dispatched {
 }
 
 /// One shard's part of a trigger.
-struct Share {
+pub(super) struct Share {
     shard: usize,
-    recipients: Recipients,
+    pub(super) recipients: Recipients,
     /// Which of the trigger's targets it holds.
     targets: Vec<usize>,
 }
@@ -104,12 +104,18 @@ impl Router {
 }
 
 impl State {
-    fn shares(&self, trigger: &Trigger<'_>, id: NotificationId, occurred_at: &str) -> Vec<Share> {
+    pub(super) fn shares(
+        &self,
+        trigger: &Trigger<'_>,
+        id: NotificationId,
+        occurred_at: &str,
+    ) -> Vec<Share> {
         let encode = |channel: Option<&str>| {
             let event = &trigger.event;
             let json = event.to_json(id, occurred_at, channel);
-            let audience = event.audience.clone().map(Box::new);
-            Arc::new(Notification::encode(id, event.priority, audience, &json, self.readers()))
+            let audience = event.audience.clone().map(Arc::new);
+            let encoded = Notification::encode(id, event.priority, audience, &json, self.readers());
+            Arc::new(encoded.lasting(event.ttl.map(Duration::from_secs)))
         };
         match &trigger.target {
             Target::Users(users) => self.user_shares(&trigger.tenant, users, &encode(None)),

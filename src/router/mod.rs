@@ -9,6 +9,7 @@
 pub mod fanout;
 pub mod interest;
 pub mod pending;
+pub mod thread;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -74,6 +75,7 @@ struct State {
     counters: Counters,
     admitted: Admitted,
     connections_max: usize,
+    keeps_letters: bool,
     refusal: Arc<[u8]>,
     /// Shards that have said goodbye to all their clients.
     drained: usize,
@@ -104,13 +106,15 @@ impl Admitted {
 }
 
 impl Router {
-    /// A router over these shards that admits `connections_max` clients.
+    /// A router over these shards that admits `connections_max` clients. `keeps_letters`: the
+    /// shards queue notifications or await their Acks.
     #[must_use]
-    pub fn new(shards: Vec<ShardLink>, placement: Placement, connections_max: usize) -> Self {
-        let full = Refusal::new(
-            Code::ConnectionLimit,
-            "this user has as many connections as it may have; close another first",
-        );
+    pub fn new(
+        shards: Vec<ShardLink>,
+        placement: Placement,
+        connections_max: usize,
+        keeps_letters: bool,
+    ) -> Self {
         let count = shards.len();
         Self(Rc::new(RefCell::new(State {
             shards,
@@ -121,7 +125,8 @@ impl Router {
             counters: Counters::default(),
             admitted: Admitted::default(),
             connections_max,
-            refusal: full.response(None).into(),
+            keeps_letters,
+            refusal: per_user_refusal().response(None).into(),
             drained: 0,
             all_drained: Rc::new(Notify::new()),
             started: Instant::now(),
@@ -163,7 +168,11 @@ impl Router {
             transport,
             member: pass.member,
             greeting: pass.greeting,
-            refusal: Arc::clone(&state.refusal),
+            refusal: match &cors {
+                None => Arc::clone(&state.refusal),
+                // A page must be allowed to read why.
+                Some(origin) => per_user_refusal().response(Some(origin)).into(),
+            },
             leftover,
             connection_id: pass.connection_id,
         });
@@ -231,7 +240,7 @@ impl Router {
     /// Refuses clients and triggers from now on and has every shard say goodbye; returns when all
     /// clients have gone or `grace` is over.
     pub async fn drain(&self, grace: Duration) {
-        let all_drained = {
+        let (all_drained, order) = {
             let mut state = self.0.borrow_mut();
             state.phase = Phase::Draining;
             let clients = u64::try_from(state.admitted.total()).unwrap_or(u64::MAX);
@@ -239,13 +248,9 @@ impl Router {
                 .clamp(*RECONNECT_WINDOW_SECONDS.start(), *RECONNECT_WINDOW_SECONDS.end());
             let reconnect_window = Duration::from_secs(seconds);
             let order = Drain { reconnect_window, grace };
-            for (index, shard) in state.shards.iter().enumerate() {
-                if shard.control(Control::Drain(order)).is_err() {
-                    tracing::warn!(shard = index, "no room to say goodbye; its clients are cut");
-                }
-            }
-            Rc::clone(&state.all_drained)
+            (Rc::clone(&state.all_drained), order)
         };
+        self.tell_all(|| Control::Drain(order)).await;
         // The shards cut whoever is left at the end of the grace period; a little more for that.
         let patience = grace + Duration::from_millis(500);
         if timeout(patience, all_drained.notified()).await.is_err() {
@@ -255,11 +260,16 @@ impl Router {
 
     /// Ends the shards' threads.
     pub async fn stop_shards(&self) {
-        for index in 0..self.0.borrow().shards.len() {
-            // The lane may be full of adoptions; the shard is draining it.
+        self.tell_all(|| Control::Stop).await;
+    }
+
+    /// Gives every shard a message. A lane full of adoptions is being emptied: try for a second.
+    async fn tell_all(&self, message: impl Fn() -> Control) {
+        let count = self.0.borrow().shards.len();
+        for index in 0..count {
             for _ in 0..100 {
                 let sent = match self.0.borrow().shards.get(index) {
-                    Some(shard) => shard.control(Control::Stop).is_ok(),
+                    Some(shard) => shard.control(message()).is_ok(),
                     None => true,
                 };
                 if sent {
@@ -317,9 +327,12 @@ impl State {
         }
     }
 
-    /// The transports a notification must be encoded for.
+    /// The transports a notification must be encoded for. A letter is kept as its WebSocket frame.
     const fn readers(&self) -> Readers {
-        Readers { websocket: self.admitted.websocket > 0, sse: self.admitted.sse > 0 }
+        Readers {
+            websocket: self.keeps_letters || self.admitted.websocket > 0,
+            sse: self.admitted.sse > 0,
+        }
     }
 
     fn ask(
@@ -353,6 +366,12 @@ async fn wait(receiver: oneshot::Receiver<Outcome>) -> Result<Outcome, Refusal> 
     }
 }
 
+/// The user has too many connections.
+fn per_user_refusal() -> Refusal {
+    let sentence = "this user has as many connections as it may have; close another first";
+    Refusal::new(Code::ConnectionLimit, sentence)
+}
+
 /// A lane is full.
 fn overloaded() -> Refusal {
     Refusal::new(Code::Overloaded, "a shard's inbox is full; nothing was sent, try again")
@@ -363,3 +382,6 @@ fn overloaded() -> Refusal {
 pub fn shutting_down() -> Refusal {
     Refusal::new(Code::ShuttingDown, "the gateway is shutting down; use another instance")
 }
+
+#[cfg(test)]
+mod tests;

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     fn tally(delivered: u32) -> Tally {
-        Tally { delivered, failed: 0 }
+        Tally { delivered, ..Tally::default() }
     }
 
     #[test]

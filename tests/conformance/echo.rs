@@ -3,6 +3,8 @@
 //!
 //! `echo --port N` (0 = any) prints `listening on ADDRESS` and runs until it is killed.
 
+#![expect(clippy::print_stderr, reason = "a test tool talks to whoever runs it")]
+
 use std::io::{Write, stdout};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -11,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use ara_gateway::door::{gate, head, listen};
 use ara_shards::Limits;
+use ara_shards::conversation::Echo;
 use ara_shards::doorbell::Doorbell;
 use ara_shards::id::NotificationId;
 use ara_shards::message::{Adoption, Control, Listens, Member, Transport};
 use ara_shards::placement::Placement;
-use ara_shards::shard::Echo;
 use ara_shards::worker::{self, Seat};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -77,7 +79,7 @@ async fn serve(port: u16) -> std::io::Result<()> {
 
 async fn greet(mut stream: TcpStream) -> Option<Adoption> {
     let head = head::read(&mut stream).await.ok()?;
-    let greeting = match gate::upgrade(&head.parts, false) {
+    let greeting = match gate::upgrade(&head.parts) {
         Ok(greeting) => greeting,
         Err(refusal) => {
             listen::say_no(stream, refusal.response(None)).await;
@@ -92,6 +94,8 @@ async fn greet(mut stream: TcpStream) -> Option<Adoption> {
         roles: Box::default(),
         grants: None,
         listens: Listens::Nothing,
+        hears_settled: false,
+        seen: None,
     };
     Some(Adoption {
         stream: stream.into_std().ok()?,

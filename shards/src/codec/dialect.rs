@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -45,19 +46,19 @@ struct Acknowledged<'a> {
 
 /// Parses a client message; the error is a sentence for the client.
 pub fn parse(text: &str) -> Result<ClientMessage<'_>, String> {
-    let envelope: Envelope<'_> = serde_json::from_str(text)
-        .map_err(|error| format!("expected a JSON object with a `type`: {error}"))?;
+    let envelope: Envelope<'_> =
+        object(text).map_err(|error| format!("expected a JSON object with a `type`: {error}"))?;
     let payload = envelope.payload.map_or("{}", RawValue::get);
     let channels = || {
-        serde_json::from_str::<Channels<'_>>(payload).map(|parsed| parsed.channels).map_err(
-            |_why| format!("`{}` needs a payload {{\"channels\":[\"name\", …]}}", envelope.kind),
-        )
+        object::<Channels<'_>>(payload).map(|parsed| parsed.channels).map_err(|_why| {
+            format!("`{}` needs a payload {{\"channels\":[\"name\", …]}}", envelope.kind)
+        })
     };
     match envelope.kind.as_ref() {
         "Subscribe" | "subscribe" => channels().map(ClientMessage::Subscribe),
         "Unsubscribe" | "unsubscribe" => channels().map(ClientMessage::Unsubscribe),
         "Ping" | "ping" => Ok(ClientMessage::Ping),
-        "Ack" | "ack" => serde_json::from_str::<Acknowledged<'_>>(payload)
+        "Ack" | "ack" => object::<Acknowledged<'_>>(payload)
             .map(|parsed| ClientMessage::Ack(parsed.notification_id))
             .map_err(|_why| "`Ack` needs a payload {\"notification_id\":\"<uuid>\"}".to_owned()),
         other => {
@@ -65,6 +66,14 @@ pub fn parse(text: &str) -> Result<ClientMessage<'_>, String> {
             Err(format!("unknown type `{shown}`: use Subscribe, Unsubscribe, Ping or Ack"))
         }
     }
+}
+
+/// Parses a JSON object; serde alone would take an array of the fields for one as well.
+fn object<'a, T: Deserialize<'a>>(text: &'a str) -> serde_json::Result<T> {
+    if text.trim_start().starts_with('[') {
+        return Err(serde_json::Error::custom("an array is not an object"));
+    }
+    serde_json::from_str(text)
 }
 
 /// What the server says besides notifications; serialized as the contract's JSON.
@@ -99,6 +108,16 @@ pub enum ServerMessage<'a> {
         /// What was wrong and what to do.
         message: &'a str,
     },
+    /// An Ack has settled its notification.
+    Acked {
+        /// Which.
+        notification_id: String,
+    },
+    /// Another connection of the user has settled a notification.
+    Settled {
+        /// Which.
+        notification_id: String,
+    },
     /// The gateway is going away.
     Shutdown {
         /// Why.
@@ -127,9 +146,29 @@ impl ServerMessage<'_> {
     }
 }
 
+/// A notification's JSON as it is sent again: marked `replayed`, or with its `attempt` from the
+/// second on. Both go to the end of the object; the rest keeps its bytes.
+#[must_use]
+pub fn repeated(json: &[u8], replayed: bool, attempt: u8) -> Vec<u8> {
+    let mut copy = Vec::with_capacity(json.len() + 32);
+    copy.extend_from_slice(json.strip_suffix(b"}").unwrap_or(json));
+    if replayed {
+        copy.extend_from_slice(b",\"replayed\":true");
+    }
+    if attempt > 1 {
+        copy.extend_from_slice(format!(",\"attempt\":{attempt}").as_bytes());
+    }
+    copy.push(b'}');
+    copy
+}
+
 /// Parses a UUID in hyphenated form; `None` for anything else.
 #[must_use]
 pub fn parse_id(text: &str) -> Option<NotificationId> {
+    let is_hyphenated = [8, 13, 18, 23].iter().all(|at| text.as_bytes().get(*at) == Some(&b'-'));
+    if text.len() != 36 || !is_hyphenated {
+        return None;
+    }
     let mut bytes = [0_u8; 16];
     let mut digits = text.bytes().filter(|byte| *byte != b'-').map(|byte| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
@@ -140,7 +179,7 @@ pub fn parse_id(text: &str) -> Option<NotificationId> {
     for byte in &mut bytes {
         *byte = digits.next()?? << 4 | digits.next()??;
     }
-    (digits.next().is_none() && text.len() == 36).then_some(NotificationId(bytes))
+    Some(NotificationId(bytes))
 }
 
 /// Whether `name` is a channel's: `[A-Za-z0-9._-]{1,64}`.
@@ -151,3 +190,6 @@ pub fn is_channel_name(name: &str) -> bool {
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
+
+#[cfg(test)]
+mod tests;

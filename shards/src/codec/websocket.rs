@@ -18,6 +18,18 @@ pub fn text_frame(payload: &[u8]) -> Box<[u8]> {
     frame(OpCode::Data(Data::Text), payload)
 }
 
+/// The payload of a frame made by [`text_frame`].
+#[must_use]
+pub fn payload_of(frame: &[u8]) -> &[u8] {
+    // The length field's first byte says how many more there are (RFC 6455 section 5.2).
+    let header = match frame.get(1) {
+        Some(126) => 4,
+        Some(127) => 10,
+        _ => 2,
+    };
+    frame.get(header..).unwrap_or_default()
+}
+
 /// A complete unmasked frame of any kind.
 pub(crate) fn frame(opcode: OpCode, payload: &[u8]) -> Box<[u8]> {
     let header = FrameHeader { opcode, ..FrameHeader::default() };
@@ -57,7 +69,7 @@ pub(crate) fn close_frame(code: Option<u16>, reason: &str) -> Box<[u8]> {
     frame(OpCode::Control(Control::Close), &payload)
 }
 
-/// What a client has sent, whole.
+/// What a client has sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A text message, valid UTF-8.
@@ -68,6 +80,8 @@ pub enum Event<'a> {
     Ping(&'a [u8]),
     /// A pong.
     Pong,
+    /// A part of a message whose rest is still to come.
+    Fragment,
     /// A close frame with its code, if it had one. Nothing after it is read.
     Close(Option<u16>),
 }
@@ -113,7 +127,7 @@ struct Fragments {
     valid_bytes: usize,
 }
 
-/// Feeds what was read from a client to `on_event`, message by message. `input` is unmasked in
+/// Feeds what was read from a client to `on_event`, frame by frame. `input` is unmasked in
 /// place. `unfinished` is created and dropped as needed: `None` for a connection that owes nothing.
 /// `on_event` returns false to stop (the connection closes); what follows is then discarded.
 pub fn decode(
@@ -138,8 +152,8 @@ pub fn decode(
         kept.frame.extend_from_slice(input);
         let mut whole = std::mem::take(&mut kept.frame);
         let used = decode_frames(&mut whole, &mut kept.message, message_bytes_max, &mut on_event)?;
-        whole.drain(..used);
-        kept.frame = whole;
+        // What is left keeps no more room than it needs: it may be the start of a long wait.
+        kept.frame = if used == 0 { whole } else { whole.split_off(used) };
     }
     if !kept.frame.is_empty() || kept.message.is_some() {
         *unfinished = Some(kept);
@@ -226,7 +240,7 @@ fn deliver(
                 return fragments.finish(on_event);
             }
             *message = Some(fragments);
-            Ok(true)
+            Ok(on_event(Event::Fragment))
         }
         OpCode::Data(kind) => {
             if message.is_some() {
@@ -239,7 +253,7 @@ fn deliver(
             let mut fragments = Fragments { is_text, data: Vec::new(), valid_bytes: 0 };
             fragments.push(payload, false)?;
             *message = Some(fragments);
-            Ok(true)
+            Ok(on_event(Event::Fragment))
         }
     }
 }
@@ -304,3 +318,6 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
         *byte ^= key;
     }
 }
+
+#[cfg(test)]
+mod tests;

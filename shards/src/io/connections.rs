@@ -7,22 +7,25 @@
 //! a budget ends is kept in `readable` or the flush queues for the next turn.
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::io;
 use std::net::Shutdown;
 use std::rc::Rc;
-use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
+mod receive;
+
 use super::outbox::{Outbox, Pool, Written};
 use crate::codec::websocket::{self, Unfinished};
-use crate::frame::Frame;
+use crate::frame::{Frame, Unsent};
 use crate::id::{ConnectionKey, Tick};
 use crate::limits::{FAN_OUT_FLUSHES_PER_TURN, POLLER_EVENTS};
 use crate::message::Transport;
 use crate::state::{Farewell, Outgoing, Urgency};
+
+pub(crate) use receive::Received;
 
 /// The token of the shard's own bell.
 pub(crate) const BELL: Token = Token(usize::MAX);
@@ -57,23 +60,29 @@ enum Phase {
 struct Flags {
     /// In the `readable` queue.
     readable: bool,
-    /// In a flush queue.
-    touched: bool,
+    /// In the prompt flush queue.
+    prompt: bool,
+    /// In the fan-out flush queue.
+    fan_out: bool,
     /// The last write said the socket is full; the poller will tell when it is not.
     blocked: bool,
     /// The client has shut its side: read until the end.
     peer_done: bool,
+    /// The client's end was read while our last bytes were on their way.
+    ended: bool,
+    /// Its place in the admission count has been given back already.
+    released: bool,
+    /// Somebody waits for its outbox to be empty.
+    watched: bool,
 }
 
-/// What one read gave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Received {
-    /// So many bytes are in the buffer.
-    Bytes(usize),
-    /// Nothing for now.
-    Nothing,
-    /// The client is gone, or its half of the connection is.
-    End,
+/// What a connection leaves behind.
+#[derive(Debug)]
+pub(crate) struct Removed {
+    /// The transport under which it is still counted as admitted.
+    pub(crate) counted: Option<Transport>,
+    /// Notifications it had not written.
+    pub(crate) unsent: Vec<Unsent>,
 }
 
 /// All sockets of a shard.
@@ -93,8 +102,8 @@ pub(crate) struct Connections {
     closing: Vec<ConnectionKey>,
     /// Bytes in `unfinished`, over all connections.
     pub(crate) unfinished_bytes: usize,
-    /// Notifications taken but not written when their connection closed.
-    pub(crate) discarded: u64,
+    /// Watched connections whose outbox is empty again.
+    drained: Vec<ConnectionKey>,
     now: Tick,
 }
 
@@ -112,7 +121,7 @@ impl Connections {
             broken: Vec::new(),
             closing: Vec::new(),
             unfinished_bytes: 0,
-            discarded: 0,
+            drained: Vec::new(),
             now: Tick::default(),
         }
     }
@@ -139,7 +148,8 @@ impl Connections {
             && self.prompt.is_empty()
             && self.fan_out.is_empty()
             && self.broken.is_empty()
-            && self.closing.is_empty())
+            && self.closing.is_empty()
+            && self.drained.is_empty())
     }
 
     /// Registers a socket. On failure the socket is closed.
@@ -166,43 +176,6 @@ impl Connections {
         Ok(key)
     }
 
-    /// Takes what the poller has, without waiting. True: there may be more.
-    pub(crate) fn poll_events(&mut self) -> io::Result<bool> {
-        match self.poll.poll(&mut self.events, Some(Duration::ZERO)) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
-            other => other?,
-        }
-        let mut count = 0;
-        for event in &self.events {
-            count += 1;
-            let Some(connection) = self.slots.get_mut(event.token().0) else { continue };
-            let Some(key) = ConnectionKey::from_index(event.token().0) else { continue };
-            connection.flags.peer_done |= event.is_read_closed() || event.is_error();
-            if event.is_writable() {
-                connection.flags.blocked = false;
-                if !connection.outbox.is_empty() && !connection.flags.touched {
-                    connection.flags.touched = true;
-                    self.prompt.push_back(key);
-                }
-            }
-            let wants_read = event.is_readable() || event.is_read_closed() || event.is_error();
-            if wants_read && !connection.flags.readable {
-                connection.flags.readable = true;
-                self.readable.push_back(key);
-            }
-        }
-        Ok(count == POLLER_EVENTS)
-    }
-
-    /// The next connection with something to read.
-    pub(crate) fn next_readable(&mut self) -> Option<ConnectionKey> {
-        let key = self.readable.pop_front()?;
-        if let Some(connection) = self.slots.get_mut(key.index()) {
-            connection.flags.readable = false;
-        }
-        Some(key)
-    }
-
     pub(crate) fn transport(&self, key: ConnectionKey) -> Option<Transport> {
         self.slots.get(key.index()).map(|connection| connection.transport)
     }
@@ -212,90 +185,90 @@ impl Connections {
         self.slots.get(key.index()).is_some_and(|connection| connection.phase == Phase::Open)
     }
 
-    /// Reads once. A connection that may have more is put back into the queue.
-    pub(crate) fn read(&mut self, key: ConnectionKey, buffer: &mut [u8]) -> Received {
-        let Some(connection) = self.slots.get_mut(key.index()) else { return Received::Nothing };
-        let received = loop {
-            match connection.stream.read(buffer) {
-                Ok(0) => break Received::End,
-                Ok(count) => break Received::Bytes(count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Received::Nothing,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_gone) => break Received::End,
-            }
-        };
-        // A short read has emptied the socket, unless the end is behind it.
-        let more = match received {
-            Received::Bytes(count) => count == buffer.len() || connection.flags.peer_done,
-            Received::Nothing | Received::End => false,
-        };
-        if more && !connection.flags.readable {
-            connection.flags.readable = true;
-            self.readable.push_back(key);
-        }
-        received
-    }
-
-    /// Lends out a connection's unfinished message; [`Self::return_unfinished`] gives it back.
-    pub(crate) fn take_unfinished(&mut self, key: ConnectionKey) -> Option<Box<Unfinished>> {
-        let unfinished = self.slots.get_mut(key.index())?.unfinished.take()?;
-        self.unfinished_bytes -= unfinished.bytes();
-        Some(unfinished)
-    }
-
-    pub(crate) fn return_unfinished(&mut self, key: ConnectionKey, rest: Option<Box<Unfinished>>) {
-        let Some(connection) = self.slots.get_mut(key.index()) else { return };
-        self.unfinished_bytes += rest.as_ref().map_or(0, |rest| rest.bytes());
-        connection.unfinished = rest;
-    }
-
     /// Queues raw bytes whatever the bound: the response head, a pong, a close frame.
     pub(crate) fn push_bytes(&mut self, key: ConnectionKey, bytes: Box<[u8]>) {
-        let Some(connection) = self.slots.get_mut(key.index()) else { return };
         let frame = Frame::raw(bytes);
-        self.pool.push(&mut connection.outbox, &frame, connection.transport);
-        if !connection.flags.touched {
-            connection.flags.touched = true;
-            self.prompt.push_back(key);
+        self.enqueue(key, &frame, Urgency::Prompt);
+    }
+
+    /// Appends a frame and sees to it that it is written.
+    fn enqueue(&mut self, key: ConnectionKey, frame: &Rc<Frame>, urgency: Urgency) {
+        let Some(connection) = self.slots.get_mut(key.index()) else { return };
+        if connection.outbox.is_empty() {
+            connection.moved_at = self.now;
+        }
+        self.pool.push(&mut connection.outbox, frame, connection.transport);
+        self.touch(key, urgency);
+    }
+
+    /// Puts a connection into a flush queue. A prompt one is written in this turn, even if it is
+    /// waiting for its place in a fan-out already; what it finds there later is nothing to write.
+    fn touch(&mut self, key: ConnectionKey, urgency: Urgency) {
+        let Some(connection) = self.slots.get_mut(key.index()) else { return };
+        let flags = &mut connection.flags;
+        if flags.blocked || flags.prompt {
+            return;
+        }
+        match urgency {
+            Urgency::Prompt => {
+                flags.prompt = true;
+                self.prompt.push_back(key);
+            }
+            Urgency::FanOut if !flags.fan_out => {
+                flags.fan_out = true;
+                self.fan_out.push_back(key);
+            }
+            Urgency::FanOut => {}
         }
     }
 
     /// Begins to close with these last bytes. A second call changes nothing.
-    pub(crate) fn finish(&mut self, key: ConnectionKey, last: Option<Box<[u8]>>, flush: bool) {
-        let Some(connection) = self.slots.get_mut(key.index()) else { return };
+    /// Without `flush`, notifications that are not written are given back.
+    pub(crate) fn finish(
+        &mut self,
+        key: ConnectionKey,
+        last: Option<Box<[u8]>>,
+        flush: bool,
+    ) -> Vec<Unsent> {
+        let mut unsent = Vec::new();
+        let Some(connection) = self.slots.get_mut(key.index()) else { return unsent };
         if connection.phase != Phase::Open {
-            return;
+            return unsent;
         }
         connection.phase = Phase::Flushing;
+        // The timer of its open life must not cut its farewell short.
+        connection.timer_at = Tick(u32::MAX);
         if !flush {
-            self.discarded += self.pool.discard(&mut connection.outbox, connection.transport);
+            self.pool.discard(&mut connection.outbox, connection.transport, &mut unsent);
         }
         self.unfinished_bytes -= connection.unfinished.take().map_or(0, |rest| rest.bytes());
         self.closing.push(key);
-        if let Some(last) = last {
-            self.push_bytes(key, last);
-        } else if let Some(connection) = self.slots.get_mut(key.index())
-            && !connection.flags.touched
-        {
-            connection.flags.touched = true;
-            self.prompt.push_back(key);
+        match last {
+            Some(last) => self.push_bytes(key, last),
+            None => self.touch(key, Urgency::Prompt),
         }
+        unsent
     }
 
     /// Writes the connections touched in this turn, each once: all replies, a slice of fan-outs.
     pub(crate) fn flush_touched(&mut self) {
         while let Some(key) = self.prompt.pop_front() {
+            if let Some(connection) = self.slots.get_mut(key.index()) {
+                connection.flags.prompt = false;
+            }
             self.flush(key);
         }
         for _ in 0..FAN_OUT_FLUSHES_PER_TURN {
             let Some(key) = self.fan_out.pop_front() else { break };
+            if let Some(connection) = self.slots.get_mut(key.index()) {
+                connection.flags.fan_out = false;
+            }
             self.flush(key);
         }
     }
 
     fn flush(&mut self, key: ConnectionKey) {
         let Some(connection) = self.slots.get_mut(key.index()) else { return };
-        connection.flags.touched = false;
         if connection.flags.blocked {
             return;
         }
@@ -304,10 +277,17 @@ impl Connections {
         match self.pool.write(outbox, *transport, stream) {
             Ok(Written::All) => {
                 connection.moved_at = self.now;
+                if connection.flags.watched {
+                    connection.flags.watched = false;
+                    self.drained.push(key);
+                }
                 if connection.phase == Phase::Flushing {
                     connection.phase = Phase::Parting;
                     // Its failure means the client has gone first.
                     let _gone = connection.stream.shutdown(Shutdown::Write);
+                    if connection.flags.ended {
+                        self.broken.push(key);
+                    }
                 }
             }
             Ok(Written::Blocked) => {
@@ -346,14 +326,28 @@ impl Connections {
         self.slots.get(key.index()).is_some_and(|connection| connection.timer_at == at)
     }
 
-    /// Closes the socket and frees the key. False if it was free.
-    pub(crate) fn remove(&mut self, key: ConnectionKey) -> Option<Transport> {
+    /// Gives the place in the admission count back before the socket is closed.
+    pub(crate) fn release(&mut self, key: ConnectionKey) -> Option<Transport> {
+        let connection = self.slots.get_mut(key.index())?;
+        connection.flags.released = true;
+        Some(connection.transport)
+    }
+
+    /// Closes the socket and frees the key. `None` if it was free.
+    pub(crate) fn remove(&mut self, key: ConnectionKey) -> Option<Removed> {
         let mut connection = self.slots.try_remove(key.index())?;
-        self.discarded += self.pool.clear(&mut connection.outbox);
+        let mut unsent = Vec::new();
+        self.pool.clear(&mut connection.outbox, &mut unsent);
         self.unfinished_bytes -= connection.unfinished.take().map_or(0, |rest| rest.bytes());
         // The kernel forgets a closed socket by itself; an error here has no consequence.
         let _closed = self.poll.registry().deregister(&mut connection.stream);
-        Some(connection.transport)
+        let counted = (!connection.flags.released).then_some(connection.transport);
+        Some(Removed { counted, unsent })
+    }
+
+    /// The next connection whose outbox was watched and has room again.
+    pub(crate) fn next_drained(&mut self) -> Option<ConnectionKey> {
+        self.drained.pop()
     }
 
     /// All keys in use.
@@ -372,6 +366,15 @@ impl Outgoing for Connections {
         let bytes_max = self.outbox_bytes_max;
         let fits = |outbox: &Outbox| outbox.is_empty() || outbox.bytes() + length <= bytes_max;
         if !fits(&connection.outbox) {
+            if !frame.is_notification() {
+                // Replies may go beyond the bound, by what one read can ask for, until the turn's
+                // flush has shown whether the client reads: a flush now could overtake reports.
+                let may = !connection.flags.blocked;
+                if may {
+                    self.enqueue(to, frame, urgency);
+                }
+                return may;
+            }
             // A burst within one turn is not a slow reader: let the socket take what it will.
             self.flush(to);
         }
@@ -379,24 +382,28 @@ impl Outgoing for Connections {
         if !fits(&connection.outbox) {
             return false;
         }
-        self.pool.push(&mut connection.outbox, frame, connection.transport);
-        if !connection.flags.touched && !connection.flags.blocked {
-            connection.flags.touched = true;
-            match urgency {
-                Urgency::Prompt => self.prompt.push_back(to),
-                Urgency::FanOut => self.fan_out.push_back(to),
-            }
-        }
+        self.enqueue(to, frame, urgency);
         true
     }
 
-    fn close(&mut self, key: ConnectionKey, farewell: Farewell) {
+    fn backlog_bytes(&self, key: ConnectionKey) -> Option<usize> {
+        let connection = self.slots.get(key.index())?;
+        (connection.phase == Phase::Open).then(|| connection.outbox.bytes())
+    }
+
+    fn watch(&mut self, key: ConnectionKey) {
+        if let Some(connection) = self.slots.get_mut(key.index()) {
+            connection.flags.watched = true;
+        }
+    }
+
+    fn close(&mut self, key: ConnectionKey, farewell: Farewell) -> Vec<Unsent> {
         let last = match self.transport(key) {
             Some(Transport::WebSocket) => {
                 Some(websocket::close_frame(Some(farewell.code), farewell.reason))
             }
             _ => None,
         };
-        self.finish(key, last, farewell.flush);
+        self.finish(key, last, farewell.flush)
     }
 }

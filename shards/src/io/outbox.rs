@@ -9,9 +9,10 @@
 use std::io::{self, IoSlice, Write};
 use std::rc::Rc;
 
-use crate::frame::Frame;
+use crate::frame::{Frame, Unsent};
 use crate::limits::FRAMES_PER_WRITE;
 use crate::message::Transport;
+use crate::notification::Priority;
 
 const NONE: u32 = u32::MAX;
 
@@ -27,11 +28,13 @@ pub(super) struct Outbox {
     bytes: u32,
     /// Bytes of the first frame that are written already.
     written: u32,
+    /// The least urgent priority waiting; what is not more urgent goes to the end at once.
+    least: Priority,
 }
 
 impl Default for Outbox {
     fn default() -> Self {
-        Self { head: NONE, tail: NONE, bytes: 0, written: 0 }
+        Self { head: NONE, tail: NONE, bytes: 0, written: 0, least: Priority::Critical }
     }
 }
 
@@ -95,15 +98,46 @@ impl Pool {
             self.entries.push(entry);
             u32::try_from(self.entries.len() - 1).unwrap_or(NONE)
         };
-        if let Some(tail) = self.entries.get_mut(outbox.tail as usize) {
-            tail.next = slot;
-        } else {
-            outbox.head = slot;
-        }
-        outbox.tail = slot;
+        let before = match frame.priority() {
+            Some(priority) if !outbox.is_empty() && priority > outbox.least => {
+                self.place_for(outbox, priority)
+            }
+            _ => outbox.tail,
+        };
+        self.link(outbox, slot, before);
+        outbox.least = outbox.least.min(frame.priority().unwrap_or(outbox.least));
         let bytes = frame.bytes(transport).len();
         outbox.bytes += u32::try_from(bytes).unwrap_or(u32::MAX);
         self.bytes += bytes;
+    }
+
+    /// The entry behind which a notification of that priority goes: the last that is as urgent, or
+    /// is no notification (a reply keeps its place among what was said), or has begun to be written.
+    fn place_for(&self, outbox: &Outbox, priority: Priority) -> u32 {
+        let mut place = if outbox.written > 0 { outbox.head } else { NONE };
+        let mut slot = outbox.head;
+        while let Some(entry) = self.entries.get(slot as usize) {
+            let waiting = entry.frame.as_ref().and_then(|frame| frame.priority());
+            if waiting.is_none_or(|waiting| waiting >= priority) {
+                place = slot;
+            }
+            slot = entry.next;
+        }
+        place
+    }
+
+    /// Links an entry behind another, or before all (`NONE`).
+    fn link(&mut self, outbox: &mut Outbox, slot: u32, before: u32) {
+        let next = match self.entries.get_mut(before as usize) {
+            Some(entry) => std::mem::replace(&mut entry.next, slot),
+            None => std::mem::replace(&mut outbox.head, slot),
+        };
+        if let Some(entry) = self.entries.get_mut(slot as usize) {
+            entry.next = next;
+        }
+        if next == NONE {
+            outbox.tail = slot;
+        }
     }
 
     fn pop(&mut self, outbox: &mut Outbox) -> Option<Rc<Frame>> {
@@ -113,6 +147,7 @@ impl Pool {
         outbox.head = entry.next;
         if outbox.head == NONE {
             outbox.tail = NONE;
+            outbox.least = Priority::Critical;
         }
         entry.next = self.free.0;
         self.free = Free(slot);
@@ -125,30 +160,38 @@ impl Pool {
         frame
     }
 
-    /// Drops everything unwritten but the rest of a frame that is partly out, whose end the
-    /// client needs to understand what follows. Returns how many notifications were dropped.
-    pub(super) fn discard(&mut self, outbox: &mut Outbox, transport: Transport) -> u64 {
+    /// Takes everything unwritten out but the rest of a frame that is partly out, whose end the
+    /// client needs to understand what follows. Notifications go to `unsent`, that one too.
+    pub(super) fn discard(
+        &mut self,
+        outbox: &mut Outbox,
+        transport: Transport,
+        unsent: &mut Vec<Unsent>,
+    ) {
         let written = outbox.written;
         let begun = if written > 0 { self.pop(outbox) } else { None };
-        let dropped = self.clear(outbox);
+        if let Some(frame) = begun.as_ref().filter(|frame| frame.is_notification()) {
+            // Its rest may never arrive: the client would rather have it twice than not at all.
+            unsent.push(Unsent { frame: Rc::clone(frame), is_begun: true });
+        }
+        self.clear(outbox, unsent);
         if let Some(frame) = begun {
             self.push(outbox, &frame, transport);
             outbox.written = written;
             outbox.bytes -= written;
             self.bytes -= written as usize;
         }
-        dropped
     }
 
-    /// Releases everything of a connection that is gone; returns the notifications lost with it.
-    pub(super) fn clear(&mut self, outbox: &mut Outbox) -> u64 {
+    /// Releases everything of a connection; notifications not wholly written go to `unsent`.
+    pub(super) fn clear(&mut self, outbox: &mut Outbox, unsent: &mut Vec<Unsent>) {
         self.bytes -= outbox.bytes();
-        let mut dropped = 0;
         while let Some(frame) = self.pop(outbox) {
-            dropped += u64::from(matches!(*frame, Frame::Notification(_)));
+            if frame.is_notification() {
+                unsent.push(Unsent { frame, is_begun: false });
+            }
         }
         *outbox = Outbox::default();
-        dropped
     }
 
     /// Writes until nothing waits or the socket is full. An error means the connection is broken.
@@ -218,7 +261,11 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::id::NotificationId;
+    use crate::notification::{Notification, Readers};
     use proptest::prelude::*;
 
     /// A socket that takes a scripted number of bytes at each call, then is full.
@@ -245,7 +292,52 @@ mod tests {
         }
     }
 
+    fn notification(priority: Priority, mark: u8) -> Rc<Frame> {
+        let id = NotificationId([mark; 16]);
+        let readers = Readers { websocket: true, sse: false };
+        let encoded = Notification::encode(id, priority, None, &[mark], readers);
+        Rc::new(Frame::Notification(Arc::new(encoded)))
+    }
+
     proptest! {
+        /// The more urgent overtakes; equals, replies, and what is begun keep their places.
+        #[test]
+        fn the_urgent_overtake_and_equals_keep_their_order(
+            kinds in proptest::collection::vec(0_usize..5, 1..60),
+            begun in proptest::bool::ANY,
+        ) {
+            let mut pool = Pool::default();
+            let mut outbox = Outbox::default();
+            let mut expected: Vec<(Option<Priority>, u8)> = Vec::new();
+            for (index, kind) in kinds.iter().enumerate() {
+                let mark = u8::try_from(index).unwrap();
+                let priority = Priority::ALL.get(*kind).copied();
+                let frame = match priority {
+                    Some(priority) => notification(priority, mark),
+                    None => Frame::raw(Box::new([0x81, 1, mark])),
+                };
+                pool.push(&mut outbox, &frame, Transport::WebSocket);
+                let held = |(other, _): &(Option<Priority>, u8)| {
+                    priority.is_none() || other.is_none_or(|other| Some(other) >= priority)
+                };
+                let first = usize::from(begun && index > 0);
+                let behind = expected.iter().rposition(held).map_or(0, |place| place + 1);
+                expected.insert(behind.max(first), (priority, mark));
+                if begun && index == 0 {
+                    let mut socket = Script { takes: vec![1], got: Vec::new() };
+                    pool.write(&mut outbox, Transport::WebSocket, &mut socket).unwrap();
+                }
+            }
+            let mut socket = Script { takes: vec![usize::MAX; 200], got: Vec::new() };
+            pool.write(&mut outbox, Transport::WebSocket, &mut socket).unwrap();
+            let skip = usize::from(begun);
+            let bytes: Vec<u8> = std::iter::repeat_n(0x81, skip).chain(socket.got).collect();
+            let marks: Vec<u8> = bytes.chunks(3).map(|frame| frame[2]).collect();
+            let expected: Vec<u8> = expected.into_iter().map(|(_, mark)| mark).collect();
+            prop_assert_eq!(marks, expected);
+            prop_assert_eq!(pool.bytes, 0);
+        }
+
         /// Whatever the socket takes at a time, the bytes come out whole and in order, and the
         /// pool's sum of waiting bytes is right throughout.
         #[test]
@@ -286,7 +378,7 @@ mod tests {
             let takes = if cut == 0 { vec![] } else { vec![cut] };
             let mut socket = Script { takes, got: Vec::new() };
             pool.write(&mut outbox, Transport::WebSocket, &mut socket).unwrap();
-            pool.discard(&mut outbox, Transport::WebSocket);
+            pool.discard(&mut outbox, Transport::WebSocket, &mut Vec::new());
             let mut rest = Script { takes: vec![usize::MAX; 10], got: Vec::new() };
             pool.write(&mut outbox, Transport::WebSocket, &mut rest).unwrap();
             prop_assert_eq!(pool.bytes, 0);

@@ -10,25 +10,33 @@ use super::directory::Directory;
 use super::session::Session;
 use super::{Outgoing, State, Urgency};
 use crate::frame::Frame;
-use crate::id::ConnectionKey;
+use crate::id::{ConnectionKey, Tick};
 use crate::limits::PROMPT_RECIPIENTS_MAX;
-use crate::message::{Delivery, Recipients, Report, Tally};
-use crate::notification::{Audience, Notification};
+use crate::message::{Delivery, Recipient, Recipients, Report, Tally};
+use crate::notification::{Audience, Notification, Priority};
 
 impl State {
     /// Applies one delivery, reports what became of it, and sends slow consumers away. Returns
     /// how many frames were put into outboxes.
-    pub fn handle_delivery(&mut self, delivery: Delivery, out: &mut impl Outgoing) -> u32 {
-        let mut refused = std::mem::take(&mut self.refused);
-        let mut fan = Fan { directory: &self.directory, out, refused: &mut refused };
+    pub fn handle_delivery(
+        &mut self,
+        delivery: Delivery,
+        now: Tick,
+        out: &mut impl Outgoing,
+    ) -> u32 {
+        self.now = now;
         let mut parts = Vec::new();
+        let mut refused = std::mem::take(&mut self.refused);
+        let mut fan = Fan {
+            directory: &self.directory,
+            out,
+            refused: &mut refused,
+            shed: &mut self.meter.frames_shed,
+            outbox_bytes_max: self.limits.outbox_bytes_per_connection_max,
+        };
         let total = match delivery.audience {
             Recipients::Users { notification, users } => {
-                let frame = Rc::new(Frame::Notification(notification));
-                parts.extend(users.iter().map(|user| {
-                    let keys = self.directory.connections(&user.tenant, &user.user, user.hash);
-                    fan.offer_all(keys, &frame, urgency_for(users.len()))
-                }));
+                parts = self.deliver_to_users(&notification, &users, &mut refused, out);
                 sum(&parts)
             }
             Recipients::Everyone { tenant, notification } => {
@@ -59,6 +67,55 @@ impl State {
     }
 }
 
+impl State {
+    fn deliver_to_users(
+        &mut self,
+        notification: &Arc<Notification>,
+        users: &[Recipient],
+        refused: &mut Vec<ConnectionKey>,
+        out: &mut impl Outgoing,
+    ) -> Vec<Tally> {
+        let mut parts = Vec::with_capacity(users.len());
+        self.sequence += 1;
+        let frame = Rc::new(Frame::Personal(Arc::clone(notification), self.sequence));
+        for user in users {
+            let mut tally = Tally::default();
+            if !self.must_wait(user) {
+                let keys = self.directory.connections(&user.tenant, &user.user, user.hash);
+                let mut fan = Fan {
+                    directory: &self.directory,
+                    out,
+                    refused,
+                    shed: &mut self.meter.frames_shed,
+                    outbox_bytes_max: self.limits.outbox_bytes_per_connection_max,
+                };
+                tally = fan.offer_all(keys, &frame, urgency_for(users.len()));
+            }
+            parts.push(self.post(user, notification, self.sequence, tally));
+        }
+        parts
+    }
+
+    /// Whether a connection is among an audience.
+    pub(super) fn is_meant(&self, key: ConnectionKey, audience: Option<&Audience>) -> bool {
+        let Some(session) = self.directory.session(key) else { return false };
+        audience.is_none_or(|audience| is_meant(&self.directory, session, audience))
+    }
+}
+
+fn is_meant(directory: &Directory, session: &Session, audience: &Audience) -> bool {
+    match audience {
+        Audience::Roles(roles) => session.has_role(roles),
+        Audience::Users(users) => {
+            let name = directory.user_name(session);
+            users.binary_search_by(|user| (**user).cmp(name)).is_ok()
+        }
+        Audience::Channels(channels) => {
+            channels.iter().any(|channel| directory.hears(session, channel))
+        }
+    }
+}
+
 fn sum(parts: &[Tally]) -> Tally {
     let mut total = Tally::default();
     for part in parts {
@@ -77,6 +134,9 @@ struct Fan<'a, O> {
     out: &'a mut O,
     /// Connections whose outbox refused.
     refused: &'a mut Vec<ConnectionKey>,
+    /// Counts the notifications shed.
+    shed: &'a mut u64,
+    outbox_bytes_max: usize,
 }
 
 impl<O: Outgoing> Fan<'_, O> {
@@ -132,17 +192,20 @@ impl<O: Outgoing> Fan<'_, O> {
         tally: &mut Tally,
     ) {
         let Some(session) = self.directory.session(key) else { return };
-        if let Frame::Notification(notification) = &**frame {
+        if let Frame::Notification(notification) | Frame::Personal(notification, _) = &**frame {
             let meant = notification
                 .audience
                 .as_deref()
-                .is_none_or(|audience| self.is_meant(session, audience));
+                .is_none_or(|audience| is_meant(self.directory, session, audience));
             // No encoding for its transport: it was admitted after the trigger, so not a recipient.
             if !meant || notification.bytes(session.transport).is_empty() {
                 return;
             }
         }
-        if self.out.offer(key, frame, urgency) {
+        if frame.priority() == Some(Priority::Low) && self.is_half_full(key) {
+            tally.failed += 1;
+            *self.shed += 1;
+        } else if self.out.offer(key, frame, urgency) {
             tally.delivered += 1;
         } else {
             tally.failed += 1;
@@ -150,17 +213,11 @@ impl<O: Outgoing> Fan<'_, O> {
         }
     }
 
-    fn is_meant(&self, session: &Session, audience: &Audience) -> bool {
-        match audience {
-            Audience::Roles(roles) => session.has_role(roles),
-            Audience::Users(users) => {
-                let name = self.directory.user_name(session);
-                users.iter().any(|user| &**user == name)
-            }
-            Audience::Channels(channels) => {
-                channels.iter().any(|channel| self.directory.hears(session, channel))
-            }
-        }
+    /// Whether a reader is behind by half of what it may be: then `Low` is shed, so that there is
+    /// room for the rest before the reader counts as slow.
+    fn is_half_full(&self, key: ConnectionKey) -> bool {
+        let most = self.outbox_bytes_max;
+        self.out.backlog_bytes(key).is_some_and(|bytes| bytes > most / 2)
     }
 }
 

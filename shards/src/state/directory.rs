@@ -14,6 +14,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::mailbox::Mailbox;
 use super::session::{Session, Subscription};
 use crate::id::ConnectionKey;
 use crate::message::{Member, Report, Transport};
@@ -48,6 +49,8 @@ struct User {
     tenant: u32,
     name: Box<str>,
     connections: SmallVec<[ConnectionKey; 2]>,
+    /// Its letters; `None` where there are none. A user stays while it has some.
+    mailbox: Option<Box<Mailbox>>,
 }
 
 /// One tenant's members and channels.
@@ -59,6 +62,8 @@ pub(super) struct Tenant {
     /// Those that hear every channel their token allows.
     pub(super) listeners: Vec<ConnectionKey>,
     pub(super) channels: AHashMap<Arc<str>, u32>,
+    /// Its users, connected or with letters; the tenant stays while there are some.
+    users: usize,
 }
 
 /// One channel's subscribers.
@@ -84,8 +89,16 @@ impl Directory {
         self.sessions.len()
     }
 
-    pub(super) fn user_count(&self) -> usize {
-        self.users.len()
+    /// Users with at least one connection.
+    pub(super) fn connected_users(&self) -> usize {
+        self.users.iter().filter(|(_, user)| !user.connections.is_empty()).count()
+    }
+
+    /// Users with letters, and all their waiting letters.
+    pub(super) fn queue_sizes(&self) -> (usize, usize) {
+        let waiting = self.users.iter().filter_map(|(_, user)| user.mailbox.as_ref());
+        let sizes = waiting.map(|mailbox| mailbox.waiting().len()).filter(|size| *size > 0);
+        sizes.fold((0, 0), |(users, letters), size| (users + 1, letters + size))
     }
 
     pub(super) fn tenant(&self, name: &str) -> Option<&Tenant> {
@@ -127,16 +140,8 @@ impl Directory {
     /// Enters a session under `key`, creating its tenant and user as needed.
     pub(super) fn join(&mut self, key: ConnectionKey, member: &Member, mut session: Session) {
         let (user, hash) = (&*member.user, member.hash);
-        let tenant_slot = self.tenant_slot(&member.tenant);
-        let user_slot = self.user_slot(tenant_slot, user, hash).unwrap_or_else(|| {
-            let connections = SmallVec::new();
-            let entry = User { hash, tenant: tenant_slot, name: user.into(), connections };
-            let slot = narrow(self.users.insert(entry));
-            let users = &self.users;
-            let rehash = |slot: &u32| users.get(*slot as usize).map_or(0, |user| user.hash.0);
-            self.users_by_name.insert_unique(hash.0, slot, rehash);
-            slot
-        });
+        let user_slot = self.enter_user(&member.tenant, user, hash);
+        let tenant_slot = self.users.get(user_slot as usize).map_or(0, |user| user.tenant);
         if let Some(user) = self.users.get_mut(user_slot as usize) {
             user.connections.push(key);
         }
@@ -152,6 +157,79 @@ impl Directory {
         }
         if let Some(place) = self.sessions.get_mut(key.index()) {
             *place = Some(session);
+        }
+    }
+
+    /// The slot of a user, made if there is none.
+    pub(super) fn enter_user(&mut self, tenant: &Arc<str>, name: &str, hash: UserHash) -> u32 {
+        let tenant = self.tenant_slot(tenant);
+        if let Some(slot) = self.user_slot(tenant, name, hash) {
+            return slot;
+        }
+        let connections = SmallVec::new();
+        let user = User { hash, tenant, name: name.into(), connections, mailbox: None };
+        let slot = narrow(self.users.insert(user));
+        let users = &self.users;
+        let rehash = |slot: &u32| users.get(*slot as usize).map_or(0, |user| user.hash.0);
+        self.users_by_name.insert_unique(hash.0, slot, rehash);
+        if let Some(tenant) = self.tenants.get_mut(tenant as usize) {
+            tenant.users += 1;
+        }
+        slot
+    }
+
+    /// The slot of a user, if it is known here.
+    pub(super) fn find_user(&self, tenant: &str, name: &str, hash: UserHash) -> Option<u32> {
+        self.user_slot(*self.tenants_by_name.get(tenant)?, name, hash)
+    }
+
+    /// The connections of a user slot.
+    pub(super) fn user_connections(&self, slot: u32) -> &[ConnectionKey] {
+        self.users.get(slot as usize).map_or(&[], |user| &user.connections)
+    }
+
+    /// A user's letters, if it has any.
+    pub(super) fn mailbox(&self, slot: u32) -> Option<&Mailbox> {
+        self.users.get(slot as usize)?.mailbox.as_deref()
+    }
+
+    pub(super) fn mailbox_mut(&mut self, slot: u32) -> Option<&mut Mailbox> {
+        self.users.get_mut(slot as usize)?.mailbox.as_deref_mut()
+    }
+
+    /// A user's letters, with room made for the first.
+    pub(super) fn open_mailbox(&mut self, slot: u32) -> Option<&mut Mailbox> {
+        let user = self.users.get_mut(slot as usize)?;
+        Some(user.mailbox.get_or_insert_default())
+    }
+
+    /// Forgets an empty mailbox, and a user who has neither letters nor connections.
+    pub(super) fn tidy_user(&mut self, slot: u32) {
+        let Some(user) = self.users.get_mut(slot as usize) else { return };
+        if user.mailbox.as_ref().is_some_and(|mailbox| mailbox.is_empty()) {
+            user.mailbox = None;
+        }
+        if user.mailbox.is_some() || !user.connections.is_empty() {
+            return;
+        }
+        let (hash, tenant) = (user.hash, user.tenant);
+        self.users.remove(slot as usize);
+        if let Ok(entry) = self.users_by_name.find_entry(hash.0, |other| *other == slot) {
+            entry.remove();
+        }
+        if let Some(tenant) = self.tenants.get_mut(tenant as usize) {
+            tenant.users -= 1;
+        }
+        self.tidy_tenant(tenant);
+    }
+
+    fn tidy_tenant(&mut self, slot: u32) {
+        if let Some(tenant) = self.tenants.get(slot as usize)
+            && tenant.users == 0
+        {
+            let name = Arc::clone(&tenant.name);
+            self.tenants_by_name.remove(&name);
+            self.tenants.remove(slot as usize);
         }
     }
 
@@ -171,6 +249,7 @@ impl Directory {
             members: Vec::new(),
             listeners: Vec::new(),
             channels: AHashMap::new(),
+            users: 0,
         }));
         self.tenants_by_name.insert(Arc::clone(name), slot);
         slot
@@ -178,15 +257,16 @@ impl Directory {
 
     /// Removes a session from every index. False if there was none.
     pub(super) fn leave(&mut self, key: ConnectionKey, reports: &mut VecDeque<Report>) -> bool {
-        while let Some(last) = self.session(key).and_then(|s| s.subscriptions.last().copied()) {
-            reports.extend(self.drop_subscription(key, last));
+        let subscriptions =
+            self.session_mut(key).map(|session| std::mem::take(&mut session.subscriptions));
+        for entry in subscriptions.into_iter().flatten() {
+            reports.extend(self.leave_channel(entry));
         }
         let Some(session) = self.sessions.get_mut(key.index()).and_then(Option::take) else {
             return false;
         };
         *self.total_of(session.transport) -= 1;
         let home = session.home;
-        self.leave_user(key, home.user);
         let Some(tenant) = self.tenants.get_mut(home.tenant as usize) else { return true };
         tenant.members.swap_remove(home.member_at as usize);
         let moved_member = tenant.members.get(home.member_at as usize).copied();
@@ -198,30 +278,17 @@ impl Directory {
                 reports.push_back(interest(&tenant.name, None, false));
             }
         }
-        if tenant.members.is_empty() {
-            let name = Arc::clone(&tenant.name);
-            self.tenants_by_name.remove(&name);
-            self.tenants.remove(home.tenant as usize);
-        }
         if let Some(moved) = moved_member.and_then(|moved| self.session_mut(moved)) {
             moved.home.member_at = home.member_at;
         }
         if let Some(moved) = moved_listener.and_then(|moved| self.session_mut(moved)) {
             moved.home.listener_at = home.listener_at;
         }
-        true
-    }
-
-    fn leave_user(&mut self, key: ConnectionKey, slot: u32) {
-        let Some(user) = self.users.get_mut(slot as usize) else { return };
-        user.connections.retain(|other| *other != key);
-        if user.connections.is_empty() {
-            let hash = user.hash;
-            self.users.remove(slot as usize);
-            if let Ok(entry) = self.users_by_name.find_entry(hash.0, |other| *other == slot) {
-                entry.remove();
-            }
+        if let Some(user) = self.users.get_mut(home.user as usize) {
+            user.connections.retain(|other| *other != key);
         }
+        self.tidy_user(home.user);
+        true
     }
 
     /// Makes a session hear every channel. Returns the news for the router, if any.
@@ -280,14 +347,15 @@ impl Directory {
         name: &str,
         reports: &mut VecDeque<Report>,
     ) {
-        if let Some(entry) = self.subscription(key, name) {
-            reports.extend(self.drop_subscription(key, entry));
+        let Some(entry) = self.subscription(key, name) else { return };
+        if let Some(session) = self.session_mut(key) {
+            session.subscriptions.retain(|other| other.channel != entry.channel);
         }
+        reports.extend(self.leave_channel(entry));
     }
 
-    fn drop_subscription(&mut self, key: ConnectionKey, entry: Subscription) -> Option<Report> {
-        let session = self.session_mut(key)?;
-        session.subscriptions.retain(|other| other.channel != entry.channel);
+    /// Takes a subscriber off a channel's list; its session has forgotten the entry already.
+    fn leave_channel(&mut self, entry: Subscription) -> Option<Report> {
         self.totals.subscriptions -= 1;
         let channel = self.channels.get_mut(entry.channel as usize)?;
         channel.subscribers.swap_remove(entry.at as usize);

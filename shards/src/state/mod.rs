@@ -7,10 +7,13 @@
 //! waits in `reports` until the worker has handed it to the router.
 
 pub mod directory;
+pub mod flights;
+pub mod mailbox;
 pub mod session;
 pub mod timer;
 
 mod delivery;
+mod post;
 mod question;
 
 use std::borrow::Cow;
@@ -18,14 +21,16 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::codec::dialect::{ClientMessage, ServerMessage, is_channel_name};
-use crate::frame::Frame;
+use crate::codec::dialect::{ClientMessage, ServerMessage, is_channel_name, parse_id};
+use crate::frame::{Frame, Unsent};
 use crate::id::{ConnectionKey, Tick};
 use crate::limits::Limits;
 use crate::message::{Listens, Member, Report, Transport};
 use crate::meter::Meter;
 use directory::Directory;
+use flights::Flights;
 use session::{Grants, Session};
+use timer::Wheel;
 
 /// Where frames go and connections end: the sockets, or a model of them in tests.
 pub trait Outgoing {
@@ -33,8 +38,14 @@ pub trait Outgoing {
     /// `urgency` says what is flushed first.
     fn offer(&mut self, to: ConnectionKey, frame: &Rc<Frame>, urgency: Urgency) -> bool;
 
-    /// Begins to close a connection. The state has forgotten it already.
-    fn close(&mut self, key: ConnectionKey, farewell: Farewell);
+    /// Bytes waiting for a connection; `None` if it is leaving or gone.
+    fn backlog_bytes(&self, key: ConnectionKey) -> Option<usize>;
+
+    /// Asks to be told (by `State::handle_room`) when nothing waits for a connection any more.
+    fn watch(&mut self, key: ConnectionKey);
+
+    /// Begins to close a connection; gives back the notifications that will not be written.
+    fn close(&mut self, key: ConnectionKey, farewell: Farewell) -> Vec<Unsent>;
 }
 
 /// The order in which touched connections are written.
@@ -80,8 +91,18 @@ pub struct State {
     pub(crate) directory: Directory,
     pub(crate) meter: Meter,
     reports: VecDeque<Report>,
+    /// The time of the turn.
+    now: Tick,
     heartbeats: [Rc<Frame>; 2],
     random: fastrand::Rng,
+    /// Letters on their way to be acknowledged.
+    pub(crate) flights: Flights,
+    /// Users whose replay goes on in the next turn.
+    replays: VecDeque<u32>,
+    /// When letters expire, by user.
+    expiries: Wheel,
+    /// The order in which deliveries were taken; 0 is never used.
+    sequence: u64,
     /// Scratch: connections whose outbox refused a frame of the current delivery.
     refused: Vec<ConnectionKey>,
     /// Scratch: one bit a connection, for deliveries over several channels.
@@ -97,8 +118,13 @@ impl State {
             directory: Directory::default(),
             meter: Meter::default(),
             reports: VecDeque::new(),
+            now: Tick::default(),
             heartbeats: [Transport::WebSocket, Transport::Sse].map(Frame::heartbeat),
             random: fastrand::Rng::with_seed(seed),
+            flights: Flights::default(),
+            replays: VecDeque::new(),
+            expiries: Wheel::new(Tick::default()),
+            sequence: 0,
             refused: Vec::new(),
             seen: Vec::new(),
         }
@@ -119,8 +145,9 @@ impl State {
         }
         let grants = Grants::new(member.roles.clone(), member.grants.clone());
         let beat_at = now.after(self.heartbeat_delay());
-        let session = Session::new(transport, grants, now, beat_at);
-        let next = self.next_deadline(&session);
+        let mut session = Session::new(transport, grants, now, beat_at);
+        session.hears_settled = member.hears_settled;
+        let next = self.next_check(&session);
         self.directory.join(key, &member, session);
         match member.listens {
             Listens::Nothing => {}
@@ -136,11 +163,16 @@ impl State {
             }
         }
         self.meter.connections_opened += 1;
+        if let Some(session) = self.directory.session(key) {
+            self.begin_replay(session.home.user, member.seen);
+        }
         Ok(next)
     }
 
-    /// Forgets a connection; nothing of it stays in any index. Unknown keys are ignored.
-    pub fn handle_disconnect(&mut self, key: ConnectionKey) {
+    /// Forgets a connection; nothing of it stays in any index. What it had not written goes back
+    /// to its user's queue. Unknown keys are ignored.
+    pub fn handle_disconnect(&mut self, key: ConnectionKey, unsent: Vec<Unsent>, now: Tick) {
+        self.take_back(key, unsent, now);
         if self.directory.leave(key, &mut self.reports) {
             self.meter.connections_closed += 1;
         }
@@ -158,22 +190,35 @@ impl State {
         &mut self,
         key: ConnectionKey,
         message: Result<ClientMessage<'_>, String>,
+        now: Tick,
         out: &mut impl Outgoing,
     ) {
+        self.now = now;
         self.meter.messages_received += 1;
         match message {
             Ok(ClientMessage::Ping) => self.reply(key, &ServerMessage::Pong, out),
             Ok(ClientMessage::Subscribe(names)) => self.handle_subscribe(key, names, out),
-            Ok(ClientMessage::Unsubscribe(names)) => {
+            Ok(ClientMessage::Unsubscribe(mut names)) => {
+                names.retain(|name| is_channel_name(name));
                 for name in &names {
                     self.directory.unsubscribe(key, name, &mut self.reports);
                 }
                 self.reply(key, &ServerMessage::Unsubscribed { payload: &names }, out);
             }
-            Ok(ClientMessage::Ack(_)) => {
-                self.refuse(key, "ACK_UNKNOWN", "no such notification awaits your Ack", out);
-            }
+            Ok(ClientMessage::Ack(id)) => self.handle_ack(key, &id, out),
             Err(sentence) => self.refuse(key, "INVALID_MESSAGE", &sentence, out),
+        }
+    }
+
+    fn handle_ack(&mut self, key: ConnectionKey, id: &str, out: &mut impl Outgoing) {
+        let Some(session) = self.directory.session(key) else { return };
+        let user = session.home.user;
+        let id = parse_id(id);
+        if id.is_some_and(|id| self.settle(user, id, Some(key), out)) {
+            let notification_id = id.map_or_else(String::new, |id| id.to_string());
+            self.reply(key, &ServerMessage::Acked { notification_id }, out);
+        } else {
+            self.refuse(key, "ACK_UNKNOWN", "no such notification awaits your Ack", out);
         }
     }
 
@@ -231,13 +276,14 @@ impl State {
         now: Tick,
         out: &mut impl Outgoing,
     ) -> Option<Tick> {
+        self.now = now;
         let session = self.directory.session(key)?;
         if self.silent_at(session).is_some_and(|at| now >= at) {
             self.meter.timeouts += 1;
             self.dismiss(key, Farewell::SILENT, out);
             return None;
         }
-        if session.beat_at <= now {
+        if !self.limits.heartbeat_interval.is_zero() && session.beat_at <= now {
             let transport = session.transport;
             let next_beat = now.after(self.heartbeat_delay());
             let [websocket, sse] = &self.heartbeats;
@@ -255,7 +301,7 @@ impl State {
             }
             self.meter.heartbeats += 1;
         }
-        self.directory.session(key).map(|session| self.next_deadline(session))
+        self.directory.session(key).map(|session| self.next_check(session))
     }
 
     /// Sends a client away as too slow, and counts it.
@@ -264,10 +310,16 @@ impl State {
         self.dismiss(key, Farewell::SLOW_CONSUMER, out);
     }
 
-    /// Forgets a connection and begins to close it.
+    /// Begins to close a connection and forgets it.
     pub fn dismiss(&mut self, key: ConnectionKey, farewell: Farewell, out: &mut impl Outgoing) {
-        self.handle_disconnect(key);
-        out.close(key, farewell);
+        let unsent = out.close(key, farewell);
+        self.handle_disconnect(key, unsent, self.now);
+    }
+
+    /// Whether what was not written is kept for later.
+    #[must_use]
+    pub const fn keeps_letters(&self) -> bool {
+        self.limits.queue.is_some() || self.limits.ack.is_some()
     }
 
     /// Tells a client to go and come back later, each after a delay of its own.
@@ -327,7 +379,7 @@ impl State {
             .then(|| session.heard_at.after(timeout))
     }
 
-    fn next_deadline(&self, session: &Session) -> Tick {
+    fn next_check(&self, session: &Session) -> Tick {
         let beat =
             if self.limits.heartbeat_interval.is_zero() { Tick(u32::MAX) } else { session.beat_at };
         self.silent_at(session).map_or(beat, |silent| silent.min(beat))

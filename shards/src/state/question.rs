@@ -4,14 +4,20 @@
 
 use std::sync::Arc;
 
-use super::State;
+use super::{Outgoing, State};
+use crate::id::{NotificationId, Tick};
 use crate::message::{Answer, Question};
 use crate::meter::ShardSnapshot;
 
 impl State {
     /// Answers a question; what only the worker knows of a snapshot is left at zero.
-    #[must_use]
-    pub fn handle_question(&self, question: &Question) -> Answer {
+    pub fn handle_question(
+        &mut self,
+        question: &Question,
+        now: Tick,
+        out: &mut impl Outgoing,
+    ) -> Answer {
+        self.now = now;
         match question {
             Question::Snapshot => Answer::Snapshot(Box::new(self.snapshot())),
             Question::Channels { tenant } => {
@@ -39,16 +45,30 @@ impl State {
                 subscriptions.dedup();
                 Answer::User { connections: keys.len(), subscriptions }
             }
+            Question::Letters { user, shelf, clear } => {
+                Answer::Letters(self.letters(user, *shelf, *clear))
+            }
+            Question::Acknowledge { user, ids } => {
+                let slot = self.directory.find_user(&user.tenant, &user.user, user.hash);
+                let settle = |id: &NotificationId| {
+                    slot.is_some_and(|slot| self.settle(slot, *id, None, out))
+                };
+                Answer::Acknowledged(ids.iter().map(settle).collect())
+            }
         }
     }
 
     fn snapshot(&self) -> ShardSnapshot {
         let totals = self.directory.totals;
+        let (queue_users, queued) = self.directory.queue_sizes();
         ShardSnapshot {
             meter: self.meter,
             websocket_connections: totals.websocket,
             sse_connections: totals.sse,
-            users: self.directory.user_count(),
+            users: self.directory.connected_users(),
+            queue_size: queued,
+            queue_users,
+            ack_pending: self.flights.len(),
             channels: self.directory.channels.len(),
             subscriptions: totals.subscriptions,
             ..ShardSnapshot::default()

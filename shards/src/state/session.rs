@@ -21,6 +21,8 @@ pub struct Session {
     pub beat_at: Tick,
     /// Its channels, in the order subscribed.
     pub subscriptions: SmallVec<[Subscription; 2]>,
+    /// Whether it is told what the user's other connections have settled.
+    pub hears_settled: bool,
     /// Where the directory keeps it.
     pub(super) home: Home,
 }
@@ -58,6 +60,18 @@ impl Grants {
     }
 }
 
+/// Whether a token's list of channels allows one: by name, or by a `prefix.*` pattern. No list
+/// allows all.
+#[must_use]
+pub fn is_granted(allowed: Option<&[Box<str>]>, channel: &str) -> bool {
+    allowed.is_none_or(|allowed| {
+        allowed.iter().any(|pattern| {
+            let prefix = pattern.strip_suffix('*');
+            prefix.map_or(channel == &**pattern, |prefix| channel.starts_with(prefix))
+        })
+    })
+}
+
 impl Session {
     pub(super) fn new(
         transport: Transport,
@@ -66,20 +80,21 @@ impl Session {
         beat_at: Tick,
     ) -> Self {
         let home = Home::default();
-        Self { transport, grants, heard_at, beat_at, subscriptions: SmallVec::new(), home }
+        Self {
+            transport,
+            grants,
+            heard_at,
+            beat_at,
+            subscriptions: SmallVec::new(),
+            hears_settled: false,
+            home,
+        }
     }
 
-    /// Whether the token allows this channel: by name, or by a `prefix.*` pattern.
+    /// Whether the token allows this channel.
     #[must_use]
     pub fn may_hear(&self, channel: &str) -> bool {
-        let Some(allowed) = self.grants.as_ref().and_then(|grants| grants.channels.as_ref()) else {
-            return true;
-        };
-        allowed.iter().any(|pattern| {
-            pattern
-                .strip_suffix('*')
-                .map_or_else(|| channel == &**pattern, |prefix| channel.starts_with(prefix))
-        })
+        is_granted(self.grants.as_ref().and_then(|grants| grants.channels.as_deref()), channel)
     }
 
     /// Whether the token carries one of these roles.

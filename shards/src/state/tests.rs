@@ -1,1 +1,58 @@
-//! Properties of the state, in virtual time.
+//! Whatever happens in whatever order, the state does exactly what its plain reference does.
+//!
+//! Set-up: random interleavings of clients, messages, deliveries, timers and stalled sockets, in
+//! virtual time, on a [`State`](super::State) and on a reference that searches a list of people.
+//! Property, after every step: the same clients got the same frames and the same closes and nobody
+//! else did; each delivery's report says exactly that; the interest the router was told is the
+//! interest there is; every count and answer agrees; and when all have left nothing is left.
+//! Why it matters: callers act on `delivered_to`, and a stale index entry sends one user's
+//! notification to whoever gets its key next.
+
+mod reference;
+mod steps;
+mod wire;
+mod world;
+
+use proptest::prelude::*;
+
+use crate::limits::Limits;
+use world::World;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_500))]
+
+    #[test]
+    fn the_state_does_what_its_reference_does(
+        limits in steps::limits(),
+        seed: u64,
+        steps in prop::collection::vec(steps::step(), 1..70),
+    ) {
+        let mut world = World::new(limits, seed);
+        for step in &steps {
+            world.step(step);
+        }
+        world.close();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// With enough connections for wide fan-outs, several words of marks, and long member lists.
+    #[test]
+    fn a_crowd_is_served_like_a_few(
+        crowd in prop::collection::vec(steps::newcomer(), 90..160),
+        seed: u64,
+        steps in prop::collection::vec(steps::step(), 1..50),
+    ) {
+        let limits = Limits { connections_per_user_max: 0, ..Limits::default() };
+        let mut world = World::new(limits, seed);
+        for who in crowd {
+            world.step(&steps::Step::Connect(who));
+        }
+        for step in &steps {
+            world.step(step);
+        }
+        world.close();
+    }
+}

@@ -1,0 +1,196 @@
+//! The JSON of the contract: what clients may write, and exactly what they read.
+//!
+//! Set-up: tables, and arbitrary text. Why it matters: clients are written against these shapes,
+//! in languages we never see; a changed field name breaks all of them at once.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn channels(names: &[&'static str]) -> Vec<Cow<'static, str>> {
+    names.iter().map(|name| Cow::Borrowed(*name)).collect()
+}
+
+#[test]
+fn every_client_message_is_understood() {
+    let ab = || channels(&["a", "b"]);
+    let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let cases = [
+        (
+            r#"{"type":"Subscribe","payload":{"channels":["a","b"]}}"#,
+            ClientMessage::Subscribe(ab()),
+        ),
+        (
+            r#"{"type":"subscribe","payload":{"channels":["a","b"]}}"#,
+            ClientMessage::Subscribe(ab()),
+        ),
+        (
+            r#"{"payload":{"channels":["a","b"]},"type":"Subscribe"}"#,
+            ClientMessage::Subscribe(ab()),
+        ),
+        (
+            r#" { "type" : "Subscribe" , "payload" : { "more" : [] , "channels" : [ "a" , "b" ] } } "#,
+            ClientMessage::Subscribe(ab()),
+        ),
+        (
+            r#"{"type":"\u0053ubscribe","payload":{"channels":["\u0061","b"]}}"#,
+            ClientMessage::Subscribe(ab()),
+        ),
+        (
+            r#"{"type":"Subscribe","payload":{"channels":[]}}"#,
+            ClientMessage::Subscribe(channels(&[])),
+        ),
+        (
+            r#"{"type":"Unsubscribe","payload":{"channels":["a","b"]}}"#,
+            ClientMessage::Unsubscribe(ab()),
+        ),
+        (
+            r#"{"type":"unsubscribe","payload":{"channels":["a","b"]}}"#,
+            ClientMessage::Unsubscribe(ab()),
+        ),
+        (r#"{"type":"Ping"}"#, ClientMessage::Ping),
+        (r#"{"type":"ping","payload":null}"#, ClientMessage::Ping),
+        (r#"{"type":"Ping","payload":{"any":["thing"]},"extra":1}"#, ClientMessage::Ping),
+        (
+            r#"{"type":"Ack","payload":{"notification_id":"01890a5d-ac96-774b-bcce-b302099a8057"}}"#,
+            ClientMessage::Ack(id.into()),
+        ),
+        (
+            r#"{"type":"ack","payload":{"notification_id":"01890a5d-ac96-774b-bcce-b302099a8057"}}"#,
+            ClientMessage::Ack(id.into()),
+        ),
+    ];
+    for (text, message) in cases {
+        assert_eq!(parse(text).as_ref(), Ok(&message), "{text}");
+    }
+}
+
+#[test]
+fn everything_else_is_answered_with_a_sentence_that_helps() {
+    let cases = [
+        ("", "expected a JSON object with a `type`"),
+        ("hello", "expected a JSON object with a `type`"),
+        ("{}", "expected a JSON object with a `type`"),
+        ("null", "expected a JSON object with a `type`"),
+        (r#"["Ping",null]"#, "expected a JSON object with a `type`"),
+        (r#"{"type":7}"#, "expected a JSON object with a `type`"),
+        (r#"{"type":"Ping"} trailing"#, "expected a JSON object with a `type`"),
+        (r#"{"type":"Ping"}{"type":"Ping"}"#, "expected a JSON object with a `type`"),
+        (r#"{"type":"Ping","type":"Ping"}"#, "expected a JSON object with a `type`"),
+        (r#"{"type":"PING"}"#, "unknown type `PING`"),
+        (r#"{"type":"Refresh","payload":{"token":"x"}}"#, "unknown type `Refresh`"),
+        (r#"{"type":"subscribe"}"#, "`subscribe` needs a payload"),
+        (r#"{"type":"Subscribe","payload":null}"#, "`Subscribe` needs a payload"),
+        (r#"{"type":"Subscribe","payload":["a"]}"#, "`Subscribe` needs a payload"),
+        (r#"{"type":"Subscribe","payload":[["a"]]}"#, "`Subscribe` needs a payload"),
+        (r#"{"type":"Subscribe","payload":{"channels":"a"}}"#, "`Subscribe` needs a payload"),
+        (r#"{"type":"Subscribe","payload":{"channels":[1]}}"#, "`Subscribe` needs a payload"),
+        (r#"{"type":"Unsubscribe","payload":{}}"#, "`Unsubscribe` needs a payload"),
+        (r#"{"type":"Ack"}"#, "`Ack` needs a payload"),
+        (r#"{"type":"Ack","payload":["x"]}"#, "`Ack` needs a payload"),
+        (r#"{"type":"Ack","payload":{"notification_id":5}}"#, "`Ack` needs a payload"),
+    ];
+    for (text, start) in cases {
+        let sentence = parse(text).unwrap_err();
+        assert!(sentence.starts_with(start), "{text} → {sentence}");
+    }
+    let endless = format!(r#"{{"type":"{}"}}"#, "€".repeat(5_000));
+    assert!(parse(&endless).unwrap_err().len() < 200, "a long type is not sent back whole");
+}
+
+#[test]
+fn server_messages_have_the_shapes_of_the_contract() {
+    let names = channels(&["a", "news.eu"]);
+    let cases = [
+        (
+            ServerMessage::Connected { connection_id: "c-1".to_owned(), user_id: "ann\"ü" },
+            "connected",
+            r#"{"type":"connected","connection_id":"c-1","user_id":"ann\"ü"}"#,
+        ),
+        (
+            ServerMessage::Subscribed { payload: &names },
+            "message",
+            r#"{"type":"subscribed","payload":["a","news.eu"]}"#,
+        ),
+        (
+            ServerMessage::Unsubscribed { payload: &[] },
+            "message",
+            r#"{"type":"unsubscribed","payload":[]}"#,
+        ),
+        (ServerMessage::Pong, "message", r#"{"type":"pong"}"#),
+        (ServerMessage::Heartbeat, "heartbeat", r#"{"type":"heartbeat"}"#),
+        (
+            ServerMessage::Error { code: "INVALID_MESSAGE", message: "line\nbreak" },
+            "error",
+            r#"{"type":"error","code":"INVALID_MESSAGE","message":"line\nbreak"}"#,
+        ),
+        (
+            ServerMessage::Shutdown { reason: "stop", reconnect_after_seconds: 1.25 },
+            "message",
+            r#"{"type":"shutdown","reason":"stop","reconnect_after_seconds":1.25}"#,
+        ),
+    ];
+    for (message, event, json) in cases {
+        assert_eq!(std::str::from_utf8(&message.json()).unwrap(), json);
+        assert_eq!(message.event_name(), event);
+    }
+}
+
+#[test]
+fn channel_names_are_what_the_contract_says() {
+    let longest = "x".repeat(64);
+    for good in ["a", "Z", "0", ".", "_", "-", "news.eu_1-2", &longest] {
+        assert!(is_channel_name(good), "{good}");
+    }
+    let too_long = "x".repeat(65);
+    for bad in ["", " ", "a b", "a/b", "a*", "ü", "a\n", "a\0", &too_long] {
+        assert!(!is_channel_name(bad), "{bad}");
+    }
+}
+
+/// The form of RFC 9562 section 4, in either case.
+fn is_hyphenated(text: &str) -> bool {
+    let groups: Vec<&str> = text.split('-').collect();
+    groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
+        && groups.concat().bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn an_id_is_read_as_it_was_written(bytes: [u8; 16]) {
+        let id = NotificationId(bytes);
+        let text = id.to_string();
+        prop_assert!(is_hyphenated(&text));
+        prop_assert_eq!(parse_id(&text), Some(id));
+        prop_assert_eq!(parse_id(&text.to_uppercase()), Some(id));
+    }
+
+    /// Nothing but that form is an id.
+    #[test]
+    fn only_the_hyphenated_form_is_an_id(
+        text in prop_oneof!["[0-9a-fA-F-]{36}", "[0-9a-g-]{30,40}", ".{0,40}"],
+        hyphens in prop::collection::btree_set(0..36_usize, 4),
+    ) {
+        prop_assert_eq!(parse_id(&text).is_some(), is_hyphenated(&text));
+        let moved: String = (0..36).map(|at| if hyphens.contains(&at) { '-' } else { 'a' }).collect();
+        prop_assert_eq!(parse_id(&moved).is_some(), is_hyphenated(&moved), "{}", moved);
+    }
+
+    /// Anything may come; it is refused with a sentence, or it is a message that was meant.
+    #[test]
+    fn arbitrary_text_is_never_a_surprise(text in prop_oneof![
+        ".{0,80}",
+        r#"[{}\[\]":, a-z\\0-9]{0,60}"#,
+        r#"\{"type":"(Subscribe|ack|Ping|x)","payload":[{}\[\]":,a-z0-9]{0,30}\}"#,
+    ]) {
+        match parse(&text) {
+            Ok(_) => {
+                let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+                prop_assert!(value.is_object(), "{}", text);
+            }
+            Err(sentence) => prop_assert!(!sentence.is_empty() && sentence.len() < 500),
+        }
+    }
+}

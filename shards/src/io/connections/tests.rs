@@ -1,0 +1,46 @@
+//! What is urgent does not wait for what is wide.
+//!
+//! Set-up: one socket in the middle of a fan-out that takes several turns to write. Property: a
+//! reply to that very client goes out in its own turn, with what waited before it, in order, and
+//! the client is in no queue twice. Why it matters: to 100,000 clients the slices of one fan-out
+//! are half a second; a pong, a heartbeat or a critical notification must not take that long.
+
+use std::io::Read;
+use std::net::TcpListener;
+
+use super::*;
+
+#[test]
+fn a_reply_overtakes_the_rest_of_a_fan_out() {
+    let mut connections = Connections::new(Poll::new().unwrap(), 1_000);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let key = connections.adopt(stream, Transport::WebSocket).unwrap();
+    let mut read = || {
+        let mut bytes = [0; 64];
+        let count = client.read(&mut bytes).unwrap_or(0);
+        String::from_utf8(bytes[..count].to_vec()).unwrap()
+    };
+
+    // Enough before it in the queue for two turns (clients that have left meanwhile).
+    let others = FAN_OUT_FLUSHES_PER_TURN * 2;
+    let gone = (1..=others).filter_map(ConnectionKey::from_index);
+    connections.fan_out.extend(gone);
+    assert!(connections.offer(key, &Frame::raw((*b"wide ").into()), Urgency::FanOut));
+    connections.flush_touched();
+    assert_eq!(read(), "");
+    assert!(connections.offer(key, &Frame::raw((*b"urgent ").into()), Urgency::Prompt));
+    connections.flush_touched();
+    assert_eq!(read(), "wide urgent ");
+
+    // Its old place in the queue serves the next fan-out.
+    assert!(connections.offer(key, &Frame::raw((*b"again ").into()), Urgency::FanOut));
+    let places = connections.fan_out.iter().filter(|other| **other == key).count();
+    assert_eq!(places, 1);
+    connections.flush_touched();
+    assert_eq!(read(), "again ");
+    assert!(!connections.has_work());
+}

@@ -1,0 +1,297 @@
+//! A shard turn by turn: real sockets, and a clock that the test moves.
+//!
+//! Set-up: one shard without its thread; clients on loopback. Properties: what depends on the
+//! order of things within a turn, or on time: heartbeats, silence, stalls, the end of a drain.
+//! Why it matters: these go wrong once in a million turns, where no test of the whole would look.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::Poll;
+
+use super::*;
+use crate::conversation::Contract;
+use crate::doorbell::Doorbell;
+use crate::id::{NotificationId, Ticket};
+use crate::inbox::{self, ShardLink};
+use crate::limits::REPORT_LANE_CAPACITY;
+use crate::message::{Delivery, Listens, Member, Recipient, Recipients};
+use crate::notification::{Notification, Priority, Readers};
+use crate::placement::UserHash;
+
+const START: Tick = Tick(1_000);
+const GREETING: &[u8] = b"GREETING\n";
+
+/// A shard whose turns the test takes.
+struct Bench {
+    shard: Shard,
+    link: ShardLink,
+    now: Tick,
+    reports: Vec<Report>,
+}
+
+impl Bench {
+    fn new(limits: Limits) -> Self {
+        let bell = Arc::new(Doorbell::new(|| {}));
+        let (link, inbox) = inbox::lanes(64, Arc::clone(&bell), bell);
+        let poll = Poll::new().unwrap();
+        let connections = Connections::new(poll, limits.outbox_bytes_per_connection_max);
+        let shard = Shard::new(limits, START, connections, inbox, None);
+        Self { shard, link, now: START, reports: Vec::new() }
+    }
+
+    /// Takes turns until there is nothing to do; keeps the reports.
+    fn settle(&mut self) -> Option<Tick> {
+        loop {
+            let flow = self.turn();
+            self.reports.extend(std::iter::from_fn(|| self.link.next_report()));
+            match flow {
+                Flow::Idle(next) => return next,
+                Flow::Again | Flow::Held => {}
+                Flow::Stop => panic!("nobody said stop"),
+            }
+        }
+    }
+
+    fn turn(&mut self) -> Flow {
+        self.shard.turn(&mut Contract, self.now).unwrap()
+    }
+
+    /// Moves the clock to `until`, waking when the shard asks to be woken.
+    fn pass_until(&mut self, until: Tick) {
+        while let Some(next) = self.settle().filter(|next| *next <= until) {
+            assert!(next > self.now, "asked to be woken in the past");
+            self.now = next;
+        }
+        self.now = until;
+        self.settle();
+    }
+
+    fn adopt(&mut self, transport: Transport, leftover: &[u8]) -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let twin = stream.try_clone().unwrap();
+        let listens = match transport {
+            Transport::WebSocket => Listens::Nothing,
+            Transport::Sse => Listens::Everything,
+        };
+        let adoption = Adoption {
+            stream,
+            transport,
+            member: Member {
+                tenant: "acme".into(),
+                user: "ann".into(),
+                hash: UserHash(1),
+                roles: Box::default(),
+                grants: None,
+                listens,
+                hears_settled: false,
+                seen: None,
+            },
+            greeting: GREETING.into(),
+            refusal: Arc::from(&b"NO"[..]),
+            leftover: leftover.into(),
+            connection_id: NotificationId([1; 16]),
+        };
+        self.link.control(Control::Adopt(Box::new(adoption))).unwrap();
+        (client, twin)
+    }
+
+    /// A client that has read its greeting and `connected`.
+    fn join(&mut self) -> TcpStream {
+        let (mut client, _) = self.adopt(Transport::WebSocket, b"");
+        self.settle();
+        assert!(read(&mut client, b"\"}").ends_with(b"\"user_id\":\"ann\"}"));
+        client
+    }
+
+    fn deliver(&mut self, json: &[u8]) {
+        let readers = Readers { websocket: true, sse: true };
+        let id = NotificationId([2; 16]);
+        let notification = Notification::encode(id, Priority::Normal, None, json, readers);
+        let user = Recipient { tenant: "acme".into(), user: "ann".into(), hash: UserHash(1) };
+        let notification = Arc::new(notification);
+        let audience = Recipients::Users { notification, users: [user].into() };
+        self.link.deliver(Priority::Normal, Delivery { ticket: Ticket(1), audience }).unwrap();
+    }
+
+    fn is_open(&self) -> bool {
+        self.shard.connections.is_open(ConnectionKey(0))
+    }
+}
+
+/// Reads up to and with `end`.
+fn read(client: &mut TcpStream, end: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(end) {
+        let mut byte = [0];
+        let count = client.read(&mut byte).unwrap();
+        assert_ne!(count, 0, "ended after {:?}", String::from_utf8_lossy(&bytes));
+        bytes.push(byte[0]);
+    }
+    bytes
+}
+
+/// A client's frame with an all-zero mask.
+fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![first, 0x80 | u8::try_from(payload.len()).unwrap(), 0, 0, 0, 0];
+    frame.extend(payload);
+    frame
+}
+
+const PONG: u8 = 0x8A;
+
+fn timed(heartbeat_seconds: u64, timeout_seconds: u64) -> Limits {
+    Limits {
+        heartbeat_interval: Duration::from_secs(heartbeat_seconds),
+        connection_timeout: Duration::from_secs(timeout_seconds),
+        ..Limits::default()
+    }
+}
+
+#[test]
+fn heartbeats_come_on_time_and_silence_ends_in_4408() {
+    let mut bench = Bench::new(timed(10, 35));
+    let mut client = bench.join();
+    let mut last = bench.now;
+    for _ in 0..5 {
+        let before = bench.shard.state.meter.heartbeats;
+        while bench.shard.state.meter.heartbeats == before {
+            bench.now = Tick(bench.now.0 + 1);
+            bench.settle();
+        }
+        let waited = bench.now.0 - last.0;
+        assert!((80..=120).contains(&waited), "a heartbeat after {waited} tenths");
+        last = bench.now;
+        assert_eq!(read(&mut client, b"\x89\x00"), b"\x81\x14{\"type\":\"heartbeat\"}\x89\x00");
+        client.write_all(&masked(PONG, b"")).unwrap();
+        bench.settle();
+    }
+    bench.pass_until(Tick(last.0 + 349));
+    assert!(bench.is_open());
+    bench.pass_until(Tick(last.0 + 350));
+    assert!(!bench.is_open());
+    assert_eq!(bench.shard.state.meter.timeouts, 1);
+    read(&mut client, b"\x11\x38no frame from the client");
+    bench.pass_until(Tick(last.0 + 350 + 31));
+    assert!(matches!(bench.reports[..], [Report::Closed { .. }]), "it did not answer, and is cut");
+}
+
+#[test]
+fn a_reader_whose_outbox_was_empty_has_not_stalled() {
+    let mut bench = Bench::new(timed(0, 5));
+    let mut client = bench.join();
+    // Only its pongs come; nothing is ever written to it.
+    bench.pass_until(Tick(START.0 + 49));
+    client.write_all(&masked(PONG, b"")).unwrap();
+    bench.settle();
+    // A notification and its timer meet in one turn.
+    bench.now = Tick(START.0 + 50);
+    bench.deliver(b"{}");
+    bench.settle();
+    assert_eq!(bench.shard.state.meter.slow_consumers, 0);
+    assert!(bench.is_open());
+    assert_eq!(read(&mut client, b"{}"), b"\x81\x02{}");
+}
+
+#[test]
+fn a_reader_that_takes_nothing_for_the_timeout_has_stalled() {
+    let mut bench = Bench::new(timed(1, 5));
+    let client = bench.join();
+    let large = vec![b'x'; 4 * 1024 * 1024];
+    for _ in 0..8 {
+        bench.deliver(&large);
+        bench.settle();
+    }
+    let full_at = bench.now;
+    let mut writer = client.try_clone().unwrap();
+    while bench.is_open() {
+        assert!(bench.now < Tick(full_at.0 + 100), "it stayed");
+        bench.now = Tick(bench.now.0 + 5);
+        writer.write_all(&masked(PONG, b"")).unwrap();
+        bench.settle();
+    }
+    assert_eq!(bench.shard.state.meter.slow_consumers, 1);
+    drop(client);
+}
+
+/// An SSE client has nothing to say, before its socket came here or after.
+#[test]
+fn what_an_sse_client_sends_is_not_read_as_frames() {
+    let mut bench = Bench::new(timed(0, 0));
+    let subscribe = masked(0x81, br#"{"type":"Subscribe","payload":{"channels":["a"]}}"#);
+    let (mut client, _) = bench.adopt(Transport::Sse, &subscribe);
+    bench.settle();
+    client.write_all(&subscribe).unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    bench.settle();
+    bench.deliver(b"{}");
+    bench.settle();
+    assert!(bench.is_open());
+    assert_eq!(bench.shard.state.meter.messages_received, 0);
+    let stream = String::from_utf8(read(&mut client, b"data: {}\n\n")).unwrap();
+    assert!(!stream.contains("subscribed"), "{stream}");
+}
+
+#[test]
+fn a_fragment_is_a_frame_from_the_client() {
+    let mut bench = Bench::new(timed(0, 5));
+    let mut client = bench.join();
+    client.write_all(&masked(0x01, b"{\"type\":")).unwrap();
+    for second in 1..20 {
+        bench.pass_until(Tick(START.0 + second * 10));
+        client.write_all(&masked(0x00, b" ")).unwrap();
+        bench.settle();
+        assert!(bench.is_open(), "closed as silent after {second} s of frames");
+    }
+}
+
+#[test]
+fn a_drain_ends_with_the_last_client_even_if_its_socket_breaks() {
+    let mut bench = Bench::new(timed(0, 0));
+    let (_client, twin) = bench.adopt(Transport::WebSocket, b"");
+    bench.settle();
+    // Writing fails from now on, as after a reset that the poller has not told yet.
+    twin.shutdown(std::net::Shutdown::Write).unwrap();
+    let minute = Duration::from_secs(60);
+    bench.link.control(Control::Drain(Drain { reconnect_window: minute, grace: minute })).unwrap();
+    bench.settle();
+    assert!(
+        matches!(bench.reports[..], [Report::Closed { .. }, Report::Drained]),
+        "{:?}",
+        bench.reports
+    );
+}
+
+/// A key is given to a new client only after the old one's failures have been dealt with.
+#[test]
+fn a_broken_socket_does_not_take_its_successor_along() {
+    let limits = Limits { outbox_bytes_per_connection_max: 1_000, ..timed(0, 0) };
+    let mut bench = Bench::new(limits);
+    let (client, twin) = bench.adopt(Transport::WebSocket, b"");
+    bench.settle();
+    // All in one turn: a write fails, the client is seen gone, and the report lane is full.
+    twin.shutdown(std::net::Shutdown::Write).unwrap();
+    drop(client);
+    for _ in 0..2 {
+        bench.deliver(&[b'x'; 800]);
+    }
+    for _ in 0..REPORT_LANE_CAPACITY {
+        assert!(bench.shard.inbox.report(Report::Drained).is_ok());
+    }
+    assert_eq!(bench.turn(), Flow::Held);
+    bench.reports.extend(std::iter::from_fn(|| bench.link.next_report()));
+
+    let mut successor = bench.join();
+    bench.deliver(b"{}");
+    bench.settle();
+    assert!(bench.is_open(), "the successor was closed");
+    assert_eq!(read(&mut successor, b"{}"), b"\x81\x02{}");
+    let is_closed = |report: &&Report| matches!(report, Report::Closed { .. });
+    assert_eq!(bench.reports.iter().filter(is_closed).count(), 1);
+}

@@ -1,0 +1,226 @@
+//! What one user has not taken yet: letters waiting for a connection, letters on their way, and
+//! letters given up.
+//!
+//! **Runs on**: a shard; in tests, virtual time. **Owns**: one user's letters.
+//! **Never**: loses one without saying how: every way out is a value its caller must count.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::id::{NotificationId, Tick};
+use crate::notification::{Audience, Priority};
+
+/// One notification of one user, kept until it is settled. 72 bytes and its share of the frame.
+#[derive(Debug, Clone)]
+pub struct Letter {
+    /// Its identity.
+    pub id: NotificationId,
+    /// The order in which the shard accepted it.
+    pub sequence: u64,
+    /// The complete WebSocket frame, shared with everyone else who gets it.
+    pub frame: Arc<[u8]>,
+    /// Who among the user's connections is meant.
+    pub audience: Option<Arc<Audience>>,
+    /// When it stops being worth delivering.
+    pub expires_at: Tick,
+    /// How often it has been sent.
+    pub attempts: u8,
+    /// What it gives way to.
+    pub priority: Priority,
+}
+
+/// One user's letters.
+#[derive(Debug, Default)]
+pub struct Mailbox {
+    /// Waiting, in order of acceptance.
+    waiting: VecDeque<Letter>,
+    /// Given up after too many attempts, oldest first.
+    dead: VecDeque<Letter>,
+    /// Sent and not settled: slots in the shard's table of flights.
+    pub(super) flights: Vec<u32>,
+    /// Whether the replay is under way: new letters go behind the waiting ones.
+    pub(super) replaying: bool,
+    /// When the expiry timer is set to.
+    pub(super) timer_at: Option<Tick>,
+}
+
+impl Mailbox {
+    /// Whether nothing at all is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.dead.is_empty() && self.flights.is_empty()
+    }
+
+    /// Letters waiting.
+    #[must_use]
+    pub fn waiting(&self) -> &VecDeque<Letter> {
+        &self.waiting
+    }
+
+    /// Letters given up.
+    #[must_use]
+    pub fn dead(&self) -> &VecDeque<Letter> {
+        &self.dead
+    }
+
+    /// Puts a letter where its sequence belongs; a new one at the end, a returned one at the front.
+    /// If the queue would hold more than `most` (0 = no bound), the least important letter leaves,
+    /// the oldest among equals; it is returned, and may be the one that came.
+    pub fn put(&mut self, letter: Letter, most: usize) -> Option<Letter> {
+        let place = self.waiting.partition_point(|other| other.sequence < letter.sequence);
+        self.waiting.insert(place, letter);
+        if most == 0 || self.waiting.len() <= most {
+            return None;
+        }
+        let mut victims = self.waiting.iter().enumerate();
+        let (mut place, first) = victims.next()?;
+        let mut lowest = first.priority;
+        for (index, letter) in victims {
+            if letter.priority < lowest {
+                (place, lowest) = (index, letter.priority);
+            }
+        }
+        self.waiting.remove(place)
+    }
+
+    /// The next letter to send, skipping (and handing to `lost`) those whose time is over.
+    pub fn next(&mut self, now: Tick, mut lost: impl FnMut(Letter)) -> Option<Letter> {
+        while let Some(letter) = self.waiting.pop_front() {
+            if letter.expires_at > now {
+                return Some(letter);
+            }
+            lost(letter);
+        }
+        None
+    }
+
+    /// Takes out every letter whose time is over.
+    pub fn expire(&mut self, now: Tick, mut lost: impl FnMut(Letter)) {
+        let mut index = 0;
+        while let Some(letter) = self.waiting.get(index) {
+            if letter.expires_at > now {
+                index += 1;
+            } else if let Some(letter) = self.waiting.remove(index) {
+                lost(letter);
+            }
+        }
+    }
+
+    /// When the first waiting letter's time is over.
+    #[must_use]
+    pub fn first_expiry(&self) -> Option<Tick> {
+        self.waiting.iter().map(|letter| letter.expires_at).min()
+    }
+
+    /// Gives a letter up. Beyond `most` the oldest given up before is returned and gone for good.
+    pub fn bury(&mut self, letter: Letter, most: usize) -> Option<Letter> {
+        self.dead.push_back(letter);
+        if self.dead.len() > most { self.dead.pop_front() } else { None }
+    }
+
+    /// Takes all waiting letters out.
+    pub fn take_waiting(&mut self) -> VecDeque<Letter> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Takes all given-up letters out.
+    pub fn take_dead(&mut self) -> VecDeque<Letter> {
+        std::mem::take(&mut self.dead)
+    }
+
+    /// Takes out one waiting letter.
+    pub fn take(&mut self, id: NotificationId) -> Option<Letter> {
+        let place = self.waiting.iter().position(|letter| letter.id == id)?;
+        self.waiting.remove(place)
+    }
+
+    /// Takes out the waiting letters up to and including the one with this id, if it is there.
+    pub fn take_through(&mut self, id: NotificationId) -> Vec<Letter> {
+        match self.waiting.iter().position(|letter| letter.id == id) {
+            Some(place) => self.waiting.drain(..=place).collect(),
+            None => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn letter(sequence: u64, priority: Priority, expires_at: u32) -> Letter {
+        Letter {
+            id: NotificationId(u128::from(sequence).to_be_bytes()),
+            sequence,
+            frame: Arc::from(&b"frame"[..]),
+            audience: None,
+            expires_at: Tick(expires_at),
+            attempts: 0,
+            priority,
+        }
+    }
+
+    proptest! {
+        /// Nothing vanishes; a letter never gives way to a less important one; order is kept.
+        #[test]
+        fn a_full_queue_gives_up_the_least_important_oldest(
+            priorities in proptest::collection::vec(0_usize..4, 1..60),
+            most in 1_usize..12,
+        ) {
+            let mut mailbox = Mailbox::default();
+            let mut left = Vec::new();
+            for (sequence, priority) in priorities.iter().enumerate() {
+                let letter = letter(sequence as u64, Priority::ALL[*priority], u32::MAX);
+                if let Some(loser) = mailbox.put(letter, most) {
+                    for kept in mailbox.waiting() {
+                        prop_assert!(kept.priority >= loser.priority);
+                        let is_equal = kept.priority == loser.priority;
+                        prop_assert!(!is_equal || kept.sequence > loser.sequence);
+                    }
+                    left.push(loser.sequence);
+                }
+                prop_assert!(mailbox.waiting().len() <= most);
+            }
+            let mut kept: Vec<u64> = mailbox.waiting().iter().map(|l| l.sequence).collect();
+            prop_assert!(kept.is_sorted());
+            kept.extend(left);
+            kept.sort_unstable();
+            let all: Vec<u64> = (0..priorities.len() as u64).collect();
+            prop_assert_eq!(kept, all);
+        }
+
+        /// What was taken out for sending and comes back is sent again before what came later.
+        #[test]
+        fn returned_letters_come_first_again(count in 1_u64..30, sent in 0_usize..30) {
+            let mut mailbox = Mailbox::default();
+            for sequence in 0..count {
+                mailbox.put(letter(sequence, Priority::Normal, u32::MAX), 0);
+            }
+            let mut away = Vec::new();
+            for _ in 0..sent {
+                away.extend(mailbox.next(Tick(0), |_| panic!("nothing expires")));
+            }
+            mailbox.put(letter(count, Priority::Normal, u32::MAX), 0);
+            for letter in away.into_iter().rev() {
+                mailbox.put(letter, 0);
+            }
+            let order: Vec<u64> = mailbox.waiting().iter().map(|l| l.sequence).collect();
+            prop_assert_eq!(order, (0..=count).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn expired_letters_are_handed_out_as_lost_and_never_sent() {
+        let mut mailbox = Mailbox::default();
+        for (sequence, expiry) in [(0, 5), (1, 50), (2, 5)] {
+            mailbox.put(letter(sequence, Priority::Normal, expiry), 0);
+        }
+        assert_eq!(mailbox.first_expiry(), Some(Tick(5)));
+        let mut lost = Vec::new();
+        assert_eq!(mailbox.next(Tick(5), |l| lost.push(l.sequence)).unwrap().sequence, 1);
+        assert_eq!(lost, [0]);
+        mailbox.expire(Tick(5), |l| lost.push(l.sequence));
+        assert_eq!(lost, [0, 2]);
+        assert!(mailbox.is_empty());
+    }
+}

@@ -1,0 +1,191 @@
+//! What the state should be, said in the plainest way: a list of people, searched every time.
+//!
+//! **Runs on**: a test. **Owns**: the people connected and the counts expected.
+//! **Never**: shares a line with what it is compared to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::steps::{Audience, Newcomer, Target, Utterance};
+use super::wire::Got;
+use crate::id::Tick;
+use crate::limits::Limits;
+use crate::message::Transport;
+use crate::meter::Meter;
+
+/// A connection as the contract knows it.
+#[derive(Debug, Clone)]
+pub(super) struct Person {
+    pub(super) who: Newcomer,
+    pub(super) subscriptions: Vec<String>,
+    pub(super) heard_at: Tick,
+    /// When it came or last had a heartbeat.
+    pub(super) beaten_at: Tick,
+}
+
+impl Person {
+    pub(super) fn hears_all(&self) -> bool {
+        self.who.transport == Transport::Sse && self.who.channels.is_none()
+    }
+
+    fn may_hear(&self, channel: &str) -> bool {
+        let Some(grants) = &self.who.grants else { return true };
+        grants.iter().any(|grant| match grant.split_once('*') {
+            Some((prefix, _)) => channel.starts_with(prefix),
+            None => channel == *grant,
+        })
+    }
+
+    fn hears(&self, channel: &str) -> bool {
+        let subscribed = self.subscriptions.iter().any(|name| name == channel);
+        subscribed || (self.hears_all() && self.may_hear(channel))
+    }
+
+    fn is_meant(&self, audience: Option<&Audience>) -> bool {
+        match audience {
+            None => true,
+            Some(Audience::Roles(roles)) => roles.iter().any(|role| self.who.roles.contains(role)),
+            Some(Audience::Users(users)) => users.contains(&self.who.user),
+            Some(Audience::Channels(names)) => names.iter().any(|name| self.hears(name)),
+        }
+    }
+}
+
+/// Everyone who is connected.
+#[derive(Debug)]
+pub(super) struct Reference {
+    pub(super) people: BTreeMap<u32, Person>,
+    pub(super) limits: Limits,
+    pub(super) meter: Meter,
+}
+
+impl Reference {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { people: BTreeMap::new(), limits, meter: Meter::default() }
+    }
+
+    /// Whether the newcomer is taken in.
+    pub(super) fn connect(&mut self, key: u32, who: &Newcomer, now: Tick) -> bool {
+        let is_same =
+            |other: &&Person| other.who.tenant == who.tenant && other.who.user == who.user;
+        let most = self.limits.connections_per_user_max;
+        if most != 0 && self.people.values().filter(is_same).count() >= most {
+            self.meter.connections_refused += 1;
+            return false;
+        }
+        self.meter.connections_opened += 1;
+        let subscriptions = Vec::new();
+        let person = Person { who: who.clone(), subscriptions, heard_at: now, beaten_at: now };
+        self.people.insert(key, person);
+        for channel in who.channels.iter().flatten() {
+            let _refusal = self.subscribe(key, channel);
+        }
+        true
+    }
+
+    pub(super) fn leave(&mut self, key: u32) {
+        self.people.remove(&key).unwrap();
+        self.meter.connections_closed += 1;
+    }
+
+    fn subscribe(&mut self, key: u32, channel: &str) -> Result<(), &'static str> {
+        let most = self.limits.subscriptions_per_connection_max;
+        let person = self.people.get_mut(&key).unwrap();
+        if !is_name(channel) {
+            return Err("INVALID_CHANNEL");
+        }
+        if !person.may_hear(channel) {
+            return Err("FORBIDDEN_CHANNEL");
+        }
+        if person.subscriptions.iter().any(|name| name == channel) {
+            return Ok(());
+        }
+        if most != 0 && person.subscriptions.len() >= most {
+            return Err("SUBSCRIPTION_LIMIT");
+        }
+        person.subscriptions.push(channel.to_owned());
+        Ok(())
+    }
+
+    /// What is said in answer.
+    pub(super) fn hear(&mut self, key: u32, said: &Utterance) -> Vec<Got> {
+        self.meter.messages_received += 1;
+        let mut replies = Vec::new();
+        let mut errors: Vec<&str> = Vec::new();
+        let list = |kind: &str, names: &[String]| {
+            format!("{kind} {}", serde_json::to_string(names).unwrap())
+        };
+        match said {
+            Utterance::Ping => replies.push("pong".to_owned()),
+            Utterance::Ack => errors.push("ACK_UNKNOWN"),
+            Utterance::Garbage(_) => errors.push("INVALID_MESSAGE"),
+            Utterance::Unsubscribe(names) => {
+                let person = self.people.get_mut(&key).unwrap();
+                person.subscriptions.retain(|name| !names.contains(name));
+                let valid: Vec<String> =
+                    names.iter().filter(|name| is_name(name)).cloned().collect();
+                replies.push(list("unsubscribed", &valid));
+            }
+            Utterance::Subscribe(names) => {
+                let mut done = Vec::new();
+                for name in names {
+                    match self.subscribe(key, name) {
+                        Ok(()) => done.push(name.clone()),
+                        Err(code) if errors.contains(&code) => {}
+                        Err(code) => errors.push(code),
+                    }
+                }
+                if !done.is_empty() || errors.is_empty() {
+                    replies.push(list("subscribed", &done));
+                }
+            }
+        }
+        self.meter.messages_refused += errors.len() as u64;
+        replies.extend(errors.iter().map(|code| format!("error {code}")));
+        replies.into_iter().map(Got::Said).collect()
+    }
+
+    /// Who is meant by each part of a delivery; nobody is meant by two.
+    pub(super) fn recipients(&self, tenant: &str, target: &Target) -> Vec<Vec<u32>> {
+        let audience = target.audience();
+        let mut had = BTreeSet::new();
+        let mut part = |is_in: &dyn Fn(&Person) -> bool| -> Vec<u32> {
+            let here = self.people.iter().filter(|(_, person)| {
+                person.who.tenant == tenant
+                    && target.has_encoding(person.who.transport)
+                    && person.is_meant(audience)
+                    && is_in(person)
+            });
+            let keys: Vec<u32> = here.map(|(key, _)| *key).collect();
+            keys.into_iter().filter(|key| had.insert(*key)).collect()
+        };
+        match target {
+            Target::Everyone { .. } => vec![part(&|_| true)],
+            Target::Users { users, .. } => {
+                users.iter().map(|user| part(&|person| person.who.user == *user)).collect()
+            }
+            Target::Channels { names, .. } => {
+                names.iter().map(|name| part(&|person| person.hears(name))).collect()
+            }
+        }
+    }
+
+    /// What the router should think is listened to.
+    pub(super) fn interest(&self) -> BTreeSet<(String, Option<String>)> {
+        let mut interest = BTreeSet::new();
+        for person in self.people.values() {
+            let tenant = person.who.tenant;
+            for channel in &person.subscriptions {
+                interest.insert((tenant.to_owned(), Some(channel.clone())));
+            }
+            if person.hears_all() {
+                interest.insert((tenant.to_owned(), None));
+            }
+        }
+        interest
+    }
+}
+
+fn is_name(channel: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    !channel.is_empty() && channel.chars().count() <= 64 && channel.chars().all(is_part)
+}

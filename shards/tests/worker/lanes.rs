@@ -1,0 +1,227 @@
+//! Lanes: bounded, in order, control first, and no report lost or late.
+//!
+//! Set-up: lanes filled before the thread starts, or a router that stops draining. Why it matters:
+//! a caller's `delivered_to` is the sum of reports, and a trigger finds a channel only if its
+//! `Interest` came before the client could cause the trigger.
+
+use std::io::Write;
+use std::time::Duration;
+
+use ara_shards::limits::{
+    CONTROL_LANE_CAPACITY, DELIVERIES_PER_TURN, Limits, REPORT_LANE_CAPACITY,
+};
+use ara_shards::message::{Answer, Control, Report, Tally, Transport};
+use ara_shards::notification::Priority;
+
+use crate::harness::{Client, Heard, PATIENCE, Rig, TENANT, masked_text, now, quiet, to_user};
+
+/// Long enough for a loaded machine to show what should not happen.
+const A_WHILE: Duration = Duration::from_millis(300);
+
+#[test]
+fn a_full_lane_refuses_and_the_others_do_not() {
+    let mut rig = Rig::waiting(quiet(), 8);
+    for priority in [Priority::High, Priority::Low] {
+        for number in 0..8 {
+            assert!(rig.link.has_room(priority));
+            rig.link.deliver(priority, to_user("ann", number, priority)).unwrap();
+        }
+        assert!(!rig.link.has_room(priority));
+        let refused = rig.link.deliver(priority, to_user("ann", 99, priority)).unwrap_err();
+        assert_eq!(refused.0.ticket.0, 99, "the refused message comes back");
+    }
+    assert!(rig.link.has_room(Priority::Normal) && rig.link.has_room(Priority::Critical));
+    assert_eq!(rig.link.depth(), 16);
+    rig.ask_for_snapshot();
+    rig.spawn(|| {});
+    // Asked last, answered first: control does not wait behind deliveries.
+    let Report::Answered { answer: Answer::Snapshot(snapshot), .. } = rig.report() else {
+        panic!("the answer was not the first report");
+    };
+    assert_eq!(snapshot.meter.deliveries, 0);
+    for _ in 0..16 {
+        assert!(matches!(rig.report(), Report::Delivered { .. }));
+    }
+    assert!(rig.link.has_room(Priority::High));
+    rig.stop();
+}
+
+#[test]
+fn a_full_control_lane_refuses() {
+    let mut rig = Rig::waiting(quiet(), 8);
+    for _ in 0..CONTROL_LANE_CAPACITY {
+        rig.ask_for_snapshot();
+    }
+    assert!(rig.link.control(Control::Stop).is_err());
+    rig.spawn(|| {});
+    for _ in 0..CONTROL_LANE_CAPACITY {
+        assert!(matches!(rig.report(), Report::Answered { .. }));
+    }
+    rig.stop();
+}
+
+#[test]
+fn urgent_deliveries_overtake_and_each_lane_keeps_its_order() {
+    let mut rig = Rig::waiting(quiet(), 1_000);
+    let mut client = rig.adopt("ann", Transport::WebSocket, b"");
+    let per_lane = 100;
+    for number in 0..per_lane {
+        for (rank, priority) in (0..).zip(Priority::ALL) {
+            let delivery = to_user("ann", rank * per_lane + number, priority);
+            rig.link.deliver(priority, delivery).unwrap();
+        }
+    }
+    rig.spawn(|| {});
+    client.read_to(b"\r\n\r\n");
+    assert_eq!(client.message()["type"], "connected");
+    let urgent_first =
+        (0..4).rev().flat_map(|rank| (0..per_lane).map(move |n| rank * per_lane + n));
+    for expected in urgent_first {
+        assert_eq!(client.number(), expected);
+    }
+    rig.stop();
+}
+
+/// Sends numbered deliveries: `least` of them whatever it takes, then on until there has been no
+/// room for a while. Returns how many.
+fn flood(rig: &Rig, least: u64, client_share: u64) -> u64 {
+    let mut sent = 0;
+    let mut since = now();
+    while since.elapsed() < if sent < least { PATIENCE } else { A_WHILE } {
+        if rig.link.has_room(Priority::Normal) {
+            let user = if sent % client_share == 0 { "ann" } else { "nobody" };
+            rig.deliver(Priority::Normal, to_user(user, sent, Priority::Normal));
+            sent += 1;
+            since = now();
+        } else {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+    sent
+}
+
+#[test]
+fn an_undrained_report_lane_holds_the_shard_and_loses_nothing() {
+    let lane = 2_000_usize;
+    let least = (REPORT_LANE_CAPACITY + lane) as u64;
+    let client_share = 16;
+    let rig = Rig::start(quiet(), lane);
+    let mut client = rig.join("ann");
+    let sent = flood(&rig, least, client_share);
+    assert!(sent >= least, "held too early: {sent}");
+    assert!(sent <= least + 2 * DELIVERIES_PER_TURN as u64, "it did not hold: {sent} taken");
+
+    // In the middle of the flood: the lane is full of deliveries, and a question comes.
+    rig.ask_for_snapshot();
+    let mut next = 0;
+    let mut answered_after = None;
+    let mut delivered = 0;
+    while next < sent {
+        match rig.report() {
+            Report::Delivered { ticket, total, parts } => {
+                assert_eq!(ticket.0, next, "reports come once each, in order");
+                let expected = u32::from(next % client_share == 0);
+                assert_eq!(total, Tally { delivered: expected, failed: 0, queued: 0 });
+                assert!(parts.is_empty());
+                delivered += u64::from(expected);
+                next += 1;
+            }
+            Report::Answered { answer: Answer::Snapshot(snapshot), .. } => {
+                assert_eq!(snapshot.meter.deliveries, next, "one coherent moment");
+                answered_after = Some(next);
+            }
+            other => panic!("unexpected: {other:?}"),
+        }
+    }
+    let waited_for = answered_after.expect("the question was answered during the flood");
+    assert!(sent - waited_for >= lane as u64 - 64, "answered behind {waited_for} of {sent}");
+    for number in (0..sent).step_by(usize::try_from(client_share).unwrap()) {
+        assert_eq!(client.number(), number);
+    }
+    let meter = rig.snapshot().meter;
+    assert_eq!((meter.deliveries, meter.frames_delivered), (sent, delivered));
+    assert!(rig.link.next_report().is_none());
+    rig.stop();
+}
+
+/// A shard that goes to sleep is woken by the next delivery, at whatever moment that is sent.
+#[test]
+fn every_ring_is_heard() {
+    let rig = Rig::start(quiet(), 1_000);
+    let mut sent = 0;
+    for _ in 0..10_000 {
+        for _ in 0..fastrand::u32(1..6) {
+            rig.deliver(Priority::Normal, to_user("nobody", sent, Priority::Normal));
+            sent += 1;
+            for _ in 0..fastrand::u32(0..2_000) {
+                std::hint::spin_loop();
+            }
+        }
+        rig.tally(sent - 1);
+    }
+    rig.stop();
+}
+
+fn is_interest(report: &Report, name: &str) -> bool {
+    matches!(report, Report::Interest { tenant, channel: Some(channel), present: true }
+        if &**tenant == TENANT && &**channel == name)
+}
+
+#[test]
+fn interest_is_reported_before_subscribed_can_be_read() {
+    let rig = Rig::start(quiet(), 16);
+    let mut client = rig.join("ann");
+    for number in 0..300 {
+        let name = format!("channel-{number}");
+        client.subscribe(&name);
+        assert_eq!(client.message()["payload"][0], *name);
+        // No waiting: the report must be there by now.
+        let report = rig.link.next_report().expect("the report came after the reply");
+        assert!(is_interest(&report, &name), "{report:?}");
+    }
+    rig.stop();
+}
+
+/// A shard with a client, and exactly as many reports in the lane as fit.
+fn full_of_reports(limits: Limits) -> (Rig, Client) {
+    let rig = Rig::start(limits, 16);
+    let client = rig.join("ann");
+    for _ in 0..REPORT_LANE_CAPACITY / CONTROL_LANE_CAPACITY {
+        for _ in 0..CONTROL_LANE_CAPACITY {
+            rig.ask_for_snapshot();
+        }
+        rig.until_inbox_is_empty();
+    }
+    (rig, client)
+}
+
+/// The client sees `subscribed` only after the router has made room, and then the news is there.
+fn subscribed_waits_for_room(rig: &Rig, client: &mut Client) {
+    assert_eq!(client.next_within(A_WHILE), None, "written before the router could know");
+    assert!(matches!(rig.report(), Report::Answered { .. }));
+    let Heard::Text(message) = client.next() else { panic!("not a message") };
+    assert_eq!(message["type"], "subscribed");
+    let mut in_lane = std::iter::from_fn(|| rig.link.next_report());
+    assert!(in_lane.any(|report| is_interest(&report, "news")));
+}
+
+#[test]
+fn subscribed_is_held_back_until_the_router_has_room() {
+    let (rig, mut client) = full_of_reports(quiet());
+    client.subscribe("news");
+    subscribed_waits_for_room(&rig, &mut client);
+    rig.stop();
+}
+
+#[test]
+fn subscribed_is_held_back_even_when_the_outbox_fills_up_within_the_turn() {
+    let (rig, mut client) =
+        full_of_reports(Limits { outbox_bytes_per_connection_max: 512, ..quiet() });
+    let mut burst = masked_text(r#"{"type":"Subscribe","payload":{"channels":["news"]}}"#);
+    for _ in 0..100 {
+        burst.extend(masked_text(r#"{"type":"Ping"}"#));
+    }
+    client.stream.write_all(&burst).unwrap();
+    subscribed_waits_for_room(&rig, &mut client);
+    rig.stop();
+}

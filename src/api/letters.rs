@@ -1,0 +1,119 @@
+//! What waits for a user, what was given up, and acknowledgement over HTTP.
+//!
+//! **Runs on**: the router's thread. **Owns**: nothing. **Never**: settles for another user than
+//! the token's, or tells an id of another user from an unknown one.
+
+use std::sync::Arc;
+
+use ara_shards::codec::dialect::parse_id;
+use ara_shards::codec::websocket::payload_of;
+use ara_shards::id::NotificationId;
+use ara_shards::message::{Answer, LetterView, Member, Question, Recipient, Shelf};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Reply, body, json};
+use crate::names;
+use crate::refusal::Refusal;
+use crate::router::Router;
+
+/// The most ids in one acknowledgement.
+const IDS_MAX: usize = 1000;
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    user_id: &'a str,
+    count: usize,
+    notifications: Vec<Letter<'a>>,
+}
+
+#[derive(Serialize)]
+struct Cleared<'a> {
+    user_id: &'a str,
+    cleared: usize,
+}
+
+#[derive(Serialize)]
+struct Letter<'a> {
+    attempts: u8,
+    in_flight: bool,
+    notification: &'a RawValue,
+}
+
+impl<'a> Letter<'a> {
+    fn new(view: &'a LetterView) -> Option<Self> {
+        let notification = serde_json::from_slice(payload_of(&view.frame)).ok()?;
+        Some(Self { attempts: view.attempts, in_flight: view.in_flight, notification })
+    }
+}
+
+/// `GET` and `DELETE /api/v1/users/{user_id}/queue` and `…/dead-letters`.
+pub(super) async fn show(
+    router: &Router,
+    tenant: Arc<str>,
+    user: &str,
+    shelf: Shelf,
+    clear: bool,
+) -> Result<Reply, Refusal> {
+    if !names::is_user(user) {
+        let sentence = format!("not a user id: {}", names::USER_RULE);
+        return Err(Refusal::field("user_id", sentence));
+    }
+    let hash = router.hash(&tenant, user);
+    let recipient = Recipient { tenant, user: user.into(), hash };
+    let question = Question::Letters { user: recipient, shelf, clear };
+    let answers = router.ask(Some(router.home(hash)), &question).await?;
+    let Some(Answer::Letters(views)) = answers.into_iter().next() else {
+        return Ok(json(StatusCode::OK, &Cleared { user_id: user, cleared: 0 }));
+    };
+    if clear {
+        return Ok(json(StatusCode::OK, &Cleared { user_id: user, cleared: views.len() }));
+    }
+    let notifications: Vec<Letter<'_>> = views.iter().filter_map(Letter::new).collect();
+    let shown = Shown { user_id: user, count: notifications.len(), notifications };
+    Ok(json(StatusCode::OK, &shown))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Acks {
+    notification_ids: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Acknowledged<'a> {
+    acked: Vec<&'a str>,
+    unknown: Vec<&'a str>,
+}
+
+/// `POST /api/v1/acks`, by the client's own token.
+pub(super) async fn acknowledge(
+    router: &Router,
+    member: Member,
+    bytes: &[u8],
+) -> Result<Reply, Refusal> {
+    let request: Acks = body::parse(bytes)?;
+    let given = &request.notification_ids;
+    if given.is_empty() || given.len() > IDS_MAX {
+        let sentence = format!("`notification_ids` has 1 to {IDS_MAX} entries");
+        return Err(Refusal::field("notification_ids", sentence));
+    }
+    let parsed: Option<Box<[NotificationId]>> = given.iter().map(|id| parse_id(id)).collect();
+    let Some(ids) = parsed else {
+        let sentence = "an entry of `notification_ids` is not a UUID";
+        return Err(Refusal::field("notification_ids", sentence));
+    };
+    let home = router.home(member.hash);
+    let user = Recipient { tenant: member.tenant, user: member.user.into(), hash: member.hash };
+    let answers = router.ask(Some(home), &Question::Acknowledge { user, ids }).await?;
+    let settled = match answers.into_iter().next() {
+        Some(Answer::Acknowledged(settled)) => settled,
+        _ => Box::default(),
+    };
+    let pairs = given.iter().map(String::as_str).zip(settled);
+    let (acked, unknown): (Vec<_>, Vec<_>) = pairs.partition(|(_, settled)| *settled);
+    let acked = acked.into_iter().map(|(id, _)| id).collect();
+    let unknown = unknown.into_iter().map(|(id, _)| id).collect();
+    Ok(json(StatusCode::OK, &Acknowledged { acked, unknown }))
+}

@@ -1,0 +1,116 @@
+//! The router against shards that nobody runs: their lanes fill, their reports never come.
+//!
+//! Set-up: real links with unstarted shards behind them. Property: a trigger reaches all the shards
+//! it concerns or none, and is encoded once for all of them. Why: callers retry what was refused.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ara_shards::Limits;
+use ara_shards::doorbell::Doorbell;
+use ara_shards::message::Recipients;
+use ara_shards::notification::Priority;
+use ara_shards::worker::{self, Seat, Unstarted};
+use serde_json::value::RawValue;
+
+use super::*;
+use crate::trigger::{Event, Target, Trigger};
+
+const CAPACITY: usize = 16;
+
+fn rig(shards: usize) -> (Router, Vec<Unstarted>) {
+    let mut links = Vec::new();
+    let mut unstarted = Vec::new();
+    for index in 0..shards {
+        let seat = Seat {
+            index,
+            core: None,
+            inbox_capacity: CAPACITY,
+            limits: Limits::default(),
+            epoch: Instant::now(),
+        };
+        let (link, shard) = worker::prepare(seat, Arc::new(Doorbell::new(|| {}))).unwrap();
+        links.push(link);
+        unstarted.push(shard);
+    }
+    (Router::new(links, Placement::new(shards), 100, false), unstarted)
+}
+
+fn trigger(payload: &RawValue, target: Target) -> Trigger<'_> {
+    let event = Event {
+        event_type: "e",
+        payload,
+        priority: Priority::Normal,
+        ttl: None,
+        source: "test",
+        correlation_id: None,
+        audience: None,
+    };
+    Trigger { tenant: "default".into(), target, event }
+}
+
+/// A user whose home is the given shard.
+fn user_at(router: &Router, shard: usize) -> Arc<str> {
+    let names = (0..).map(|number: u32| number.to_string());
+    let mut at_home = names.filter(|name| router.home(router.hash("default", name)) == shard);
+    at_home.next().unwrap().into()
+}
+
+#[test]
+fn a_full_inbox_refuses_the_whole_trigger() {
+    let (router, _shards) = rig(2);
+    let payload = RawValue::from_string("{}".into()).unwrap();
+    let full = user_at(&router, 0);
+    for _ in 0..CAPACITY {
+        let sent = trigger(&payload, Target::Users(vec![Arc::clone(&full)]));
+        router.dispatch(&sent).unwrap();
+    }
+    let depths = router.overview().inbox_depths;
+    assert_eq!(depths, [CAPACITY, 0]);
+    let both = Target::Users(vec![full, user_at(&router, 1)]);
+    for target in [Target::Everyone, both] {
+        let refusal = router.dispatch(&trigger(&payload, target)).unwrap_err();
+        assert_eq!(refusal.code, Code::Overloaded);
+        assert_eq!(refusal.status(), 503);
+        assert!(refusal.headers.contains(&("retry-after", "1".to_owned())));
+        assert_eq!(router.overview().inbox_depths, depths, "no shard was sent a part of it");
+    }
+    assert_eq!(router.overview().counters.overloaded, 2);
+    // Another lane, and a trigger for the other shard alone, still have room.
+    let other = Target::Users(vec![user_at(&router, 1)]);
+    router.dispatch(&trigger(&payload, other)).unwrap();
+    let mut urgent = trigger(&payload, Target::Everyone);
+    urgent.event.priority = Priority::Critical;
+    router.dispatch(&urgent).unwrap();
+}
+
+#[test]
+fn a_trigger_is_encoded_once_however_many_shards_it_concerns() {
+    let (router, _shards) = rig(3);
+    let payload = RawValue::from_string("{}".into()).unwrap();
+    let users = (0..3).map(|shard| user_at(&router, shard)).collect();
+    let state = router.0.borrow();
+    let id = ara_shards::id::NotificationId([7; 16]);
+    for target in [Target::Users(users), Target::Everyone] {
+        let shares = state.shares(&trigger(&payload, target), id, "now");
+        let notifications: Vec<_> = shares
+            .iter()
+            .map(|share| match &share.recipients {
+                Recipients::Users { notification, .. }
+                | Recipients::Everyone { notification, .. } => notification,
+                Recipients::Channels { .. } => panic!("no channel was meant"),
+            })
+            .collect();
+        assert_eq!(notifications.len(), 3);
+        assert!(notifications.iter().all(|other| Arc::ptr_eq(other, notifications[0])));
+    }
+}
+
+#[test]
+fn a_stopping_gateway_refuses_triggers_and_clients_in_its_own_words() {
+    let (router, _shards) = rig(1);
+    router.0.borrow_mut().phase = Phase::Draining;
+    let payload = RawValue::from_string("{}".into()).unwrap();
+    let refusal = router.dispatch(&trigger(&payload, Target::Everyone)).unwrap_err();
+    assert_eq!(refusal.code, Code::ShuttingDown);
+}

@@ -1,0 +1,177 @@
+//! The router's thread: its runtime and the tasks on it, from start to the end of the drain.
+//!
+//! **Runs on**: the thread it spawns. **Owns**: the tasks. **Never**: ends without telling main.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use ara_shards::ShardLink;
+use ara_shards::doorbell::Doorbell;
+use ara_shards::worker::Ending;
+use crossbeam_channel::Receiver;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+
+use super::Router;
+use crate::api::Api;
+use crate::api::serve::{Server, turn_away};
+use crate::capacity::Capacity;
+use crate::config::settled::Settings;
+use crate::door::gate::Gate;
+use crate::door::listen::Arrival;
+use crate::redis::{self, Status as RedisStatus, bridge};
+use crate::telemetry::Hush;
+
+/// At most one line about Redis triggers that were not sent in this time.
+const WARN_INTERVAL: Duration = Duration::from_secs(1);
+/// Arrivals the router takes before its other tasks have their turn.
+const ARRIVALS_PER_TURN: usize = 256;
+
+/// What the threads tell main.
+#[derive(Debug)]
+pub enum News {
+    /// The API answers, at these addresses.
+    Ready,
+    /// A thread has ended.
+    Ended(String, Ending),
+}
+
+/// What only the router's thread uses.
+#[derive(Debug)]
+pub struct Parts {
+    /// The configuration.
+    pub settings: Settings,
+    /// The shards, in order.
+    pub links: Vec<ShardLink>,
+    /// Who comes in, shared with the doors.
+    pub gate: Arc<Gate>,
+    /// How many clients and callers fit.
+    pub capacity: Capacity,
+    /// What the doors send.
+    pub arrivals: Receiver<Arrival>,
+    /// Rung by doors and shards.
+    pub bell: Arc<Doorbell>,
+    /// What the bell wakes.
+    pub wake: Arc<Notify>,
+    /// Tells the doors to close.
+    pub closing: watch::Sender<bool>,
+    /// The API's own socket, if it has one.
+    pub api_listener: Option<std::net::TcpListener>,
+    /// Main's word to stop.
+    pub stop: mpsc::Receiver<()>,
+    /// The way to main.
+    pub news: mpsc::Sender<News>,
+}
+
+/// Starts the thread.
+///
+/// # Errors
+///
+/// The system gives no more threads.
+pub fn spawn(parts: Parts) -> io::Result<JoinHandle<()>> {
+    Builder::new().name("router".to_owned()).spawn(move || {
+        let news = parts.news.clone();
+        let run = std::panic::AssertUnwindSafe(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build_local(tokio::runtime::LocalOptions::default())?;
+            runtime.block_on(route(parts))
+        });
+        let ending = match std::panic::catch_unwind(run) {
+            Ok(Ok(())) => Ending::Stopped,
+            Ok(Err(error)) => Ending::Failed(error),
+            Err(_panic) => Ending::Panicked,
+        };
+        // If main is gone there is nobody to tell.
+        let _told = news.try_send(News::Ended("router".to_owned(), ending));
+    })
+}
+
+/// The router's thread: reports and arrivals, the API, Redis, until told to stop.
+async fn route(parts: Parts) -> io::Result<()> {
+    let Parts { settings, links, gate, capacity, arrivals, closing, mut stop, .. } = parts;
+    let keeps_letters = settings.limits.queue.is_some() || settings.limits.ack.is_some();
+    let router = Router::new(links, gate.placement.clone(), capacity.clients, keeps_letters);
+    let status = Rc::new(RedisStatus::new());
+    let api = Rc::new(Api::new(router.clone(), Arc::clone(&gate), &settings, Rc::clone(&status)));
+    let server = Server::new(api, capacity.callers, closing.subscribe());
+    if let Some(listener) = parts.api_listener {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        spawn_local(Rc::clone(&server).accept(listener));
+        server.close_front();
+    }
+    let pump = pump(router.clone(), Rc::clone(&server), arrivals, parts.bell, parts.wake);
+    spawn_local(pump);
+    let redis = settings.redis.clone().map(|settings| {
+        let (router, enabled) = (router.clone(), gate.tenants_enabled);
+        let (counts, mut hush) = (Rc::clone(&status), Hush::new(WARN_INTERVAL));
+        spawn_local(redis::run(settings, status, move |trigger| {
+            let Err(refusal) = bridge::dispatch(&router, &trigger, enabled) else { return };
+            counts.count_not_sent();
+            if let Some(suppressed) = hush.admit(Instant::now()) {
+                let reason = refusal.message;
+                tracing::warn!(%reason, suppressed, "a Redis trigger was not sent");
+            }
+        }))
+    });
+    // If main has gone already, the next line ends this thread too.
+    let _told = parts.news.send(News::Ready).await;
+    let _asked_or_alone = stop.recv().await;
+
+    if let Some(task) = redis {
+        task.abort();
+    }
+    // Doors stop accepting, callers finish the request they are in.
+    closing.send_replace(true);
+    let grace = settings.server.shutdown_grace;
+    let until = tokio::time::Instant::now() + grace;
+    router.drain(grace).await;
+    while server.callers() > 0 && tokio::time::Instant::now() < until {
+        sleep(Duration::from_millis(10)).await;
+    }
+    router.stop_shards().await;
+    Ok(())
+}
+
+/// Takes what shards and doors send, whenever the bell rings.
+async fn pump(
+    router: Router,
+    server: Rc<Server>,
+    arrivals: Receiver<Arrival>,
+    bell: Arc<Doorbell>,
+    wake: Arc<Notify>,
+) {
+    loop {
+        wake.notified().await;
+        bell.answer();
+        loop {
+            router.take_reports();
+            let taken = arrivals.try_iter().take(ARRIVALS_PER_TURN);
+            if taken.map(|arrival| receive(&router, &server, arrival)).count() < ARRIVALS_PER_TURN {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn receive(router: &Router, server: &Rc<Server>, arrival: Arrival) {
+    match arrival {
+        Arrival::Caller { stream, bytes } => {
+            // A socket that cannot be registered is closed; the caller sees that.
+            if let Ok(stream) = TcpStream::from_std(stream) {
+                server.take_from_door(stream, bytes);
+            }
+        }
+        Arrival::Client { stream, pass, leftover } => {
+            if let Err((stream, response)) = router.admit(stream, *pass, leftover) {
+                spawn_local(turn_away(stream, response));
+            }
+        }
+    }
+}
