@@ -10,6 +10,7 @@ pub mod conversation;
 pub mod doorbell;
 pub mod frame;
 pub mod id;
+pub mod journal;
 pub mod limits;
 pub mod message;
 pub mod meter;

@@ -122,6 +122,31 @@ pub const LINGER: Duration = Duration::from_secs(3);
 /// message would go beyond is closed with 1013: 64 MiB are 1,024 messages of the default maximum.
 pub const UNFINISHED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Bytes of a journal that may be appended and not committed. At 300 bytes a record and 600,000
+/// records a second this is 40 ms; a disk that needs longer for one sync makes appends wait.
+pub const JOURNAL_BUFFER_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// Orders on their way to a journal's writer. With the lane full, commits grow instead.
+pub const JOURNAL_LANE_CAPACITY: usize = 8;
+
+/// Reports on their way back; with the lane full the writer waits for its shard.
+pub const JOURNAL_REPORT_LANE_CAPACITY: usize = 64;
+
+/// A journal that syncs by interval syncs earlier with this much unsynced: it keeps a copy.
+pub const JOURNAL_UNSYNCED_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Bytes read at once for compaction; a longer record is read whole.
+pub const JOURNAL_READ_BYTES: usize = 256 * 1024;
+
+/// A buffer larger than this is not kept for the next commit.
+pub const JOURNAL_SPARE_BYTES_MAX: usize = 1024 * 1024;
+
+/// How soon a failed write is tried again; doubled each time unless the disk is merely full.
+pub const JOURNAL_RETRY: Duration = Duration::from_secs(1);
+
+/// The longest time between two tries of a failed write.
+pub const JOURNAL_RETRY_MAX: Duration = Duration::from_secs(30);
+
 const _: () = assert!(FRAMES_PER_WRITE <= 1024, "IOV_MAX of Linux");
 const _: () = assert!(DELIVERIES_PER_TURN < REPORT_LANE_CAPACITY, "a turn's reports fit the lane");
 const _: () = assert!(CONTROLS_PER_TURN < REPORT_LANE_CAPACITY, "a turn's reports fit the lane");

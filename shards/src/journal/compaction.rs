@@ -1,0 +1,133 @@
+//! Compaction: what is live in the oldest segment is copied to the end, so that it can go.
+//!
+//! **Runs on**: the shard; reading runs on the writer. **Owns**: the chunk being copied.
+//! **Never**: copies more than its budget in one call; deletes what is not copied and committed.
+//!
+//! It begins when half of the log is dead, so that over a round of the log it writes at most as
+//! much as was appended; under pressure, near the limit, when an eighth is, which is at most seven
+//! times as much. Dead are released records, and notes.
+
+use std::io;
+
+use super::files::Chunk;
+use super::format::BLOCK_BYTES;
+use super::{Journal, Position};
+
+/// Where compaction is.
+#[derive(Debug, Default)]
+enum Stage {
+    #[default]
+    Idle,
+    /// To be read from this block on.
+    Wanted(u64),
+    /// Being read from this block on.
+    Reading(u64),
+    /// Read; the records before `next` are done.
+    Copying { from: u64, chunk: Chunk, next: usize },
+}
+
+/// The state of a journal's compaction.
+#[derive(Debug, Default)]
+pub(super) struct Compaction {
+    stage: Stage,
+    /// Reading failed; not tried again before the log has come this far.
+    paused_until: u64,
+    pub(super) moved: u64,
+    pub(super) lost: u64,
+}
+
+impl Compaction {
+    pub(super) const fn wanted_read(&self) -> Option<u64> {
+        if let Stage::Wanted(from) = self.stage { Some(from) } else { None }
+    }
+
+    /// The read has been ordered.
+    pub(super) fn ordered(&mut self) {
+        if let Stage::Wanted(from) = self.stage {
+            self.stage = Stage::Reading(from);
+        }
+    }
+
+    /// The read has been answered.
+    pub(super) fn arrive(&mut self, chunk: io::Result<Chunk>, retry: u64) {
+        let Stage::Reading(from) = self.stage else { return };
+        self.stage = if let Ok(chunk) = chunk {
+            Stage::Copying { from, chunk, next: 0 }
+        } else {
+            self.paused_until = retry;
+            Stage::Idle
+        };
+    }
+}
+
+impl Journal {
+    /// Copies live records of the oldest segment to the end, if that is worth it: about
+    /// `bytes_max` in one call. `moved` hears the old place, the new one and the record; the old
+    /// place is released already. Returns whether another call would find more to do at once; if
+    /// not, the bell rings or a commit happens first.
+    pub fn compact(
+        &mut self,
+        bytes_max: usize,
+        mut moved: impl FnMut(Position, Position, &[u8]),
+    ) -> bool {
+        let (from, chunk, mut next) = match std::mem::take(&mut self.compaction.stage) {
+            Stage::Copying { from, chunk, next } => (from, chunk, next),
+            Stage::Idle => {
+                self.choose();
+                return false;
+            }
+            waiting @ (Stage::Wanted(_) | Stage::Reading(_)) => {
+                self.compaction.stage = waiting;
+                return false;
+            }
+        };
+        let mut bytes_left = bytes_max;
+        let mut refused = false;
+        while let Some((old, range)) = chunk.records.get(next)
+            && bytes_left > 0
+        {
+            if self.ledger.is_live(*old) {
+                let record = chunk.bytes.get(range.clone()).unwrap_or_default();
+                let Some(new) = self.copy(record) else {
+                    refused = true;
+                    break;
+                };
+                self.ledger.moved(*old, new.ticket());
+                self.compaction.moved += 1;
+                moved(*old, new, record);
+                bytes_left = bytes_left.saturating_sub(record.len().max(BLOCK_BYTES));
+            }
+            next += 1;
+        }
+        if next < chunk.records.len() {
+            self.compaction.stage = Stage::Copying { from, chunk, next };
+            return !refused;
+        }
+        // Whatever else was live there is not whole any more.
+        self.compaction.lost += self.ledger.give_up(from, chunk.until);
+        self.choose();
+        false
+    }
+
+    /// Orders the next read, if the oldest segment is worth being emptied.
+    fn choose(&mut self) {
+        if !self.is_sound() || self.end < self.compaction.paused_until {
+            return;
+        }
+        let Some(oldest) = self.ledger.oldest_sealed() else { return };
+        // It is read from its file, so it must have got there.
+        if oldest.end > self.committed().0 {
+            return;
+        }
+        let total = self.end - oldest.base;
+        let dead = total.saturating_sub(self.ledger.live_blocks());
+        let half = dead * 2 >= total && total * BLOCK_BYTES as u64 >= 2 * self.segment_bytes;
+        let pressed = self.disk_bytes() / 3 >= self.room_for_records() / 4;
+        if (half || (pressed && dead * 8 >= total))
+            && let Some(from) = self.ledger.oldest_live(oldest.base)
+        {
+            self.compaction.stage = Stage::Wanted(from);
+            self.pump();
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! The segment files of an open journal: written, synced, given up and begun anew, deleted, read.
+//!
+//! **Runs on**: the writer's thread. **Owns**: every byte that is not yet safe on its files.
+//! **Never**: waits for anything but the disk; forgets a byte before it is durable.
+
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Range;
+use std::time::Instant;
+
+use super::format::{self, BLOCK_BYTES, FileId, Found, HEADER_BYTES, Kind, Scan};
+use super::storage::Storage;
+use super::{Fsync, Position, Ticket};
+use crate::limits::{JOURNAL_READ_BYTES, JOURNAL_SPARE_BYTES_MAX, JOURNAL_UNSYNCED_BYTES_MAX};
+
+/// Frames that follow one another in one segment.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) base: u64,
+    pub(super) bytes: Vec<u8>,
+    /// Whether a new file begins with it.
+    pub(super) begins: bool,
+}
+
+impl Batch {
+    pub(super) fn end(&self) -> u64 {
+        self.base + (self.bytes.len() / BLOCK_BYTES) as u64
+    }
+}
+
+/// What was read for compaction.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    /// Records whole in `bytes`, in order.
+    pub(super) records: Vec<(Position, Range<usize>)>,
+    pub(super) bytes: Vec<u8>,
+    /// Everything whole between the block asked for and here is in `records`.
+    pub(super) until: u64,
+}
+
+/// One file of the log.
+#[derive(Debug)]
+pub(super) struct SegmentFile {
+    pub(super) name: String,
+    pub(super) id: FileId,
+    pub(super) end: u64,
+}
+
+/// The log as recovery left it.
+#[derive(Debug)]
+pub(super) struct Log {
+    pub(super) files: VecDeque<SegmentFile>,
+    pub(super) end: u64,
+    /// The number of the next file.
+    pub(super) number: u32,
+    /// The salt of this session's files.
+    pub(super) salt: u32,
+}
+
+/// All files, and what is on its way to them.
+#[derive(Debug)]
+pub(super) struct Files<S> {
+    storage: S,
+    fsync: Fsync,
+    log: Log,
+    /// The last of the files is being written.
+    active: bool,
+    /// Not written, or in doubt after a failed sync.
+    pending: VecDeque<Batch>,
+    /// How many of the pending batches had been written when a sync failed.
+    doubtful: usize,
+    /// The file they had been written to, and how many bytes of it count.
+    stale: Option<(String, u64)>,
+    /// Written, not synced; kept until they are. Always empty with [`Fsync::Never`].
+    unsynced: VecDeque<Batch>,
+    unsynced_bytes: usize,
+    sync_at: Option<Instant>,
+    written: u64,
+    durable: u64,
+    committed: u64,
+    pub(super) syncs: u64,
+    /// A buffer to be used again.
+    pub(super) spare: Option<Vec<u8>>,
+}
+
+/// Whether an error says that there is no room, rather than that something is broken.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+impl<S: Storage> Files<S> {
+    pub(super) fn new(storage: S, fsync: Fsync, log: Log) -> Self {
+        Self {
+            storage,
+            fsync,
+            active: false,
+            pending: VecDeque::new(),
+            doubtful: 0,
+            stale: None,
+            unsynced: VecDeque::new(),
+            unsynced_bytes: 0,
+            sync_at: None,
+            written: log.end,
+            durable: log.end,
+            committed: log.end,
+            syncs: 0,
+            spare: None,
+            log,
+        }
+    }
+
+    pub(super) const fn committed(&self) -> Ticket {
+        Ticket(self.committed)
+    }
+
+    /// When an interval's sync is due.
+    pub(super) const fn sync_at(&self) -> Option<Instant> {
+        self.sync_at
+    }
+
+    pub(super) fn push(&mut self, batch: Batch) {
+        self.pending.push_back(batch);
+    }
+
+    /// Makes one batch of those that wait for a disk to recover, as far as they share a segment.
+    pub(super) fn merge(&mut self) {
+        let waiting = self.pending.split_off(self.doubtful);
+        for batch in waiting {
+            let last = self.pending.len() > self.doubtful && !batch.begins;
+            match self.pending.back_mut().filter(|_| last) {
+                Some(last) => last.bytes.extend_from_slice(&batch.bytes),
+                None => self.pending.push_back(batch),
+            }
+        }
+    }
+
+    /// Writes everything pending, as far as possible, then syncs what was written if the policy
+    /// says so or the journal is `closing`.
+    pub(super) fn write(&mut self, now: Instant, closing: bool) -> io::Result<()> {
+        let written = self.write_pending(now);
+        let due = match self.fsync {
+            Fsync::Always => true,
+            Fsync::Interval(_) => {
+                self.unsynced_bytes >= JOURNAL_UNSYNCED_BYTES_MAX
+                    || self.sync_at.is_some_and(|at| at <= now)
+            }
+            Fsync::Never => false,
+        };
+        if !self.unsynced.is_empty() && (due || closing) {
+            self.sync()?;
+        }
+        if closing && self.fsync == Fsync::Never && self.active {
+            self.sync()?;
+            self.storage.sync_directory()?;
+        }
+        written
+    }
+
+    fn write_pending(&mut self, now: Instant) -> io::Result<()> {
+        while let Some(batch) = self.pending.front() {
+            let base = batch.base;
+            if batch.begins || !self.active {
+                // A sealed file is durable before the next one exists.
+                if !self.unsynced.is_empty() {
+                    self.sync()?;
+                }
+                self.create(base, now)?;
+                // It may have taken what was pending.
+                continue;
+            }
+            self.write_front(now)?;
+        }
+        Ok(())
+    }
+
+    /// Begins a file at `base` that holds everything in doubt already. It gets its name once that
+    /// is written: until then what may be left in the file before it counts.
+    fn create(&mut self, base: u64, now: Instant) -> io::Result<()> {
+        self.active = false;
+        let id = FileId { number: self.log.number, base, salt: self.log.salt };
+        self.log.number = id.number.checked_add(1).ok_or_else(|| {
+            io::Error::other("all file numbers are used up: drain the journal and begin anew")
+        })?;
+        let (name, draft) = (id.name(), id.draft_name());
+        let mut bytes = id.header().to_vec();
+        for batch in self.pending.iter().take(self.doubtful) {
+            bytes.extend_from_slice(&batch.bytes);
+        }
+        let made = self.storage.create(&draft).and_then(|()| {
+            self.storage.write(0, &bytes)?;
+            self.storage.rename(&draft, &name)?;
+            if self.fsync == Fsync::Never { Ok(()) } else { self.storage.sync_directory() }
+        });
+        if let Err(error) = made {
+            // Not tried twice: recovery knows what to make of either.
+            self.storage.remove(&draft).ok();
+            self.storage.remove(&name).ok();
+            return Err(error);
+        }
+        self.log.files.push_back(SegmentFile { name, id, end: base });
+        self.active = true;
+        if let Some(batch) = self.pending.front_mut() {
+            batch.begins = false;
+        }
+        for _ in 0..std::mem::take(&mut self.doubtful) {
+            self.front_is_written(now);
+        }
+        self.drop_stale();
+        Ok(())
+    }
+
+    /// Neither result matters: recovery does not read what is beyond the next file's base.
+    fn drop_stale(&mut self) {
+        match self.stale.take() {
+            Some((name, 0)) => self.storage.remove(&name).ok(),
+            Some((name, bytes)) => self.storage.truncate(&name, bytes).ok(),
+            None => None,
+        };
+    }
+
+    /// Writes the first pending batch to the current file.
+    fn write_front(&mut self, now: Instant) -> io::Result<()> {
+        let (Some(file), Some(batch)) = (self.log.files.back(), self.pending.front()) else {
+            return Ok(());
+        };
+        let offset = HEADER_BYTES as u64 + (batch.base - file.id.base) * BLOCK_BYTES as u64;
+        if let Err(error) = self.storage.write(offset, &batch.bytes) {
+            // Without space the same bytes go to the same place later.
+            if !is_full(&error) {
+                self.doubt();
+            }
+            return Err(error);
+        }
+        self.front_is_written(now);
+        Ok(())
+    }
+
+    fn front_is_written(&mut self, now: Instant) {
+        let Some(batch) = self.pending.pop_front() else { return };
+        self.written = batch.end();
+        if let Some(file) = self.log.files.back_mut() {
+            file.end = self.written;
+        }
+        if self.fsync == Fsync::Never {
+            self.durable = self.written;
+            self.reuse(batch);
+        } else {
+            self.unsynced_bytes += batch.bytes.len();
+            self.unsynced.push_back(batch);
+        }
+        if self.fsync != Fsync::Always {
+            // Never backwards: what a failed sync put in doubt was written, and will be again.
+            self.committed = self.committed.max(self.written);
+        }
+        if let Fsync::Interval(interval) = self.fsync {
+            self.sync_at.get_or_insert(now + interval);
+        }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.syncs += 1;
+        self.sync_at = None;
+        if let Err(error) = self.storage.sync() {
+            self.doubt();
+            return Err(error);
+        }
+        self.durable = self.written;
+        self.committed = self.committed.max(self.durable);
+        self.unsynced_bytes = 0;
+        while let Some(batch) = self.unsynced.pop_front() {
+            self.reuse(batch);
+        }
+        Ok(())
+    }
+
+    /// After a failed write or sync nobody knows what the file holds beyond its durable part. That
+    /// part is kept, the rest goes to a new file, whose base tells recovery where to stop here.
+    fn doubt(&mut self) {
+        self.active = false;
+        self.sync_at = None;
+        self.unsynced_bytes = 0;
+        self.doubtful = self.unsynced.len();
+        while let Some(batch) = self.unsynced.pop_back() {
+            self.pending.push_front(batch);
+        }
+        self.written = self.durable;
+        let Some(mut file) = self.log.files.pop_back() else { return };
+        file.end = self.durable;
+        let kept_blocks = file.end - file.id.base;
+        if kept_blocks == 0 {
+            self.stale = Some((file.name, 0));
+        } else {
+            let kept_bytes = HEADER_BYTES as u64 + kept_blocks * BLOCK_BYTES as u64;
+            self.stale = Some((file.name.clone(), kept_bytes));
+            self.log.files.push_back(file);
+        }
+        // Otherwise some of it is committed: until it is written again, it may be read from there.
+        if self.fsync == Fsync::Always {
+            self.drop_stale();
+        }
+    }
+
+    fn reuse(&mut self, mut batch: Batch) {
+        if batch.bytes.capacity() <= JOURNAL_SPARE_BYTES_MAX {
+            batch.bytes.clear();
+            self.spare = Some(batch.bytes);
+        }
+    }
+
+    /// Deletes the files that end at or before `below`, oldest first, unless `after` is neither
+    /// durable nor can be made so. Returns whether it is done.
+    pub(super) fn delete(&mut self, below: u64, after: Ticket) -> io::Result<bool> {
+        if self.durable < after.0 {
+            if self.written < after.0 {
+                return Ok(false);
+            }
+            self.sync()?;
+        }
+        while self.log.files.len() > usize::from(self.active)
+            && let Some(oldest) = self.log.files.front().filter(|oldest| oldest.end <= below)
+        {
+            self.storage.remove(&oldest.name)?;
+            if self.fsync != Fsync::Never {
+                // One by one: a note's file must not be gone while the record's is still there.
+                self.storage.sync_directory()?;
+            }
+            self.log.files.pop_front();
+        }
+        Ok(true)
+    }
+
+    /// Reads the frames from block `from` on: as many as fit the bound, at least one.
+    pub(super) fn read(&mut self, from: u64) -> io::Result<Chunk> {
+        let mut chunk = Chunk { records: Vec::new(), bytes: Vec::new(), until: from + 1 };
+        let at = self.log.files.partition_point(|file| file.id.base <= from);
+        let file = at.checked_sub(1).and_then(|at| self.log.files.get(at));
+        let file = file.filter(|file| from < file.end).ok_or_else(|| {
+            // Not written, or about to be written again after a failed sync.
+            io::Error::other("not on disk at the moment")
+        })?;
+        let offset = HEADER_BYTES as u64 + (from - file.id.base) * BLOCK_BYTES as u64;
+        let left = file.end.saturating_sub(from).saturating_mul(BLOCK_BYTES as u64);
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
+        let mut bytes = Vec::with_capacity(left.min(JOURNAL_READ_BYTES));
+        self.storage.read(&file.name, offset, left.min(JOURNAL_READ_BYTES), &mut bytes)?;
+        let claimed = format::claimed_bytes(&bytes).unwrap_or(0).min(left);
+        if claimed > bytes.len() {
+            let more = claimed - bytes.len();
+            self.storage.read(&file.name, offset + bytes.len() as u64, more, &mut bytes)?;
+        }
+        chunk.until = from + (bytes.len() / BLOCK_BYTES).max(1) as u64;
+        for found in Scan::new(&bytes, file.id.salt, from) {
+            match found {
+                Found::Frame { position, kind: Kind::Record, record } => {
+                    let start = chunk.bytes.len();
+                    chunk.bytes.extend_from_slice(record);
+                    chunk.records.push((position, start..chunk.bytes.len()));
+                }
+                Found::Frame { kind: Kind::Note, .. } | Found::Damage { .. } => {}
+                // Most likely a frame the bound has cut; if it is the first, it is damaged.
+                Found::Tail { bytes: tail } if tail < bytes.len() => {
+                    chunk.until = from + ((bytes.len() - tail) / BLOCK_BYTES) as u64;
+                }
+                Found::Tail { .. } => {}
+            }
+        }
+        Ok(chunk)
+    }
+}

@@ -1,0 +1,348 @@
+//! The journal as its shard sees it: append, release, flush, poll, compact.
+//!
+//! **Runs on**: the shard's thread. **Owns**: the ledger, the frames that are not handed over yet,
+//! and the lanes to the writer. **Never**: touches a file (except to open); waits (except to close).
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use super::compaction::Compaction;
+use super::files::{Batch, Files};
+use super::format::{self, BLOCK_BYTES, HEADER_BYTES, Kind};
+use super::ledger::Ledger;
+use super::recovery::{self, RecoveryReport};
+use super::storage::{Disk, Storage};
+use super::writer::{Lanes, Order, Report, Writer};
+use super::{AppendError, Condition, Full, OpenError, Options, Position, RECORD_BYTES_MAX};
+use super::{Stats, Ticket};
+use crate::doorbell::Doorbell;
+use crate::limits::{
+    JOURNAL_BUFFER_BYTES_MAX, JOURNAL_LANE_CAPACITY, JOURNAL_REPORT_LANE_CAPACITY,
+};
+
+const BLOCK: u64 = BLOCK_BYTES as u64;
+const SEGMENT_BYTES_MIN: u64 = 4096;
+
+/// The store of one shard. See the [module](super) for what its owner must do.
+#[derive(Debug)]
+pub struct Journal {
+    pub(super) ledger: Ledger,
+    pub(super) compaction: Compaction,
+    /// The block the next frame gets.
+    pub(super) end: u64,
+    pub(super) segment_bytes: u64,
+    max_disk_bytes: u64,
+    salt: u32,
+    /// Frames of the last segment that are not handed over.
+    buffer: Batch,
+    /// Frames of segments before it, which the lane had no room for.
+    sealed: VecDeque<Batch>,
+    /// What is in the buffer is to be handed over as soon as the lane has room.
+    flushing: bool,
+    /// The deletion that is to be ordered as soon as the lane has room.
+    deletion: Option<(u64, Ticket)>,
+    /// Everything below this block is deleted.
+    begin: u64,
+    orders: Sender<Order>,
+    reports: Receiver<Report>,
+    /// An empty buffer the writer has given back.
+    spare: Option<Vec<u8>>,
+    writer: JoinHandle<()>,
+    committed: Ticket,
+    syncs: u64,
+    condition: Condition,
+    last_error: Option<Arc<str>>,
+}
+
+impl Journal {
+    /// Opens the journal in `options.directory`, hands every record and note of it to `on_record`
+    /// in the order they were appended, and starts the writer, which rings `bell` after each
+    /// commit. Blocks until all is read.
+    pub fn open(
+        options: &Options,
+        on_record: impl FnMut(Position, &[u8]),
+        bell: Arc<Doorbell>,
+    ) -> Result<(Self, RecoveryReport), OpenError> {
+        Self::open_on(Disk::open(&options.directory)?, options, on_record, bell)
+    }
+
+    /// As [`Self::open`], on files of another kind.
+    pub fn open_on(
+        mut storage: impl Storage,
+        options: &Options,
+        mut on_record: impl FnMut(Position, &[u8]),
+        bell: Arc<Doorbell>,
+    ) -> Result<(Self, RecoveryReport), OpenError> {
+        if options.segment_bytes < SEGMENT_BYTES_MIN {
+            return Err(OpenError::Options("segment_bytes must be at least 4096"));
+        }
+        if options.max_disk_bytes / 4 < options.segment_bytes {
+            return Err(OpenError::Options("max_disk_bytes must be at least 4 × segment_bytes"));
+        }
+        let found = recovery::recover(&mut storage, &options.directory, &mut on_record)?;
+        let (end, salt) = (found.log.end, found.log.salt);
+        let begin = found.log.files.front().map_or(end, |oldest| oldest.id.base);
+        let (orders, taken) = bounded(JOURNAL_LANE_CAPACITY);
+        let (given, reports) = bounded(JOURNAL_REPORT_LANE_CAPACITY);
+        let lanes = Lanes { orders: taken, reports: given, bell };
+        let writer = Writer::new(lanes, Files::new(storage, options.fsync, found.log));
+        let start = Builder::new().name("journal".to_owned()).spawn(move || writer.run());
+        let writer = start.map_err(|source| OpenError::Io {
+            path: options.directory.clone(),
+            doing: "starting the writer's thread",
+            source,
+        })?;
+        let mut journal = Self {
+            ledger: found.ledger,
+            compaction: Compaction::default(),
+            end,
+            segment_bytes: options.segment_bytes,
+            max_disk_bytes: options.max_disk_bytes,
+            salt,
+            buffer: Batch { base: end, bytes: Vec::new(), begins: true },
+            sealed: VecDeque::new(),
+            flushing: false,
+            deletion: None,
+            begin,
+            orders,
+            reports,
+            spare: None,
+            writer,
+            committed: Ticket(end),
+            syncs: 0,
+            condition: Condition::Sound,
+            last_error: None,
+        };
+        journal.pump();
+        Ok((journal, found.report))
+    }
+
+    /// Takes a record that is live until it is released. It is in memory only; see
+    /// [`Self::flush`].
+    pub fn append(&mut self, record: &[u8]) -> Result<Position, AppendError> {
+        match &self.condition {
+            Condition::Sound => {}
+            Condition::Full => return Err(AppendError::Full(Full::Disk)),
+            Condition::Failed(reason) => {
+                return Err(AppendError::Failed { reason: Arc::clone(reason) });
+            }
+        }
+        let position = self.put(Kind::Record, record, self.room_for_records())?;
+        self.ledger.insert(position);
+        Ok(position)
+    }
+
+    /// Takes a note: a record about older ones, such as a death. It is never live and not to be
+    /// released; it stays as long as anything older does. Taken even where [`Self::append`]
+    /// refuses, because notes are what makes room.
+    pub fn note(&mut self, record: &[u8]) -> Result<(), AppendError> {
+        self.put(Kind::Note, record, self.room_for_notes()).map(drop)
+    }
+
+    /// As [`Self::append`], for compaction.
+    pub(super) fn copy(&mut self, record: &[u8]) -> Option<Position> {
+        let room = self.max_disk_bytes;
+        let position = self.is_sound().then(|| self.put(Kind::Record, record, room))?.ok()?;
+        self.ledger.insert(position);
+        Some(position)
+    }
+
+    /// The record is dead, and may be gone from the disk at once. False if it was not live.
+    pub fn release(&mut self, position: Position) -> bool {
+        self.ledger.remove(position)
+    }
+
+    /// Hands everything appended so far to the writer. What it returns is covered by
+    /// [`Self::committed`] once that has come as far.
+    pub fn flush(&mut self) -> Ticket {
+        self.flushing = !self.buffer.bytes.is_empty();
+        self.pump();
+        Ticket(self.end)
+    }
+
+    /// Everything up to here satisfies the fsync policy, as of the last [`Self::poll`].
+    #[must_use]
+    pub const fn committed(&self) -> Ticket {
+        self.committed
+    }
+
+    /// Takes the writer's reports and gives it what it had no room for. Call when the bell rings.
+    pub fn poll(&mut self) -> Ticket {
+        while let Ok(report) = self.reports.try_recv() {
+            self.apply(report);
+        }
+        self.pump();
+        self.committed
+    }
+
+    /// Hands over, writes and syncs everything, whatever the policy, and ends the writer. Blocks.
+    /// An error says that something appended is not on disk.
+    #[expect(clippy::disallowed_methods, reason = "closing waits for the disk, as documented")]
+    pub fn close(mut self) -> io::Result<()> {
+        self.flush();
+        while self.is_behind() {
+            let Ok(report) = self.reports.recv() else { break };
+            self.apply(report);
+            self.pump();
+        }
+        let behind = self.is_behind();
+        let Self { orders, reports, writer, end, mut committed, mut condition, .. } = self;
+        drop(orders);
+        while let Ok(report) = reports.recv() {
+            committed = report.committed;
+            condition = report.condition;
+        }
+        writer.join().map_err(|_panic| io::Error::other("the journal's writer has panicked"))?;
+        match condition {
+            Condition::Sound if !behind && committed == Ticket(end) => Ok(()),
+            Condition::Sound => Err(io::Error::other("the journal's writer ended early")),
+            Condition::Full => Err(io::ErrorKind::StorageFull.into()),
+            Condition::Failed(reason) => Err(io::Error::other(reason.as_ref())),
+        }
+    }
+
+    /// How things stand, as of the last [`Self::poll`].
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            segments: self.ledger.segments(),
+            live_records: self.ledger.live(),
+            live_bytes: self.ledger.live_blocks() * BLOCK,
+            disk_bytes: self.disk_bytes(),
+            uncommitted_bytes: (self.end - self.committed.0) * BLOCK,
+            syncs: self.syncs,
+            moved_records: self.compaction.moved,
+            lost_records: self.compaction.lost,
+            condition: self.condition.clone(),
+            last_error: self.last_error.clone(),
+        }
+    }
+
+    /// Compaction has always room for what one segment holds, or it could never end.
+    const fn room_for_notes(&self) -> u64 {
+        self.max_disk_bytes - self.segment_bytes - 4 * HEADER_BYTES as u64
+    }
+
+    pub(super) const fn room_for_records(&self) -> u64 {
+        self.room_for_notes() - self.segment_bytes
+    }
+
+    pub(super) fn disk_bytes(&self) -> u64 {
+        (self.end - self.begin) * BLOCK + (self.ledger.segments() * HEADER_BYTES) as u64
+    }
+
+    pub(super) fn is_sound(&self) -> bool {
+        self.condition == Condition::Sound
+    }
+
+    /// Something is not handed over yet.
+    fn is_behind(&self) -> bool {
+        !self.sealed.is_empty() || !self.buffer.bytes.is_empty()
+    }
+
+    fn put(&mut self, kind: Kind, record: &[u8], room: u64) -> Result<Position, AppendError> {
+        let blocks = format::frame_blocks(record.len());
+        let room_bytes = self.segment_bytes.checked_sub(blocks * BLOCK + HEADER_BYTES as u64);
+        let Some(room_bytes) = room_bytes.filter(|_| record.len() <= RECORD_BYTES_MAX) else {
+            return Err(AppendError::TooLong { bytes: record.len() });
+        };
+        if (self.end + blocks - self.committed.0) * BLOCK > JOURNAL_BUFFER_BYTES_MAX {
+            return Err(AppendError::Full(Full::Buffer));
+        }
+        if self.disk_bytes() + blocks * BLOCK + HEADER_BYTES as u64 > room {
+            return Err(AppendError::Full(Full::Limit));
+        }
+        let position = Position::new(self.end, blocks).ok_or(AppendError::Full(Full::Limit))?;
+        if self.ledger.active_blocks().is_none_or(|used| used * BLOCK > room_bytes) {
+            self.begin_segment();
+        }
+        format::encode(&mut self.buffer.bytes, self.salt, self.end, kind, record);
+        self.end += blocks;
+        self.ledger.extend(self.end);
+        Ok(position)
+    }
+
+    fn begin_segment(&mut self) {
+        let full = self.take_buffer(true);
+        if !full.bytes.is_empty() {
+            self.sealed.push_back(full);
+        }
+        self.ledger.begin(self.end);
+    }
+
+    /// What is in the buffer; the next frame begins an empty one.
+    fn take_buffer(&mut self, begins: bool) -> Batch {
+        let bytes = self.spare.take().unwrap_or_default();
+        std::mem::replace(&mut self.buffer, Batch { base: self.end, bytes, begins })
+    }
+
+    fn apply(&mut self, report: Report) {
+        self.committed = report.committed;
+        self.begin = self.begin.max(report.deleted_below);
+        self.syncs = report.syncs;
+        self.condition = report.condition;
+        self.last_error = report.last_error;
+        if let Some(chunk) = report.chunk {
+            let retry = self.end + self.segment_bytes / BLOCK;
+            self.compaction.arrive(chunk, retry);
+        }
+        if report.spare.is_some() {
+            self.spare = report.spare;
+        }
+    }
+
+    /// Gives the writer orders while its lane has room.
+    pub(super) fn pump(&mut self) {
+        while let Some(batch) = self.sealed.pop_front() {
+            if let Err(order) = self.order(Order::Write(batch)) {
+                if let Order::Write(batch) = order {
+                    self.sealed.push_front(batch);
+                }
+                return;
+            }
+        }
+        if self.flushing && !self.buffer.bytes.is_empty() {
+            let batch = self.take_buffer(false);
+            match self.order(Order::Write(batch)) {
+                Err(Order::Write(batch)) => {
+                    self.buffer = batch;
+                    return;
+                }
+                Ok(()) | Err(_) => self.flushing = false,
+            }
+        }
+        if let Some((below, after)) = self.ledger.prune(self.committed) {
+            // What was moved is committed, but with an interval perhaps not yet durable.
+            self.deletion =
+                Some((below, self.deletion.map_or(after, |(_, older)| older.max(after))));
+        }
+        if let Some((below, after)) = self.deletion
+            && self.order(Order::Delete { below, after }).is_ok()
+        {
+            self.deletion = None;
+        }
+        if let Some(from) = self.compaction.wanted_read()
+            && self.order(Order::Read { from }).is_ok()
+        {
+            self.compaction.ordered();
+        }
+    }
+
+    /// Gives back what the lane had no room for.
+    fn order(&mut self, order: Order) -> Result<(), Order> {
+        match self.orders.try_send(order) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(order)) => Err(order),
+            Err(TrySendError::Disconnected(order)) => {
+                let reason: Arc<str> = "the journal's writer has panicked".into();
+                self.last_error = Some(Arc::clone(&reason));
+                self.condition = Condition::Failed(reason);
+                Err(order)
+            }
+        }
+    }
+}

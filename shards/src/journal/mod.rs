@@ -1,0 +1,163 @@
+//! The journal: the embedded store of one shard, a segmented log of opaque records.
+//!
+//! **Runs on**: the shard's thread; one writer thread of its own does every file operation once
+//! the journal is open. **Owns**: a directory. **Never**: waits for a disk on the shard's thread
+//! (except in [`Journal::open`] and [`Journal::close`]); reads a record's content; reorders.
+//!
+//! # The rule that makes it crash-safe
+//! The log is written at its end and deleted from its beginning, segment by segment, and from
+//! nowhere else. A death is a record too (a *note*), and always younger than what it speaks of:
+//! while any copy of a record is on disk, so is every note about it. Nothing can come back to
+//! life, and no table of contents is needed. The price: one live record keeps every younger
+//! segment. So when half of the log is dead, [`Journal::compact`] copies what is live in the
+//! oldest segment to the end; the segment goes once the copies are committed and synced.
+//!
+//! # What the owner must do
+//! 1. Append a note ([`Journal::note`]) *before* it releases what the note speaks of.
+//! 2. Release a record that another one replaces only after the other's ticket is committed; a
+//!    released record may be gone at once. (Compaction takes care of this by itself.)
+//! 3. During recovery: take notes into account, and release afterwards what they declare dead.
+//!    A record may come twice, when a crash fell between its copy and the deletion of its first
+//!    place: release one of the two. A copy comes later than it was first appended; where order
+//!    matters, the record says its own.
+//! 4. Answer for a record (tell a client that it is stored) only once its ticket is committed.
+//!    After a crash some records that were never committed may be there, others not.
+//! 5. Call [`Journal::poll`] and [`Journal::compact`] when the bell rings and once per turn.
+//!
+//! # When the disk fails
+//! A failed write or sync is never acknowledged. What a failed sync leaves behind is unknown, so
+//! everything since the last good sync is cut off and written again, from memory, to a new file:
+//! at once, and if that fails too, after 1 s, doubling to 30 s. With no space left, the write is
+//! tried again every second and after each deletion. Meanwhile [`Journal::append`] refuses and
+//! says why; notes are taken as long as they find room in memory, and segments that are wholly
+//! dead are deleted, which is how a full disk heals itself.
+
+mod compaction;
+mod error;
+mod files;
+mod format;
+mod handle;
+mod ledger;
+mod recovery;
+pub mod storage;
+mod writer;
+
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use error::{AppendError, Full, OpenError};
+pub use handle::Journal;
+pub use recovery::RecoveryReport;
+
+/// The longest record: a frame's length in blocks of 16 bytes fits 16 bits.
+pub const RECORD_BYTES_MAX: usize = 65_535 * format::BLOCK_BYTES - 8;
+
+/// Where a journal is and within which bounds.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// An existing directory of its own.
+    pub directory: PathBuf,
+    /// A segment is sealed when the next record would make it longer than this; no record may be
+    /// longer.
+    pub segment_bytes: u64,
+    /// The most bytes on disk, at least four segments. One segment's worth is kept for notes and
+    /// one for compaction; records may fill the rest.
+    pub max_disk_bytes: u64,
+    /// When a record counts as committed.
+    pub fsync: Fsync,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::new(),
+            segment_bytes: 16 * 1024 * 1024,
+            max_disk_bytes: 1024 * 1024 * 1024,
+            fsync: Fsync::Always,
+        }
+    }
+}
+
+/// What "committed" promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fsync {
+    /// It survives a loss of power: `fdatasync` has returned.
+    Always,
+    /// It survives the end of the process; a loss of power may cost the last interval (less, if
+    /// much was written). A segment is deleted only after what was moved from it is synced.
+    Interval(Duration),
+    /// It survives the end of the process; what a loss of power costs is up to the system.
+    Never,
+}
+
+/// Names a live record. Orders as the records were appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position(NonZeroU64);
+
+impl Position {
+    /// 48 bits of block, 16 bits of length in blocks.
+    fn new(block: u64, blocks: u64) -> Option<Self> {
+        let fits = block < format::BLOCKS_MAX && (1..1 << 16).contains(&blocks);
+        if fits { NonZeroU64::new((block << 16) | blocks).map(Self) } else { None }
+    }
+
+    const fn block(self) -> u64 {
+        self.0.get() >> 16
+    }
+
+    const fn blocks(self) -> u64 {
+        self.0.get() & 0xFFFF
+    }
+
+    /// The ticket that covers this record.
+    #[must_use]
+    pub const fn ticket(self) -> Ticket {
+        Ticket(self.block() + self.blocks())
+    }
+}
+
+/// A point in the log: everything appended before it. Later tickets cover earlier ones; the default
+/// one covers nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+/// Whether the files can be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// As far as known.
+    Sound,
+    /// No: there is no space. Tried again every second.
+    Full,
+    /// No, for this reason. Tried again after 1 to 30 s.
+    Failed(Arc<str>),
+}
+
+/// What a journal is doing, for the meter.
+#[derive(Debug, Clone)]
+pub struct Stats {
+    /// Segments on disk, or about to be deleted.
+    pub segments: usize,
+    /// Records appended or recovered and not released.
+    pub live_records: u64,
+    /// Their bytes, framing included.
+    pub live_bytes: u64,
+    /// Bytes of log on disk or on the way to it.
+    pub disk_bytes: u64,
+    /// Bytes that are not committed.
+    pub uncommitted_bytes: u64,
+    /// Syncs of segment files since the journal opened.
+    pub syncs: u64,
+    /// Records compaction has moved since the journal opened.
+    pub moved_records: u64,
+    /// Live records compaction found damaged: they cannot be read and are gone.
+    pub lost_records: u64,
+    /// Whether the files can be written.
+    pub condition: Condition,
+    /// The last thing that went wrong, if anything has.
+    pub last_error: Option<Arc<str>>,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! The few file operations the journal needs, behind a trait so that tests can make them fail.
+//!
+//! **Runs on**: the shard's thread while the journal opens, then its writer's.
+//! **Owns**: the directory's lock and the one file being written.
+//! **Never**: retries, buffers or decides.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::OpenError;
+
+const LOCK_FILE: &str = "lock";
+
+/// A directory of append-only files, one of which is being written.
+pub trait Storage: Send + 'static {
+    /// The name and length of every file.
+    fn list(&mut self) -> io::Result<Vec<(String, u64)>>;
+    /// Makes a new, empty file and makes it the one [`Self::write`] and [`Self::sync`] act on.
+    fn create(&mut self, name: &str) -> io::Result<()>;
+    /// Writes all of `bytes` at `offset` of the file created last.
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Returns once all that was written to the file created last would survive a loss of power.
+    fn sync(&mut self) -> io::Result<()>;
+    /// Appends to `into` what `name` holds from `offset` on, at most `bytes_max`. After an error
+    /// `into` holds what could be read before it.
+    fn read(
+        &mut self,
+        name: &str,
+        offset: u64,
+        bytes_max: usize,
+        into: &mut Vec<u8>,
+    ) -> io::Result<()>;
+    /// Gives `from`, which may be the file created last, another name.
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
+    /// Cuts `name` to `bytes` and syncs it.
+    fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()>;
+    /// Deletes `name`; it is no error that it is not there.
+    fn remove(&mut self, name: &str) -> io::Result<()>;
+    /// Returns once all creations, new names and removals would survive a loss of power.
+    fn sync_directory(&mut self) -> io::Result<()>;
+}
+
+/// A real directory, locked for this process.
+#[derive(Debug)]
+pub struct Disk {
+    path: PathBuf,
+    directory: File,
+    current: Option<File>,
+    #[expect(dead_code, reason = "held for its lock, which goes with the descriptor")]
+    lock: File,
+}
+
+impl Disk {
+    /// Takes the directory at `path`, which must exist, or says why it cannot be had.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let unusable = |source| OpenError::Directory { path: path.to_owned(), source };
+        let directory = File::open(path).map_err(unusable)?;
+        if !directory.metadata().map_err(unusable)?.is_dir() {
+            return Err(unusable(io::ErrorKind::NotADirectory.into()));
+        }
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join(LOCK_FILE))
+            .map_err(unusable)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), directory, current: None, lock }),
+            Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: path.to_owned() }),
+            Err(TryLockError::Error(error)) => Err(unusable(error)),
+        }
+    }
+}
+
+impl Storage for Disk {
+    fn list(&mut self) -> io::Result<Vec<(String, u64)>> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if let Ok(name) = entry.file_name().into_string()
+                && entry.file_type()?.is_file()
+            {
+                files.push((name, entry.metadata()?.len()));
+            }
+        }
+        Ok(files)
+    }
+
+    fn create(&mut self, name: &str) -> io::Result<()> {
+        self.current = None;
+        let file = OpenOptions::new().create_new(true).write(true).open(self.path.join(name))?;
+        self.current = Some(file);
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.current()?.write_all_at(bytes, offset)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.current()?.sync_data()
+    }
+
+    fn read(
+        &mut self,
+        name: &str,
+        offset: u64,
+        bytes_max: usize,
+        into: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        let file = File::open(self.path.join(name))?;
+        let start = into.len();
+        let left = file.metadata()?.len().saturating_sub(offset);
+        into.resize(start + usize::try_from(left).unwrap_or(bytes_max).min(bytes_max), 0);
+        let mut at = start;
+        while let Some(rest) = into.get_mut(at..).filter(|rest| !rest.is_empty()) {
+            match file.read_at(rest, offset + (at - start) as u64) {
+                Ok(0) => break,
+                Ok(bytes) => at += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    into.truncate(at);
+                    return Err(error);
+                }
+            }
+        }
+        into.truncate(at);
+        Ok(())
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(self.path.join(name))?;
+        file.set_len(bytes)?;
+        file.sync_all()
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        match std::fs::remove_file(self.path.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
+    fn sync_directory(&mut self) -> io::Result<()> {
+        self.directory.sync_all()
+    }
+}
+
+impl Disk {
+    fn current(&self) -> io::Result<&File> {
+        self.current.as_ref().ok_or_else(|| io::Error::other("no segment file is open"))
+    }
+}

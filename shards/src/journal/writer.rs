@@ -1,0 +1,208 @@
+//! The writer: the thread that waits for the disk in place of the shard.
+//!
+//! **Runs on**: a thread of its own, one for each journal. It alone may wait: for work, for the
+//! disk, for the shard to take a report. **Owns**: the [`Files`], and when to try again.
+//! **Never**: acknowledges what the policy's write or sync has not returned for.
+//!
+//! A round takes every order in the lane, writes all batches and syncs once, then deletes, reads
+//! and reports. The more comes in during one sync, the more the next one commits.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use super::files::{Batch, Chunk, Files, is_full};
+use super::storage::Storage;
+use super::{Condition, Ticket};
+use crate::doorbell::Doorbell;
+use crate::limits::{JOURNAL_RETRY, JOURNAL_RETRY_MAX};
+
+/// From the shard to its writer. Lost only if the writer is gone, which fails the journal.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Frames for the end of the log.
+    Write(Batch),
+    /// Delete all segments below a block, once everything up to the ticket is durable.
+    Delete { below: u64, after: Ticket },
+    /// Read frames from a block on.
+    Read { from: u64 },
+}
+
+/// From the writer to its shard, after every round: how things stand.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) committed: Ticket,
+    /// Everything below this block is deleted.
+    pub(super) deleted_below: u64,
+    pub(super) syncs: u64,
+    pub(super) condition: Condition,
+    pub(super) last_error: Option<Arc<str>>,
+    /// The answer to `Order::Read`.
+    pub(super) chunk: Option<io::Result<Chunk>>,
+    /// A buffer to be used again.
+    pub(super) spare: Option<Vec<u8>>,
+}
+
+/// The writer's ends of the lanes.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    pub(super) orders: Receiver<Order>,
+    pub(super) reports: Sender<Report>,
+    pub(super) bell: Arc<Doorbell>,
+}
+
+/// The writer's state.
+#[derive(Debug)]
+pub(super) struct Writer<S> {
+    lanes: Lanes,
+    files: Files<S>,
+    deletion: Option<(u64, Ticket)>,
+    deleted_below: u64,
+    reading: Option<u64>,
+    /// Set while the files cannot be written.
+    retry_at: Option<Instant>,
+    backoff: Duration,
+    condition: Condition,
+    last_error: Option<Arc<str>>,
+}
+
+#[expect(clippy::disallowed_methods, reason = "intervals and retries, on the writer's own thread")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+impl<S: Storage> Writer<S> {
+    pub(super) const fn new(lanes: Lanes, files: Files<S>) -> Self {
+        Self {
+            lanes,
+            files,
+            deletion: None,
+            deleted_below: 0,
+            reading: None,
+            retry_at: None,
+            backoff: JOURNAL_RETRY,
+            condition: Condition::Sound,
+            last_error: None,
+        }
+    }
+
+    /// Works until the journal lets go of its lane; then writes and syncs what is left, once.
+    pub(super) fn run(mut self) {
+        loop {
+            let open = self.receive();
+            self.work(!open);
+            let chunk = self.reading.take().map(|from| self.files.read(from));
+            if let Some(Err(error)) = &chunk {
+                self.last_error = Some(format!("reading for compaction: {error}").into());
+            }
+            self.send(chunk);
+            if !open {
+                return;
+            }
+        }
+    }
+
+    /// Waits for an order or a deadline, then takes all there are. False when none can come.
+    #[expect(clippy::disallowed_methods, reason = "the writer's thread is there to wait")]
+    fn receive(&mut self) -> bool {
+        let first = match self.retry_at.or_else(|| self.files.sync_at()) {
+            None => self.lanes.orders.recv().map_err(|_gone| RecvTimeoutError::Disconnected),
+            Some(at) => self.lanes.orders.recv_timeout(at.saturating_duration_since(now())),
+        };
+        match first {
+            Ok(order) => self.take(order),
+            Err(RecvTimeoutError::Timeout) => return true,
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
+        while let Ok(order) = self.lanes.orders.try_recv() {
+            self.take(order);
+        }
+        true
+    }
+
+    fn take(&mut self, order: Order) {
+        match order {
+            Order::Write(batch) => self.files.push(batch),
+            Order::Delete { below, after } => self.deletion = Some((below, after)),
+            Order::Read { from } => self.reading = Some(from),
+        }
+    }
+
+    /// Writes unless it is too early to try again; deletes in any case, and if that has made room
+    /// writes after all.
+    fn work(&mut self, closing: bool) {
+        let mut result = match self.retry_at {
+            Some(at) if at > now() && !closing => None,
+            _ => Some(self.write(closing)),
+        };
+        let deleted = self.delete();
+        let stuck = self.retry_at.is_some() || matches!(result, Some(Err(_)));
+        if stuck && matches!(deleted, Ok(true)) {
+            result = Some(self.write(closing));
+        }
+        match result.map(|result| result.and_then(|()| deleted.map(drop))) {
+            None => self.files.merge(),
+            Some(Err(error)) => self.fail(&error),
+            Some(Ok(())) => {
+                self.retry_at = None;
+                self.backoff = JOURNAL_RETRY;
+                self.condition = Condition::Sound;
+            }
+        }
+    }
+
+    /// Something that breaks for the first time gets a second chance at once, in a new file.
+    fn write(&mut self, closing: bool) -> io::Result<()> {
+        match self.files.write(now(), closing) {
+            Err(error) if self.retry_at.is_none() && !is_full(&error) => {
+                self.last_error = Some(error.to_string().into());
+                self.files.write(now(), closing)
+            }
+            result => result,
+        }
+    }
+
+    /// Whether something was deleted.
+    fn delete(&mut self) -> io::Result<bool> {
+        let Some((below, after)) = self.deletion else { return Ok(false) };
+        let done = self.files.delete(below, after)?;
+        if done {
+            self.deletion = None;
+            self.deleted_below = below;
+        }
+        Ok(done)
+    }
+
+    fn fail(&mut self, error: &io::Error) {
+        let reason: Arc<str> = error.to_string().into();
+        self.last_error = Some(Arc::clone(&reason));
+        let mut wait = JOURNAL_RETRY;
+        if is_full(error) {
+            self.condition = Condition::Full;
+        } else {
+            self.condition = Condition::Failed(reason);
+            wait = self.backoff;
+            self.backoff = (self.backoff * 2).min(JOURNAL_RETRY_MAX);
+        }
+        self.retry_at = Some(now() + wait);
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the writer's thread is there to wait")]
+    fn send(&mut self, chunk: Option<io::Result<Chunk>>) {
+        let report = Report {
+            committed: self.files.committed(),
+            deleted_below: self.deleted_below,
+            syncs: self.files.syncs,
+            condition: self.condition.clone(),
+            last_error: self.last_error.clone(),
+            chunk,
+            spare: self.files.spare.take(),
+        };
+        // Without a receiver nobody asks any more; what is pending is written all the same.
+        if self.lanes.reports.send(report).is_ok() {
+            self.lanes.bell.ring();
+        }
+    }
+}
