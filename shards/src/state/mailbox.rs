@@ -128,9 +128,10 @@ impl Mailbox {
         std::mem::take(&mut self.dead)
     }
 
-    /// Takes out one waiting letter.
-    pub fn take(&mut self, id: NotificationId) -> Option<Letter> {
-        let place = self.waiting.iter().position(|letter| letter.id == id)?;
+    /// Takes out one waiting letter, if it has been sent before.
+    pub fn take_sent(&mut self, id: NotificationId) -> Option<Letter> {
+        let is_it = |letter: &Letter| letter.id == id && letter.attempts > 0;
+        let place = self.waiting.iter().position(is_it)?;
         self.waiting.remove(place)
     }
 

@@ -295,8 +295,7 @@ impl State {
             // It came after the timeout, while the letter waits to be sent again.
             None => {
                 let mailbox = self.directory.mailbox_mut(slot);
-                let waiting = mailbox.and_then(|mailbox| mailbox.take(id));
-                waiting.filter(|letter| letter.attempts > 0).map(|_| now)
+                mailbox.and_then(|mailbox| mailbox.take_sent(id)).map(|_| now)
             }
         };
         let Some(sent_at) = sent_at else { return false };
