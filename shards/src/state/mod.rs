@@ -310,8 +310,12 @@ impl State {
         self.dismiss(key, Farewell::SLOW_CONSUMER, out);
     }
 
-    /// Begins to close a connection and forgets it.
+    /// Begins to close a connection and forgets it. Where letters are kept, what it has not read
+    /// goes back to the queue now: later nobody knows whose it was. Not on a stop, which is the
+    /// end of the queue too.
     pub fn dismiss(&mut self, key: ConnectionKey, farewell: Farewell, out: &mut impl Outgoing) {
+        let flush = farewell.flush && (!self.keeps_letters() || farewell == Farewell::SHUTDOWN);
+        let farewell = Farewell { flush, ..farewell };
         let unsent = out.close(key, farewell);
         self.handle_disconnect(key, unsent, self.now);
     }
