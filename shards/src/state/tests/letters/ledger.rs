@@ -142,6 +142,11 @@ impl Ledger {
                     assert!(letter.expires_at > now, "{name:?} is sent after its time");
                     retaken.insert(*name);
                 }
+                if let (Kind::Again, Some(ack)) = (kind, self.limits.ack) {
+                    // A replay may go beyond: what was called back has not been given up.
+                    let attempts = self.held.get(name).map_or(0, |held| held.attempts);
+                    assert!(attempts <= ack.attempts_max, "{name:?} is sent {attempts} times");
+                }
             }
         }
         let mut gone = Vec::new();
@@ -336,8 +341,7 @@ impl Ledger {
         for (name, held) in &all {
             let record = self.records.get(name).expect("a letter that was triggered");
             assert_eq!(held.expires_at, record.expires_at, "the time of {name:?}: {held:?}");
-            assert!(held.attempts <= most, "sent too often: {name:?} {held:?}");
-            assert!(held.place != Place::Dead || held.attempts == most, "{name:?} {held:?}");
+            assert!(held.place != Place::Dead || held.attempts >= most, "{name:?} {held:?}");
         }
         all
     }
