@@ -56,6 +56,14 @@ impl State {
         let id = letter.id;
         self.put(slot, letter);
         self.meter.queue_enqueued += 1;
+        if offered.failed == 0 && !self.must_wait(user) {
+            // A client that came after the trigger was encoded gets it from the queue.
+            let audience = notification.audience.as_deref();
+            let mut keys = self.directory.user_connections(slot).iter();
+            if keys.any(|key| self.is_meant(*key, audience)) {
+                self.begin_replay(slot, None);
+            }
+        }
         let kept = self
             .directory
             .mailbox(slot)
@@ -388,19 +396,20 @@ impl State {
         let slot = self.directory.find_user(&user.tenant, &user.user, user.hash);
         let Some(slot) = slot else { return Vec::new() };
         let Some(mailbox) = self.directory.mailbox(slot) else { return Vec::new() };
-        let view = |letter: &Letter, in_flight| LetterView {
+        let view = |(letter, in_flight): (&Letter, bool)| LetterView {
             frame: Arc::clone(&letter.frame),
             attempts: letter.attempts,
             in_flight,
         };
         let mut views: Vec<LetterView> = match shelf {
-            Shelf::DeadLetters => mailbox.dead().iter().map(|letter| view(letter, false)).collect(),
+            Shelf::DeadLetters => mailbox.dead().iter().map(|letter| view((letter, false))).collect(),
             Shelf::Queue => {
                 let flights = mailbox.flights.iter().filter_map(|slot| self.flights.get(*slot));
-                let mut sent: Vec<&Letter> = flights.map(|flight| &flight.letter).collect();
-                sent.sort_unstable_by_key(|letter| letter.sequence);
-                let waiting = mailbox.waiting().iter().map(|letter| view(letter, false));
-                sent.into_iter().map(|letter| view(letter, true)).chain(waiting).collect()
+                let sent = flights.map(|flight| (&flight.letter, true));
+                let waiting = mailbox.waiting().iter().map(|letter| (letter, false));
+                let mut all: Vec<(&Letter, bool)> = sent.chain(waiting).collect();
+                all.sort_unstable_by_key(|(letter, _)| letter.sequence);
+                all.into_iter().map(view).collect()
             }
         };
         if clear {
