@@ -171,8 +171,8 @@ impl State {
 
     /// Forgets a connection; nothing of it stays in any index. What it had not written goes back
     /// to its user's queue. Unknown keys are ignored.
-    pub fn handle_disconnect(&mut self, key: ConnectionKey, unsent: Vec<Unsent>, now: Tick) {
-        self.take_back(key, unsent, now);
+    pub fn handle_disconnect(&mut self, key: ConnectionKey, unsent: Vec<Unsent>) {
+        self.take_back(key, unsent);
         if self.directory.leave(key, &mut self.reports) {
             self.meter.connections_closed += 1;
         }
@@ -317,7 +317,7 @@ impl State {
         let flush = farewell.flush && (!self.keeps_letters() || farewell == Farewell::SHUTDOWN);
         let farewell = Farewell { flush, ..farewell };
         let unsent = out.close(key, farewell);
-        self.handle_disconnect(key, unsent, self.now);
+        self.handle_disconnect(key, unsent);
     }
 
     /// Whether what was not written is kept for later.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::mailbox::Letter;
 use super::{Outgoing, State, Urgency};
 use crate::codec::dialect::ServerMessage;
-use crate::frame::{Frame, Unsent};
+use crate::frame::{Frame, Taken, Unsent};
 use crate::id::{ConnectionKey, NotificationId, Tick};
 use crate::limits::{
     DEAD_LETTERS_MAX, OVERDUE_PER_TURN, REPLAY_BACKLOG_BYTES, REPLAYS_PER_TURN, REPLAYS_PER_USER,
@@ -35,7 +35,7 @@ impl State {
         &mut self,
         user: &Recipient,
         notification: &Arc<Notification>,
-        sequence: u64,
+        accepted: Taken,
         offered: Tally,
     ) -> Tally {
         let now = self.now;
@@ -46,7 +46,7 @@ impl State {
             return offered;
         }
         let slot = self.directory.enter_user(&user.tenant, &user.user, user.hash);
-        let mut letter = self.letter(notification, sequence, now);
+        let mut letter = self.letter(notification, accepted);
         if taken {
             letter.attempts = 1;
             self.meter.ack_tracked += 1;
@@ -78,7 +78,7 @@ impl State {
         mailbox.is_some_and(|mailbox| mailbox.replaying)
     }
 
-    fn letter(&self, notification: &Arc<Notification>, sequence: u64, now: Tick) -> Letter {
+    fn letter(&self, notification: &Arc<Notification>, taken: Taken) -> Letter {
         let most = self.limits.queue.map(|queue| queue.ttl);
         let ttl = match (notification.ttl, most) {
             (Some(own), Some(most)) => Some(own.min(most)),
@@ -86,10 +86,10 @@ impl State {
         };
         Letter {
             id: notification.id,
-            sequence,
+            sequence: taken.sequence,
             frame: notification.frame(),
             audience: notification.audience.clone(),
-            expires_at: ttl.map_or(Tick(u32::MAX), |ttl| now.after(ttl)),
+            expires_at: ttl.map_or(Tick(u32::MAX), |ttl| taken.at.after(ttl)),
             attempts: 0,
             priority: notification.priority,
         }
@@ -236,7 +236,7 @@ impl State {
 
     /// Takes back what a connection that is leaving had not written, and, if it was the user's
     /// last, what was not acknowledged. Call while its session is still known.
-    pub(super) fn take_back(&mut self, key: ConnectionKey, unsent: Vec<Unsent>, now: Tick) {
+    pub(super) fn take_back(&mut self, key: ConnectionKey, unsent: Vec<Unsent>) {
         let Some(session) = self.directory.session(key) else { return };
         let slot = session.home.user;
         let is_last = self.directory.user_connections(slot).len() <= 1;
@@ -248,8 +248,8 @@ impl State {
             for Unsent { frame, .. } in unsent {
                 let letter = match &*frame {
                     Frame::Letter(repeated) => repeated.letter.clone(),
-                    Frame::Personal(notification, sequence) if !is_now_or_never(notification) => {
-                        self.letter(notification, *sequence, now)
+                    Frame::Personal(notification, taken) if !is_now_or_never(notification) => {
+                        self.letter(notification, *taken)
                     }
                     _ => {
                         self.meter.frames_discarded += u64::from(frame.is_notification());
@@ -402,7 +402,9 @@ impl State {
             in_flight,
         };
         let mut views: Vec<LetterView> = match shelf {
-            Shelf::DeadLetters => mailbox.dead().iter().map(|letter| view((letter, false))).collect(),
+            Shelf::DeadLetters => {
+                mailbox.dead().iter().map(|letter| view((letter, false))).collect()
+            }
             Shelf::Queue => {
                 let flights = mailbox.flights.iter().filter_map(|slot| self.flights.get(*slot));
                 let sent = flights.map(|flight| (&flight.letter, true));

@@ -128,7 +128,7 @@ impl Office {
     fn leave(&mut self, key: u32, abrupt: bool) {
         let flushes = !abrupt && !self.state.keeps_letters();
         let unsent = self.sockets.remove(key, abrupt, flushes);
-        self.state.handle_disconnect(ConnectionKey(key), unsent, self.now);
+        self.state.handle_disconnect(ConnectionKey(key), unsent);
     }
 
     fn dismiss(&mut self, key: u32, farewell: Farewell) {

@@ -39,7 +39,7 @@ pub(super) fn number(id: NotificationId) -> u64 {
 
 fn letter_id(frame: &Frame) -> Option<NotificationId> {
     match frame {
-        Frame::Notification(notification) | Frame::Personal(notification, ..) => {
+        Frame::Notification(notification) | Frame::Personal(notification, _) => {
             Some(notification.id)
         }
         Frame::Letter(repeated) => Some(repeated.letter.id),
@@ -81,7 +81,7 @@ impl Socket {
         let frame = self.outbox.pop_front()?;
         self.is_begun = false;
         let (id, sequence, attempts) = match &*frame {
-            Frame::Personal(notification, sequence, ..) => (notification.id, *sequence, 1),
+            Frame::Personal(notification, taken) => (notification.id, taken.sequence, 1),
             Frame::Letter(repeated) => {
                 let letter = &repeated.letter;
                 (letter.id, letter.sequence, letter.attempts)
