@@ -40,6 +40,8 @@ pub struct Mailbox {
     pub(super) flights: Vec<u32>,
     /// Whether the replay is under way: new letters go behind the waiting ones.
     pub(super) replaying: bool,
+    /// Whether it is among the shard's replays, rather than waiting for room.
+    pub(super) listed: bool,
     /// When the expiry timer is set to.
     pub(super) timer_at: Option<Tick>,
 }

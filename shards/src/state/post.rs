@@ -56,13 +56,14 @@ impl State {
         let id = letter.id;
         self.put(slot, letter);
         self.meter.queue_enqueued += 1;
-        if offered.failed == 0 && !self.must_wait(user) {
+        let late = |key: &ConnectionKey| {
+            let session = self.directory.session(*key);
+            session.is_some_and(|session| notification.bytes(session.transport).is_empty())
+                && self.is_meant(*key, notification.audience.as_deref())
+        };
+        if self.directory.user_connections(slot).iter().any(late) {
             // A client that came after the trigger was encoded gets it from the queue.
-            let audience = notification.audience.as_deref();
-            let mut keys = self.directory.user_connections(slot).iter();
-            if keys.any(|key| self.is_meant(*key, audience)) {
-                self.begin_replay(slot, None);
-            }
+            self.begin_replay(slot, None);
         }
         let kept = self
             .directory
@@ -143,8 +144,14 @@ impl State {
             self.meter.acked += u64::try_from(settled).unwrap_or(0);
         }
         let Some(mailbox) = self.directory.mailbox_mut(slot) else { return };
-        if !mailbox.waiting().is_empty() && !mailbox.replaying {
-            mailbox.replaying = true;
+        mailbox.replaying = !mailbox.waiting().is_empty();
+        self.list_replay(slot);
+    }
+
+    /// Puts a user whose replay is under way among those that get letters, once.
+    fn list_replay(&mut self, slot: u32) {
+        let Some(mailbox) = self.directory.mailbox_mut(slot) else { return };
+        if mailbox.replaying && !std::mem::replace(&mut mailbox.listed, true) {
             self.replays.push_back(slot);
         }
     }
@@ -155,8 +162,11 @@ impl State {
         self.now = now;
         for _ in 0..REPLAYS_PER_TURN.min(self.replays.len()) {
             let Some(slot) = self.replays.pop_front() else { break };
+            if let Some(mailbox) = self.directory.mailbox_mut(slot) {
+                mailbox.listed = false;
+            }
             if self.replay_some(slot, now, out) {
-                self.replays.push_back(slot);
+                self.list_replay(slot);
             }
         }
         !self.replays.is_empty()
@@ -165,11 +175,7 @@ impl State {
     /// The connection's outbox has room again.
     pub fn handle_room(&mut self, key: ConnectionKey) {
         let Some(session) = self.directory.session(key) else { return };
-        let slot = session.home.user;
-        let replaying = self.directory.mailbox(slot).is_some_and(|mailbox| mailbox.replaying);
-        if replaying && !self.replays.contains(&slot) {
-            self.replays.push_back(slot);
-        }
+        self.list_replay(session.home.user);
     }
 
     /// Sends a user some of its letters; true if it should be called again in the next turn.
@@ -184,7 +190,7 @@ impl State {
             if ready.is_empty() {
                 // Called again when one has room, or when the user comes back.
                 mailbox.replaying = !keys.is_empty();
-                keys.iter().for_each(|key| out.watch(*key));
+                watch(&keys, out);
                 return false;
             }
             let mut expired = 0;
@@ -195,13 +201,22 @@ impl State {
                 self.directory.tidy_user(slot);
                 return false;
             };
-            self.send_again(&Sending { slot, keys: ready, replayed: true }, letter, out);
+            if !self.send_again(&Sending { slot, keys: ready, replayed: true }, letter, out) {
+                watch(&keys, out);
+                return false;
+            }
         }
         true
     }
 
-    /// Sends a letter once more, counting the attempt.
-    fn send_again(&mut self, sending: &Sending, mut letter: Letter, out: &mut impl Outgoing) {
+    /// Sends a letter once more, counting the attempt. False if nobody whom it is for has room for
+    /// it: it waits again.
+    fn send_again(
+        &mut self,
+        sending: &Sending,
+        mut letter: Letter,
+        out: &mut impl Outgoing,
+    ) -> bool {
         let Sending { slot, keys, replayed } = sending;
         let (slot, replayed, now) = (*slot, *replayed, self.now);
         let untouched = letter.clone();
@@ -213,15 +228,15 @@ impl State {
                 && out.offer(*key, &frame, Urgency::Prompt);
         }
         if !taken {
-            // Nobody here is meant, or nobody had room after all.
-            let meant = keys.iter().any(|key| self.is_meant(*key, letter.audience.as_deref()));
+            // Nobody here is meant, or nobody who is had room.
+            let mut here = self.directory.user_connections(slot).iter();
+            let meant = here.any(|key| self.is_meant(*key, letter.audience.as_deref()));
             if meant {
                 self.put(slot, untouched);
-                self.begin_replay(slot, None);
             } else {
                 self.meter.queue_dropped += 1;
             }
-            return;
+            return !meant;
         }
         if replayed {
             self.meter.queue_replayed += 1;
@@ -232,6 +247,7 @@ impl State {
             }
             self.depart(slot, letter, now);
         }
+        true
     }
 
     /// Takes back what a connection that is leaving had not written, and, if it was the user's
@@ -240,6 +256,10 @@ impl State {
         let Some(session) = self.directory.session(key) else { return };
         let slot = session.home.user;
         let is_last = self.directory.user_connections(slot).len() <= 1;
+        if !is_last {
+            // The replay may have waited for its room.
+            self.list_replay(slot);
+        }
         if self.limits.ack.is_some() {
             if is_last {
                 self.recall(slot);
@@ -358,8 +378,8 @@ impl State {
             let keys: Vec<ConnectionKey> = self.directory.user_connections(slot).to_vec();
             if keys.is_empty() {
                 self.keep_or_expire(slot, letter);
-            } else {
-                self.send_again(&Sending { slot, keys, replayed: false }, letter, out);
+            } else if !self.send_again(&Sending { slot, keys, replayed: false }, letter, out) {
+                self.begin_replay(slot, None);
             }
         }
     }
@@ -433,6 +453,15 @@ impl State {
         let flights = std::mem::take(&mut mailbox.flights);
         let called_back = flights.iter().filter(|flight| self.flights.land(**flight).is_some());
         u64::try_from(waiting + called_back.count()).unwrap_or(0)
+    }
+}
+
+/// Asks to be told when one of these has written all. Those that have already are not waited for.
+fn watch(keys: &[ConnectionKey], out: &mut impl Outgoing) {
+    for key in keys {
+        if out.backlog_bytes(*key).is_some_and(|bytes| bytes > 0) {
+            out.watch(*key);
+        }
     }
 }
 

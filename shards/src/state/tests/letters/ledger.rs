@@ -163,15 +163,19 @@ impl Ledger {
                 gone.push((name, self.reasons(name, before.get(&name), now, facts, sockets)));
             }
         }
+        // A letter that came back waits, or gave way.
+        let returned = self.returned(&events);
+        let is_nowhere = |name: &&Name| !self.held.contains_key(*name);
+        gone.extend(returned.iter().filter(is_nowhere).map(|name| (*name, self.evicted(*name))));
         for name in unread {
-            if self.held.contains_key(&name) || sockets.read.contains(&name) {
+            if self.held.contains_key(&name) || returned.contains(&name) {
                 continue;
             }
             if sockets.holds(name) {
                 self.unread.insert(name);
-            } else if !is_discarded(name, &events, &self.records[&name]) {
-                // It came back and gave way.
-                gone.push((name, self.evicted(name)));
+            } else {
+                let is_read = sockets.read.contains(&name);
+                assert!(is_read || is_discarded(name, &events), "{name:?} is lost: {events:?}");
             }
         }
         self.count(state, facts, &gone, &before, replayed.len());
@@ -283,6 +287,20 @@ impl Ledger {
         assert_eq!(grown(|meter| meter.ack_tracked), Ok(tracked));
     }
 
+    /// The letters that users' last connections gave back to their queues.
+    fn returned(&self, events: &[Event]) -> BTreeSet<Name> {
+        let mut names = BTreeSet::new();
+        if self.limits.ack.is_none() && self.limits.queue.is_some() {
+            for event in events {
+                if let Event::Gone { owner, was_last: true, given_back, .. } = event {
+                    names.extend(given_back.iter().map(|(number, _)| (*owner, *number)));
+                }
+            }
+        }
+        names.retain(|name| !self.records[name].is_now_or_never);
+        names
+    }
+
     /// How many letters connections that went could not give back to a queue.
     fn discarded(&self, events: &[Event]) -> u64 {
         let goes_back = self.limits.ack.is_none() && self.limits.queue.is_some();
@@ -348,11 +366,10 @@ impl Ledger {
 }
 
 /// Whether a closing connection had it and nobody could keep it.
-fn is_discarded(name: Name, events: &[Event], record: &Record) -> bool {
+fn is_discarded(name: Name, events: &[Event]) -> bool {
     events.iter().any(|event| {
-        let Event::Gone { owner, was_last, given_back, kept_back } = event else { return false };
-        let is_lost = record.is_now_or_never || !was_last;
-        let gave_back = is_lost && given_back.iter().any(|(number, _)| *number == name.1);
+        let Event::Gone { owner, given_back, kept_back, .. } = event else { return false };
+        let gave_back = given_back.iter().any(|(number, _)| *number == name.1);
         *owner == name.0 && (gave_back || kept_back.contains(&name.1))
     })
 }
