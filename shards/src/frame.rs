@@ -10,6 +10,7 @@ use tungstenite::protocol::frame::coding::OpCode;
 
 use crate::codec::dialect::{self, ServerMessage};
 use crate::codec::{sse, websocket};
+use crate::id::Tick;
 use crate::message::Transport;
 use crate::notification::{Notification, Priority};
 use crate::state::mailbox::Letter;
@@ -19,12 +20,21 @@ use crate::state::mailbox::Letter;
 pub enum Frame {
     /// A notification: the bytes depend on the reader's transport.
     Notification(Arc<Notification>),
-    /// A notification to single users; the number is the order in which the shard took it.
-    Personal(Arc<Notification>, u64),
+    /// A notification to single users, and when in the shard's order and time it was taken.
+    Personal(Arc<Notification>, Taken),
     /// A letter from a user's queue, or sent again.
     Letter(Box<Repeated>),
     /// Bytes made for the transport they are offered to.
     Bytes(Box<[u8]>),
+}
+
+/// When the shard took a notification.
+#[derive(Debug, Clone, Copy)]
+pub struct Taken {
+    /// In its order.
+    pub sequence: u64,
+    /// In time.
+    pub at: Tick,
 }
 
 /// A notification a closing connection had not wholly written.

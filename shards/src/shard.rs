@@ -192,7 +192,7 @@ impl Shard {
         let member = adoption.member;
         let key = match self.connections.adopt(adoption.stream, transport) {
             Ok(key) if self.draining.is_none() => key,
-            Ok(key) => return self.part_with(key, now),
+            Ok(key) => return self.part_with(key),
             Err(error) => {
                 tracing::warn!(%error, "a client socket could not be registered");
                 return self.state.push_report(Report::Closed { transport });
@@ -242,12 +242,12 @@ impl Shard {
         let mut buffer = std::mem::take(&mut self.buffer);
         match self.connections.read(key, &mut buffer) {
             Received::Nothing => {}
-            Received::End if self.connections.end(key) => self.part_with(key, now),
+            Received::End if self.connections.end(key) => self.part_with(key),
             Received::End => {
                 // The client may only have shut its own side: it gets what it is owed.
                 let flush = !self.state.keeps_letters();
                 let unsent = self.connections.finish(key, None, flush);
-                self.state.handle_disconnect(key, unsent, now);
+                self.state.handle_disconnect(key, unsent);
             }
             Received::Bytes(count) => {
                 let listens = self.connections.transport(key) == Some(Transport::WebSocket)
@@ -292,7 +292,7 @@ impl Shard {
                         let last = websocket::close_frame(code, "");
                         let flush = !state.keeps_letters();
                         let unsent = connections.finish(key, Some(last), flush);
-                        state.handle_disconnect(key, unsent, now);
+                        state.handle_disconnect(key, unsent);
                     }
                 }
                 connections.is_open(key)
@@ -322,7 +322,7 @@ impl Shard {
             }
             if !self.connections.is_open(key) {
                 // It had its time to say goodbye.
-                self.part_with(key, now);
+                self.part_with(key);
             } else if self.connections.has_input(key) {
                 // What it has sent decides whether it is silent: look again when that is read.
                 self.arm(key, now);
@@ -355,7 +355,7 @@ impl Shard {
         }
         if now >= leaving.until {
             for key in self.connections.keys() {
-                self.part_with(key, now);
+                self.part_with(key);
             }
         }
         self.draining = Some(leaving);
@@ -373,9 +373,9 @@ impl Shard {
     }
 
     /// Forgets a connection and closes its socket.
-    fn part_with(&mut self, key: ConnectionKey, now: Tick) {
+    fn part_with(&mut self, key: ConnectionKey) {
         let Some(removed) = self.connections.remove(key) else { return };
-        self.state.handle_disconnect(key, removed.unsent, now);
+        self.state.handle_disconnect(key, removed.unsent);
         if let Some(transport) = removed.counted {
             self.state.push_report(Report::Closed { transport });
         }
@@ -384,7 +384,7 @@ impl Shard {
     /// Closes broken sockets and gives those that are closing their deadline.
     fn bury(&mut self, now: Tick) {
         while let Some(key) = self.connections.next_broken() {
-            self.part_with(key, now);
+            self.part_with(key);
         }
         while let Some(key) = self.connections.next_closing() {
             // A stop gives everyone its whole grace.

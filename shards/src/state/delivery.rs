@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::directory::Directory;
 use super::session::Session;
 use super::{Outgoing, State, Urgency};
-use crate::frame::Frame;
+use crate::frame::{Frame, Taken};
 use crate::id::{ConnectionKey, Tick};
 use crate::limits::PROMPT_RECIPIENTS_MAX;
 use crate::message::{Delivery, Recipient, Recipients, Report, Tally};
@@ -77,7 +77,8 @@ impl State {
     ) -> Vec<Tally> {
         let mut parts = Vec::with_capacity(users.len());
         self.sequence += 1;
-        let frame = Rc::new(Frame::Personal(Arc::clone(notification), self.sequence));
+        let taken = Taken { sequence: self.sequence, at: self.now };
+        let frame = Rc::new(Frame::Personal(Arc::clone(notification), taken));
         for user in users {
             let mut tally = Tally::default();
             if !self.must_wait(user) {
@@ -91,7 +92,7 @@ impl State {
                 };
                 tally = fan.offer_all(keys, &frame, urgency_for(users.len()));
             }
-            parts.push(self.post(user, notification, self.sequence, tally));
+            parts.push(self.post(user, notification, taken, tally));
         }
         parts
     }

@@ -203,9 +203,13 @@ impl Directory {
         Some(user.mailbox.get_or_insert_default())
     }
 
-    /// Forgets an empty mailbox, and a user who has neither letters nor connections.
+    /// Ends a replay that has nothing left, forgets an empty mailbox, and a user who has neither
+    /// letters nor connections.
     pub(super) fn tidy_user(&mut self, slot: u32) {
         let Some(user) = self.users.get_mut(slot as usize) else { return };
+        if let Some(mailbox) = &mut user.mailbox {
+            mailbox.replaying &= !mailbox.waiting().is_empty();
+        }
         if user.mailbox.as_ref().is_some_and(|mailbox| mailbox.is_empty()) {
             user.mailbox = None;
         }

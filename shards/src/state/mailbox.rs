@@ -40,6 +40,8 @@ pub struct Mailbox {
     pub(super) flights: Vec<u32>,
     /// Whether the replay is under way: new letters go behind the waiting ones.
     pub(super) replaying: bool,
+    /// Whether it is among the shard's replays, rather than waiting for room.
+    pub(super) listed: bool,
     /// When the expiry timer is set to.
     pub(super) timer_at: Option<Tick>,
 }
@@ -128,9 +130,10 @@ impl Mailbox {
         std::mem::take(&mut self.dead)
     }
 
-    /// Takes out one waiting letter.
-    pub fn take(&mut self, id: NotificationId) -> Option<Letter> {
-        let place = self.waiting.iter().position(|letter| letter.id == id)?;
+    /// Takes out one waiting letter, if it has been sent before.
+    pub fn take_sent(&mut self, id: NotificationId) -> Option<Letter> {
+        let is_it = |letter: &Letter| letter.id == id && letter.attempts > 0;
+        let place = self.waiting.iter().position(is_it)?;
         self.waiting.remove(place)
     }
 

@@ -171,8 +171,8 @@ impl State {
 
     /// Forgets a connection; nothing of it stays in any index. What it had not written goes back
     /// to its user's queue. Unknown keys are ignored.
-    pub fn handle_disconnect(&mut self, key: ConnectionKey, unsent: Vec<Unsent>, now: Tick) {
-        self.take_back(key, unsent, now);
+    pub fn handle_disconnect(&mut self, key: ConnectionKey, unsent: Vec<Unsent>) {
+        self.take_back(key, unsent);
         if self.directory.leave(key, &mut self.reports) {
             self.meter.connections_closed += 1;
         }
@@ -310,10 +310,14 @@ impl State {
         self.dismiss(key, Farewell::SLOW_CONSUMER, out);
     }
 
-    /// Begins to close a connection and forgets it.
+    /// Begins to close a connection and forgets it. Where letters are kept, what it has not read
+    /// goes back to the queue now: later nobody knows whose it was. Not on a stop, which is the
+    /// end of the queue too.
     pub fn dismiss(&mut self, key: ConnectionKey, farewell: Farewell, out: &mut impl Outgoing) {
+        let flush = farewell.flush && (!self.keeps_letters() || farewell == Farewell::SHUTDOWN);
+        let farewell = Farewell { flush, ..farewell };
         let unsent = out.close(key, farewell);
-        self.handle_disconnect(key, unsent, self.now);
+        self.handle_disconnect(key, unsent);
     }
 
     /// Whether what was not written is kept for later.

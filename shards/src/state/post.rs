@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::mailbox::Letter;
 use super::{Outgoing, State, Urgency};
 use crate::codec::dialect::ServerMessage;
-use crate::frame::{Frame, Unsent};
+use crate::frame::{Frame, Taken, Unsent};
 use crate::id::{ConnectionKey, NotificationId, Tick};
 use crate::limits::{
     DEAD_LETTERS_MAX, OVERDUE_PER_TURN, REPLAY_BACKLOG_BYTES, REPLAYS_PER_TURN, REPLAYS_PER_USER,
@@ -35,7 +35,7 @@ impl State {
         &mut self,
         user: &Recipient,
         notification: &Arc<Notification>,
-        sequence: u64,
+        accepted: Taken,
         offered: Tally,
     ) -> Tally {
         let now = self.now;
@@ -46,7 +46,7 @@ impl State {
             return offered;
         }
         let slot = self.directory.enter_user(&user.tenant, &user.user, user.hash);
-        let mut letter = self.letter(notification, sequence, now);
+        let mut letter = self.letter(notification, accepted);
         if taken {
             letter.attempts = 1;
             self.meter.ack_tracked += 1;
@@ -56,6 +56,15 @@ impl State {
         let id = letter.id;
         self.put(slot, letter);
         self.meter.queue_enqueued += 1;
+        let late = |key: &ConnectionKey| {
+            let session = self.directory.session(*key);
+            session.is_some_and(|session| notification.bytes(session.transport).is_empty())
+                && self.is_meant(*key, notification.audience.as_deref())
+        };
+        if self.directory.user_connections(slot).iter().any(late) {
+            // A client that came after the trigger was encoded gets it from the queue.
+            self.begin_replay(slot, None);
+        }
         let kept = self
             .directory
             .mailbox(slot)
@@ -70,7 +79,7 @@ impl State {
         mailbox.is_some_and(|mailbox| mailbox.replaying)
     }
 
-    fn letter(&self, notification: &Arc<Notification>, sequence: u64, now: Tick) -> Letter {
+    fn letter(&self, notification: &Arc<Notification>, taken: Taken) -> Letter {
         let most = self.limits.queue.map(|queue| queue.ttl);
         let ttl = match (notification.ttl, most) {
             (Some(own), Some(most)) => Some(own.min(most)),
@@ -78,10 +87,10 @@ impl State {
         };
         Letter {
             id: notification.id,
-            sequence,
+            sequence: taken.sequence,
             frame: notification.frame(),
             audience: notification.audience.clone(),
-            expires_at: ttl.map_or(Tick(u32::MAX), |ttl| now.after(ttl)),
+            expires_at: ttl.map_or(Tick(u32::MAX), |ttl| taken.at.after(ttl)),
             attempts: 0,
             priority: notification.priority,
         }
@@ -135,8 +144,14 @@ impl State {
             self.meter.acked += u64::try_from(settled).unwrap_or(0);
         }
         let Some(mailbox) = self.directory.mailbox_mut(slot) else { return };
-        if !mailbox.waiting().is_empty() && !mailbox.replaying {
-            mailbox.replaying = true;
+        mailbox.replaying = !mailbox.waiting().is_empty();
+        self.list_replay(slot);
+    }
+
+    /// Puts a user whose replay is under way among those that get letters, once.
+    fn list_replay(&mut self, slot: u32) {
+        let Some(mailbox) = self.directory.mailbox_mut(slot) else { return };
+        if mailbox.replaying && !std::mem::replace(&mut mailbox.listed, true) {
             self.replays.push_back(slot);
         }
     }
@@ -147,8 +162,11 @@ impl State {
         self.now = now;
         for _ in 0..REPLAYS_PER_TURN.min(self.replays.len()) {
             let Some(slot) = self.replays.pop_front() else { break };
+            if let Some(mailbox) = self.directory.mailbox_mut(slot) {
+                mailbox.listed = false;
+            }
             if self.replay_some(slot, now, out) {
-                self.replays.push_back(slot);
+                self.list_replay(slot);
             }
         }
         !self.replays.is_empty()
@@ -157,11 +175,7 @@ impl State {
     /// The connection's outbox has room again.
     pub fn handle_room(&mut self, key: ConnectionKey) {
         let Some(session) = self.directory.session(key) else { return };
-        let slot = session.home.user;
-        let replaying = self.directory.mailbox(slot).is_some_and(|mailbox| mailbox.replaying);
-        if replaying && !self.replays.contains(&slot) {
-            self.replays.push_back(slot);
-        }
+        self.list_replay(session.home.user);
     }
 
     /// Sends a user some of its letters; true if it should be called again in the next turn.
@@ -176,7 +190,7 @@ impl State {
             if ready.is_empty() {
                 // Called again when one has room, or when the user comes back.
                 mailbox.replaying = !keys.is_empty();
-                keys.iter().for_each(|key| out.watch(*key));
+                watch(&keys, out);
                 return false;
             }
             let mut expired = 0;
@@ -187,13 +201,22 @@ impl State {
                 self.directory.tidy_user(slot);
                 return false;
             };
-            self.send_again(&Sending { slot, keys: ready, replayed: true }, letter, out);
+            if !self.send_again(&Sending { slot, keys: ready, replayed: true }, letter, out) {
+                watch(&keys, out);
+                return false;
+            }
         }
         true
     }
 
-    /// Sends a letter once more, counting the attempt.
-    fn send_again(&mut self, sending: &Sending, mut letter: Letter, out: &mut impl Outgoing) {
+    /// Sends a letter once more, counting the attempt. False if nobody whom it is for has room for
+    /// it: it waits again.
+    fn send_again(
+        &mut self,
+        sending: &Sending,
+        mut letter: Letter,
+        out: &mut impl Outgoing,
+    ) -> bool {
         let Sending { slot, keys, replayed } = sending;
         let (slot, replayed, now) = (*slot, *replayed, self.now);
         let untouched = letter.clone();
@@ -205,15 +228,15 @@ impl State {
                 && out.offer(*key, &frame, Urgency::Prompt);
         }
         if !taken {
-            // Nobody here is meant, or nobody had room after all.
-            let meant = keys.iter().any(|key| self.is_meant(*key, letter.audience.as_deref()));
+            // Nobody here is meant, or nobody who is had room.
+            let mut here = self.directory.user_connections(slot).iter();
+            let meant = here.any(|key| self.is_meant(*key, letter.audience.as_deref()));
             if meant {
                 self.put(slot, untouched);
-                self.begin_replay(slot, None);
             } else {
                 self.meter.queue_dropped += 1;
             }
-            return;
+            return !meant;
         }
         if replayed {
             self.meter.queue_replayed += 1;
@@ -224,14 +247,19 @@ impl State {
             }
             self.depart(slot, letter, now);
         }
+        true
     }
 
     /// Takes back what a connection that is leaving had not written, and, if it was the user's
     /// last, what was not acknowledged. Call while its session is still known.
-    pub(super) fn take_back(&mut self, key: ConnectionKey, unsent: Vec<Unsent>, now: Tick) {
+    pub(super) fn take_back(&mut self, key: ConnectionKey, unsent: Vec<Unsent>) {
         let Some(session) = self.directory.session(key) else { return };
         let slot = session.home.user;
         let is_last = self.directory.user_connections(slot).len() <= 1;
+        if !is_last {
+            // The replay may have waited for its room.
+            self.list_replay(slot);
+        }
         if self.limits.ack.is_some() {
             if is_last {
                 self.recall(slot);
@@ -240,8 +268,8 @@ impl State {
             for Unsent { frame, .. } in unsent {
                 let letter = match &*frame {
                     Frame::Letter(repeated) => repeated.letter.clone(),
-                    Frame::Personal(notification, sequence) if !is_now_or_never(notification) => {
-                        self.letter(notification, *sequence, now)
+                    Frame::Personal(notification, taken) if !is_now_or_never(notification) => {
+                        self.letter(notification, *taken)
                     }
                     _ => {
                         self.meter.frames_discarded += u64::from(frame.is_notification());
@@ -295,8 +323,7 @@ impl State {
             // It came after the timeout, while the letter waits to be sent again.
             None => {
                 let mailbox = self.directory.mailbox_mut(slot);
-                let waiting = mailbox.and_then(|mailbox| mailbox.take(id));
-                waiting.filter(|letter| letter.attempts > 0).map(|_| now)
+                mailbox.and_then(|mailbox| mailbox.take_sent(id)).map(|_| now)
             }
         };
         let Some(sent_at) = sent_at else { return false };
@@ -351,8 +378,8 @@ impl State {
             let keys: Vec<ConnectionKey> = self.directory.user_connections(slot).to_vec();
             if keys.is_empty() {
                 self.keep_or_expire(slot, letter);
-            } else {
-                self.send_again(&Sending { slot, keys, replayed: false }, letter, out);
+            } else if !self.send_again(&Sending { slot, keys, replayed: false }, letter, out) {
+                self.begin_replay(slot, None);
             }
         }
     }
@@ -389,19 +416,22 @@ impl State {
         let slot = self.directory.find_user(&user.tenant, &user.user, user.hash);
         let Some(slot) = slot else { return Vec::new() };
         let Some(mailbox) = self.directory.mailbox(slot) else { return Vec::new() };
-        let view = |letter: &Letter, in_flight| LetterView {
+        let view = |(letter, in_flight): (&Letter, bool)| LetterView {
             frame: Arc::clone(&letter.frame),
             attempts: letter.attempts,
             in_flight,
         };
         let mut views: Vec<LetterView> = match shelf {
-            Shelf::DeadLetters => mailbox.dead().iter().map(|letter| view(letter, false)).collect(),
+            Shelf::DeadLetters => {
+                mailbox.dead().iter().map(|letter| view((letter, false))).collect()
+            }
             Shelf::Queue => {
                 let flights = mailbox.flights.iter().filter_map(|slot| self.flights.get(*slot));
-                let mut sent: Vec<&Letter> = flights.map(|flight| &flight.letter).collect();
-                sent.sort_unstable_by_key(|letter| letter.sequence);
-                let waiting = mailbox.waiting().iter().map(|letter| view(letter, false));
-                sent.into_iter().map(|letter| view(letter, true)).chain(waiting).collect()
+                let sent = flights.map(|flight| (&flight.letter, true));
+                let waiting = mailbox.waiting().iter().map(|letter| (letter, false));
+                let mut all: Vec<(&Letter, bool)> = sent.chain(waiting).collect();
+                all.sort_unstable_by_key(|(letter, _)| letter.sequence);
+                all.into_iter().map(view).collect()
             }
         };
         if clear {
@@ -423,6 +453,15 @@ impl State {
         let flights = std::mem::take(&mut mailbox.flights);
         let called_back = flights.iter().filter(|flight| self.flights.land(**flight).is_some());
         u64::try_from(waiting + called_back.count()).unwrap_or(0)
+    }
+}
+
+/// Asks to be told when one of these has written all. Those that have already are not waited for.
+fn watch(keys: &[ConnectionKey], out: &mut impl Outgoing) {
+    for key in keys {
+        if out.backlog_bytes(*key).is_some_and(|bytes| bytes > 0) {
+            out.watch(*key);
+        }
     }
 }
 

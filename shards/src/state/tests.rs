@@ -8,6 +8,7 @@
 //! Why it matters: callers act on `delivered_to`, and a stale index entry sends one user's
 //! notification to whoever gets its key next.
 
+mod letters;
 mod reference;
 mod steps;
 mod wire;

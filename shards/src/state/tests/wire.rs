@@ -155,7 +155,7 @@ impl Outgoing for Wire {
 }
 
 /// Reads a frame of ours back and sums it up: `subscribed ["a"]`, `error INVALID_CHANNEL`, `pong`.
-fn said(bytes: &[u8], transport: Transport) -> String {
+pub(super) fn said(bytes: &[u8], transport: Transport) -> String {
     let (event, json) = match transport {
         Transport::WebSocket => (None, websocket_text(bytes)),
         Transport::Sse => sse_event(std::str::from_utf8(bytes).unwrap()),
@@ -168,6 +168,7 @@ fn said(bytes: &[u8], transport: Transport) -> String {
     }
     match kind {
         "subscribed" | "unsubscribed" => format!("{kind} {}", message["payload"]),
+        "acked" | "settled" => format!("{kind} {}", message["notification_id"].as_str().unwrap()),
         "error" => {
             assert!(!message["message"].as_str().unwrap().is_empty());
             format!("error {}", message["code"].as_str().unwrap())

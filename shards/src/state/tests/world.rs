@@ -118,7 +118,7 @@ impl World {
     }
 
     fn disconnect(&mut self, key: u32) {
-        self.state.handle_disconnect(ConnectionKey(key), Vec::new(), self.now);
+        self.state.handle_disconnect(ConnectionKey(key), Vec::new());
         self.forget(key);
         self.settle(BTreeMap::new(), &[]);
     }

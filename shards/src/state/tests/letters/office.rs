@@ -1,0 +1,448 @@
+//! The state, its sockets and the ledger together: each step is done, then accounted for.
+//!
+//! **Runs on**: a test, in virtual time. **Owns**: all three, and the clock.
+//! **Never**: lets two calls pass under one account.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::sample::Index;
+use serde_json::json;
+
+use super::ledger::{Facts, HASH, Held, Ledger, Place, Record};
+use super::script::{Action, Newcomer, Step, Trigger, USERS};
+use super::sockets::{Event, Kind, Name, Sockets, identity, number};
+use crate::codec::dialect::ClientMessage;
+use crate::codec::websocket;
+use crate::id::{ConnectionKey, NotificationId, Tick, Ticket};
+use crate::limits::Limits;
+use crate::message::{
+    Answer, Delivery, Listens, Member, Question, Recipient, Recipients, Report, Shelf, Transport,
+};
+use crate::notification::{Audience, Notification, Readers};
+use crate::state::{Farewell, State};
+
+/// Turns in which everything there is to replay must have been replayed.
+const TURNS_MAX: usize = 40;
+
+#[derive(Debug)]
+pub(super) struct Office {
+    limits: Limits,
+    state: State,
+    sockets: Sockets,
+    ledger: Ledger,
+    now: Tick,
+    /// When deadlines were looked at last.
+    reached: Tick,
+    /// The ids so far; the number of one is its place, from 1.
+    ids: Vec<NotificationId>,
+}
+
+impl Office {
+    pub(super) fn new(limits: Limits, seed: u64) -> Self {
+        let keeps_order = limits.ack.is_none();
+        Self {
+            state: State::new(limits.clone(), seed),
+            sockets: Sockets::new(keeps_order),
+            ledger: Ledger::new(limits.clone()),
+            limits,
+            now: Tick(1_000),
+            reached: Tick(0),
+            ids: Vec::new(),
+        }
+    }
+
+    pub(super) fn step(&mut self, step: &Step) {
+        match &step.action {
+            Action::Connect(who) => self.connect(who),
+            Action::Trigger(trigger) => self.trigger(trigger),
+            Action::ApiAck(user, letters) => self.api_ack(*user, letters),
+            Action::Clear(user, shelf) => self.clear(*user, *shelf),
+            Action::Pass(ticks) => self.now = Tick(self.now.0 + ticks),
+            Action::Leave(at, abrupt) => self.at(*at, |office, key| office.leave(key, *abrupt)),
+            Action::Dismiss(at, farewell) => {
+                self.at(*at, |office, key| office.dismiss(key, *farewell));
+            }
+            Action::Ack(at, letter, any) => {
+                self.at(*at, |office, key| office.ack(key, *letter, *any));
+            }
+            Action::Stall(at) => self.at(*at, |office, key| office.sockets.stall(key)),
+            Action::Flow(at) => self.at(*at, |office, key| office.sockets.flow(key)),
+            Action::Drip(at, count, begins) => {
+                self.at(*at, |office, key| office.sockets.drip(key, *count, *begins));
+            }
+        }
+        self.account(&Facts::default());
+        self.ask();
+        if step.ends_turn {
+            while self.end_turn() {}
+        }
+    }
+
+    fn account(&mut self, facts: &Facts) -> Vec<Event> {
+        self.ledger.account((&self.state, &mut self.sockets), self.now, facts)
+    }
+
+    fn at(&mut self, at: Index, act: impl FnOnce(&mut Self, u32)) {
+        let keys: Vec<u32> = self.sockets.open.keys().copied().collect();
+        if !keys.is_empty() {
+            act(self, *at.get(&keys));
+        }
+    }
+
+    fn connect(&mut self, who: &Newcomer) {
+        let (tenant, user) = USERS[who.user];
+        if self.sockets.of(who.user).count() >= self.limits.connections_per_user_max {
+            return;
+        }
+        let seen = who.seen.filter(|_| !self.ids.is_empty()).map(|seen| *seen.get(&self.ids));
+        let mut facts = Facts::default();
+        if let Some(place) = seen.and_then(|id| self.ledger.held.get(&(who.user, number(id))))
+            && place.place == Place::Waiting
+        {
+            let is_seen =
+                |held: &Held| held.place == Place::Waiting && held.sequence <= place.sequence;
+            let letters = self.ledger.of(who.user).filter(|(_, held)| is_seen(held));
+            facts.settled = letters.map(|(number, _)| ((who.user, number), 0)).collect();
+        }
+        let key = self.sockets.free_key();
+        let socket = self.sockets.open(key, who.user, who.transport);
+        socket.in_role = who.in_role;
+        socket.hears_settled = who.hears_settled;
+        let member = Member {
+            tenant: tenant.into(),
+            user: user.into(),
+            hash: HASH,
+            roles: if who.in_role { Box::new(["x".into()]) } else { Box::default() },
+            grants: None,
+            listens: Listens::Nothing,
+            hears_settled: who.hears_settled,
+            seen,
+        };
+        let key = ConnectionKey(key);
+        self.state.handle_connect(key, member, who.transport, self.now).unwrap();
+        self.account(&facts);
+    }
+
+    fn leave(&mut self, key: u32, abrupt: bool) {
+        let flushes = !abrupt && !self.state.keeps_letters();
+        let unsent = self.sockets.remove(key, abrupt, flushes);
+        self.state.handle_disconnect(ConnectionKey(key), unsent);
+    }
+
+    fn dismiss(&mut self, key: u32, farewell: Farewell) {
+        if farewell == Farewell::SHUTDOWN {
+            let window = Duration::from_secs(1);
+            self.state.send_away(ConnectionKey(key), window, &mut self.sockets);
+            return;
+        }
+        self.state.dismiss(ConnectionKey(key), farewell, &mut self.sockets);
+        for event in self.account(&Facts::default()) {
+            if let Event::Gone { kept_back, .. } = event {
+                assert!(kept_back.is_empty() || !self.state.keeps_letters(), "lost: {kept_back:?}");
+            }
+        }
+    }
+
+    fn trigger(&mut self, trigger: &Trigger) {
+        let id = identity(self.ids.len() as u64 + 1, trigger.weight);
+        self.ids.push(id);
+        let audience: Audience = Audience::Roles(Box::new(["x".into()]));
+        let audience = trigger.for_role.then(|| Arc::new(audience));
+        let readers = Readers { websocket: true, sse: trigger.for_sse };
+        let json = json!({ "n": number(id) }).to_string();
+        let notification =
+            Notification::encode(id, trigger.priority, audience, json.as_bytes(), readers)
+                .lasting(trigger.ttl);
+        let notification = Arc::new(notification);
+        let most = self.limits.queue.map(|queue| queue.ttl);
+        let ttl = trigger.ttl.into_iter().chain(most).min();
+        let is_now_or_never = trigger.ttl == Some(Duration::ZERO);
+        let expires_at = ttl.map_or(Tick(u32::MAX), |ttl| self.now.after(ttl));
+        let record = Record::new(trigger.priority, trigger.for_role, is_now_or_never, expires_at);
+        for user in &trigger.users {
+            self.ledger.records.insert((*user, number(id)), record);
+        }
+        // A tenant's users are one delivery.
+        for name in ["acme", "zenith"] {
+            let users = trigger.users.iter().copied().filter(|user| USERS[*user].0 == name);
+            let delivery = Delivery {
+                ticket: Ticket(number(id)),
+                audience: Recipients::Users {
+                    notification: Arc::clone(&notification),
+                    users: users.clone().map(recipient).collect(),
+                },
+            };
+            let users: Vec<usize> = users.collect();
+            self.state.handle_delivery(delivery, self.now, &mut self.sockets);
+            self.settle_delivery(number(id), &users, is_now_or_never);
+        }
+    }
+
+    fn settle_delivery(&mut self, number: u64, users: &[usize], is_now_or_never: bool) {
+        let Some(Report::Delivered { total, parts, .. }) = self.state.poll_report() else {
+            panic!("a delivery is reported");
+        };
+        let parts = if parts.is_empty() { vec![total; users.len()] } else { parts.into_vec() };
+        let mut facts = Facts::default();
+        for (user, part) in users.iter().zip(&parts) {
+            if part.delivered > 0 {
+                facts.sent.insert((*user, number));
+            } else if self.limits.queue.is_some() && !is_now_or_never {
+                facts.enqueued.insert((*user, number));
+            }
+        }
+        let before: BTreeSet<Name> = self
+            .ledger
+            .held
+            .iter()
+            .filter(|(_, held)| held.place == Place::Waiting)
+            .map(|(name, _)| *name)
+            .collect();
+        let events = self.account(&facts);
+        for (user, part) in users.iter().zip(parts) {
+            let name = (*user, number);
+            let taken = events.iter().filter(|event| {
+                matches!(event, Event::Taken { name: other, kind: Kind::Live, .. } if *other == name)
+            });
+            assert_eq!(part.delivered as usize, taken.count());
+            let is_kept = self.ledger.held.contains_key(&name);
+            assert!(facts.enqueued.contains(&name) || part.queued == 0);
+            assert!(part.queued == 1 || !facts.enqueued.contains(&name) || !is_kept);
+            assert!(part.queued <= 1 && (part.queued == 0 || part.delivered == 0));
+        }
+        for event in events {
+            let Event::Taken { key, name, kind } = event else { continue };
+            assert_eq!((name.1, kind), (number, Kind::Live));
+            let Some(socket) = self.sockets.open.get(&key) else { continue };
+            let mut older = before.iter().filter(|other| other.0 == name.0);
+            let is_passed = older.any(|other| self.ledger.is_meant(*other, socket.in_role));
+            assert!(!is_passed || self.limits.queue.is_none(), "{name:?} comes before {before:?}");
+        }
+    }
+
+    fn ack(&mut self, key: u32, letter: Index, any: bool) {
+        let socket = &self.sockets.open[&key];
+        let owner = socket.owner;
+        let theirs: Vec<u64> = self.ledger.of(owner).map(|(number, _)| number).collect();
+        if socket.transport == Transport::Sse || self.ids.is_empty() {
+            return;
+        }
+        let id = if any || theirs.is_empty() {
+            *letter.get(&self.ids)
+        } else {
+            self.ids[usize::try_from(*letter.get(&theirs) - 1).unwrap()]
+        };
+        let name = (owner, number(id));
+        let mut facts = Facts::default();
+        let is_awaited = self.expect_settled(name, &mut facts);
+        let listeners = self.listeners(owner, Some(key));
+        let text = id.to_string();
+        let message = ClientMessage::Ack(text.as_str().into());
+        self.state.handle_message(ConnectionKey(key), Ok(message), self.now, &mut self.sockets);
+        let answer = if is_awaited { format!("acked {text}") } else { "error ACK_UNKNOWN".into() };
+        let told = if is_awaited { listeners } else { BTreeSet::new() };
+        let events = self.account(&facts);
+        self.expect_told(&events, &told, &text, Some((key, answer)));
+    }
+
+    fn expect_settled(&self, name: Name, facts: &mut Facts) -> bool {
+        let is_awaited = self.ledger.awaits_ack(name) && !facts.settled.contains_key(&name);
+        if is_awaited {
+            let held = &self.ledger.held[&name];
+            let is_flying = held.place == Place::InFlight;
+            let since = if is_flying { held.sent_at } else { self.now };
+            facts.settled.insert(name, self.now.as_millis() - since.as_millis());
+        }
+        is_awaited
+    }
+
+    fn listeners(&self, owner: usize, but: Option<u32>) -> BTreeSet<u32> {
+        let theirs = self.sockets.of(owner);
+        let hears = theirs.filter(|(key, socket)| socket.hears_settled && Some(*key) != but);
+        hears.map(|(key, _)| key).collect()
+    }
+
+    /// These connections, and no others, were told that the letter is settled, unless they were
+    /// full and are gone.
+    fn expect_told(
+        &self,
+        events: &[Event],
+        listeners: &BTreeSet<u32>,
+        id: &str,
+        answer: Option<(u32, String)>,
+    ) {
+        let settled = format!("settled {id}");
+        let mut expected: Vec<(u32, &str)> =
+            listeners.iter().map(|key| (*key, settled.as_str())).collect();
+        expected.extend(answer.as_ref().map(|(key, text)| (*key, text.as_str())));
+        let mut said: Vec<(u32, &str)> = Vec::new();
+        for event in events {
+            match event {
+                Event::Said { key, text } => said.push((*key, text)),
+                Event::Taken { .. } => panic!("nothing is sent for an Ack: {event:?}"),
+                Event::Gone { .. } => {}
+            }
+        }
+        assert!(said.iter().all(|told| expected.contains(told)), "{said:?}, not {expected:?}");
+        expected.retain(|(key, _)| self.sockets.open.contains_key(key));
+        assert!(expected.iter().all(|told| said.contains(told)), "{said:?}, not {expected:?}");
+    }
+
+    fn api_ack(&mut self, user: usize, letters: &[Index]) {
+        if self.ids.is_empty() {
+            return;
+        }
+        let ids: Box<[NotificationId]> = letters.iter().map(|at| *at.get(&self.ids)).collect();
+        let mut facts = Facts::default();
+        let settle = |id: &NotificationId| self.expect_settled((user, number(*id)), &mut facts);
+        let expected: Vec<bool> = ids.iter().map(settle).collect();
+        let listeners = self.listeners(user, None);
+        let asked = Question::Acknowledge { user: recipient(user), ids: ids.clone() };
+        let answer = self.state.handle_question(&asked, self.now, &mut self.sockets);
+        let Answer::Acknowledged(answer) = answer else { panic!("an Acknowledge was asked") };
+        assert_eq!(&*answer, expected);
+        let events = self.account(&facts);
+        if let [(name, _)] = facts.settled.iter().collect::<Vec<_>>()[..] {
+            let id = self.ids[usize::try_from(name.1 - 1).unwrap()].to_string();
+            self.expect_told(&events, &listeners, &id, None);
+        }
+    }
+
+    fn clear(&mut self, user: usize, shelf: Shelf) {
+        let theirs = self.ledger.of(user);
+        let is_on = |held: &Held| (held.place == Place::Dead) == (shelf == Shelf::DeadLetters);
+        let cleared: BTreeSet<Name> =
+            theirs.filter(|(_, held)| is_on(held)).map(|(number, _)| (user, number)).collect();
+        assert_eq!(self.letters(user, shelf, true).len(), cleared.len());
+        self.account(&Facts { cleared, ..Facts::default() });
+    }
+
+    /// The letters on a shelf, compared with where they are.
+    fn letters(&mut self, user: usize, shelf: Shelf, clear: bool) -> Vec<u64> {
+        let asked = Question::Letters { user: recipient(user), shelf, clear };
+        let answer = self.state.handle_question(&asked, self.now, &mut self.sockets);
+        let Answer::Letters(views) = answer else { panic!("letters were asked for") };
+        let mut shown = Vec::new();
+        for view in views {
+            let json: serde_json::Value =
+                serde_json::from_slice(websocket::payload_of(&view.frame)).unwrap();
+            let number = json["n"].as_u64().unwrap();
+            let held = &self.ledger.held[&(user, number)];
+            assert_eq!(view.attempts, held.attempts);
+            assert_eq!(view.in_flight, held.place == Place::InFlight);
+            assert_eq!(shelf == Shelf::DeadLetters, held.place == Place::Dead);
+            shown.push(number);
+        }
+        assert!(shelf == Shelf::DeadLetters || shown.is_sorted(), "oldest first: {shown:?}");
+        shown
+    }
+
+    /// Asks everything there is to ask about letters.
+    fn ask(&mut self) {
+        let (mut waiting, mut flying, mut users) = (0, 0, 0);
+        for user in 0..USERS.len() {
+            let count = |place| self.ledger.of(user).filter(|(_, h)| h.place == place).count();
+            let counts = [Place::Waiting, Place::InFlight, Place::Dead].map(count);
+            waiting += counts[0];
+            flying += counts[1];
+            users += usize::from(counts[0] > 0);
+            assert_eq!(self.letters(user, Shelf::Queue, false).len(), counts[0] + counts[1]);
+            assert_eq!(self.letters(user, Shelf::DeadLetters, false).len(), counts[2]);
+        }
+        let asked = Question::Snapshot;
+        let answer = self.state.handle_question(&asked, self.now, &mut self.sockets);
+        let Answer::Snapshot(snapshot) = answer else { panic!("a snapshot was asked for") };
+        assert_eq!((snapshot.queue_size, snapshot.queue_users), (waiting, users));
+        assert_eq!(snapshot.ack_pending, flying);
+        self.account(&Facts::default());
+    }
+
+    /// What `Shard::turn` does after its inputs. Returns whether a socket is empty again.
+    fn end_turn(&mut self) -> bool {
+        for key in self.sockets.take_drained() {
+            self.state.handle_room(ConnectionKey(key));
+        }
+        self.deadlines();
+        for turn in 0.. {
+            assert!(turn < TURNS_MAX, "a replay gets nowhere: {:?}", self.ledger.held);
+            let more = self.state.poll_replays(self.now, &mut self.sockets);
+            self.account(&Facts::default());
+            self.sockets.flush();
+            self.account(&Facts::default());
+            if !more {
+                break;
+            }
+        }
+        let drained = self.sockets.take_drained();
+        if drained.is_empty() {
+            self.expect_no_one_waits();
+            return false;
+        }
+        drained.iter().for_each(|key| self.state.handle_room(ConnectionKey(*key)));
+        true
+    }
+
+    fn deadlines(&mut self) {
+        let ack = self.limits.ack;
+        let due = |held: &Held| match held.place {
+            Place::InFlight => ack.map(|ack| held.sent_at.after(ack.timeout)),
+            _ => None,
+        };
+        let first = self.ledger.held.values().filter_map(due).min();
+        let next = self.state.next_deadline();
+        assert!(first.is_none_or(|first| next.is_some_and(|next| next <= first)), "{next:?}");
+        let overdue = self.ledger.held.values().filter_map(due).filter(|due| *due <= self.now);
+        let facts = Facts { overdue: overdue.count(), ..Facts::default() };
+        let more = self.state.handle_deadlines(self.now, &mut self.sockets);
+        assert!(!more, "a turn's worth of letters");
+        self.account(&facts);
+        assert!(self.ledger.held.values().filter_map(due).all(|due| due > self.now));
+        if self.now > self.reached {
+            self.reached = self.now;
+            for (name, held) in &self.ledger.held {
+                let expires_at = self.ledger.records[name].expires_at;
+                let is_fresh = held.place != Place::Waiting || expires_at > self.now;
+                assert!(is_fresh, "{name:?} waits after its time: {held:?}");
+            }
+        }
+    }
+
+    /// Where nothing is unread, nothing waits that somebody here is meant to get.
+    fn expect_no_one_waits(&self) {
+        for (name, held) in &self.ledger.held {
+            let mut theirs = self.sockets.of(name.0);
+            if held.place == Place::Waiting && self.sockets.is_idle(name.0) {
+                let is_meant =
+                    theirs.any(|(_, socket)| self.ledger.is_meant(*name, socket.in_role));
+                assert!(!is_meant, "{name:?} waits for nothing: {held:?}");
+            }
+        }
+    }
+
+    /// Everybody reads all and goes, all letters are cleared: nothing is left.
+    pub(super) fn close(mut self) {
+        let keys: Vec<u32> = self.sockets.open.keys().copied().collect();
+        keys.iter().for_each(|key| self.sockets.flow(*key));
+        self.sockets.flush();
+        self.account(&Facts::default());
+        while self.end_turn() {}
+        for key in self.sockets.open.keys().copied().collect::<Vec<_>>() {
+            self.leave(key, false);
+            self.account(&Facts::default());
+        }
+        assert!(self.state.flights.is_empty());
+        for user in 0..USERS.len() {
+            self.clear(user, Shelf::Queue);
+            assert!(!self.ledger.has(user, Place::Waiting));
+            self.clear(user, Shelf::DeadLetters);
+        }
+        assert!(self.state.directory.is_clear(), "left behind: {:?}", self.state.directory);
+    }
+}
+
+fn recipient(user: usize) -> Recipient {
+    let (tenant, user) = USERS[user];
+    Recipient { tenant: tenant.into(), user: user.into(), hash: HASH }
+}
