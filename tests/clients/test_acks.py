@@ -281,7 +281,6 @@ async def test_npm_eventsource_comes_back_by_itself_and_misses_nothing(gateway, 
             assert [i for i, _ in await in_flight(gateway, user)] == missed
 
 
-@pytest.mark.xfail(strict=True, reason="an Ack of one that was never sent takes it out of the queue uncounted")
 async def test_acknowledging_what_was_never_sent_does_not_lose_it(gateway, user):
     (expected,) = await send_all(gateway, user, 1)
     assert (await post_acks(gateway, user, expected)).json() == {"acked": [], "unknown": [expected]}
