@@ -10,7 +10,7 @@ import pytest
 
 from clients import WebSocket
 from conftest import gateway_module_fixture
-from gateway import assert_error
+from gateway import assert_error, wait_until
 from raw import RawConnection
 
 gateway = gateway_module_fixture(QUEUE_ENABLED="true")
@@ -127,8 +127,14 @@ async def test_a_caller_that_left_before_its_answer_may_ask_again(gateway, user)
                 await connection.send(connection.request("POST", SEND, body, Idempotency_Key=key,
                                                          **gateway.headers()))
             sent = (await client.notification())["id"]
-            response = await post(gateway, SEND, body, key)
+
+            async def answered(key=key):
+                response = await post(gateway, SEND, body, key)
+                return None if response.status_code == 409 else response  # 409: still under way
+
+            response = await wait_until(answered, what="the first request's answer")
             assert response.status_code == 200 and response.json()["notification_id"] == sent
+            assert response.headers["idempotent-replayed"] == "true"
             await client.assert_nothing_waits()
 
 
