@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderValue};
 use http_body_util::{BodyExt, Full};
+use tokio::task::spawn_local;
 
 use super::{Reply, json_bytes};
 use crate::refusal::{Code, Refusal};
@@ -59,26 +61,41 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<Box<str>>, Refusal> {
 }
 
 /// Does `work` once for a key. Refusals are not remembered: nothing was sent, so it may be tried
-/// again.
+/// again. The work goes on when its caller hangs up: the next one with the key hears the answer.
 pub(super) async fn once(
-    answered: &RefCell<Answered>,
+    answered: &Rc<RefCell<Answered>>,
     key: Option<Box<str>>,
-    tenant: &Arc<str>,
-    path: &str,
-    body: &[u8],
-    work: impl Future<Output = Result<Reply, Refusal>>,
+    request: &Request<'_>,
+    work: impl Future<Output = Result<Reply, Refusal>> + 'static,
 ) -> Result<Reply, Refusal> {
     let Some(key) = key else { return work.await };
-    let name = (Arc::clone(tenant), key);
-    let digest = digest_of(path, body);
-    if let Some(reply) = answered.borrow_mut().begin(&name, digest)? {
+    let name = (Arc::clone(request.tenant), key);
+    if let Some(reply) = answered.borrow_mut().begin(&name, request.digest())? {
         return Ok(reply);
     }
-    let claim = Claim { answered, name };
-    let (parts, body) = work.await?.into_parts();
-    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    claim.answered.borrow_mut().finish(&claim.name, parts.status, &body);
-    Ok(Reply::from_parts(parts, Full::new(body)))
+    let claim = Claim { answered: Rc::clone(answered), name };
+    let task = spawn_local(async move {
+        let (parts, body) = work.await?.into_parts();
+        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        claim.answered.borrow_mut().finish(&claim.name, parts.status, &body);
+        Ok(Reply::from_parts(parts, Full::new(body)))
+    });
+    task.await.unwrap_or_else(|_panicked| {
+        Err(Refusal::new(Code::Internal, "the request was not finished; it may have been sent"))
+    })
+}
+
+/// What a key stands for.
+pub(super) struct Request<'a> {
+    pub(super) tenant: &'a Arc<str>,
+    pub(super) path: &'a str,
+    pub(super) body: &'a [u8],
+}
+
+impl Request<'_> {
+    fn digest(&self) -> [u8; 32] {
+        digest_of(self.path, self.body)
+    }
 }
 
 fn digest_of(path: &str, body: &[u8]) -> [u8; 32] {
@@ -92,12 +109,12 @@ fn digest_of(path: &str, body: &[u8]) -> [u8; 32] {
 }
 
 /// A key whose first request is under way; given up if that ends without an answer.
-struct Claim<'a> {
-    answered: &'a RefCell<Answered>,
+struct Claim {
+    answered: Rc<RefCell<Answered>>,
     name: Name,
 }
 
-impl Drop for Claim<'_> {
+impl Drop for Claim {
     fn drop(&mut self) {
         self.answered.borrow_mut().abandon(&self.name);
     }

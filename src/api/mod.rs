@@ -52,7 +52,7 @@ pub struct Api {
     pub redis: Rc<RedisStatus>,
     letters: Letters,
     /// Answers by `Idempotency-Key`.
-    answered: RefCell<Answered>,
+    answered: Rc<RefCell<Answered>>,
 }
 
 /// What becomes of notifications nobody took.
@@ -132,7 +132,7 @@ impl Api {
         let key_digest = digest(&SHA256, settings.api.key.as_bytes()).as_ref().to_vec();
         let letters =
             Letters { queue: settings.limits.queue.is_some(), ack: settings.limits.ack.is_some() };
-        Self { router, gate, key_digest, redis, letters, answered: RefCell::default() }
+        Self { router, gate, key_digest, redis, letters, answered: Rc::default() }
     }
 
     /// Answers one request.
@@ -195,10 +195,13 @@ impl Api {
                 let tenant = self.tenant(&parts.headers)?;
                 let bytes = body::read(parts, body).await?;
                 let key = idempotency::key(&parts.headers)?;
-                idempotency::once(&self.answered, key, &tenant, parts.uri.path(), &bytes, async {
-                    notifications::trigger(&self.router, Arc::clone(&tenant), kind, &bytes).await
-                })
-                .await
+                let request =
+                    idempotency::Request { tenant: &tenant, path: parts.uri.path(), body: &bytes };
+                let (router, tenant, body) =
+                    (self.router.clone(), Arc::clone(&tenant), bytes.clone());
+                let work =
+                    async move { notifications::trigger(&router, tenant, kind, &body).await };
+                idempotency::once(&self.answered, key, &request, work).await
             }
             Route::Acks => {
                 let user = self.gate.user(parts)?;
