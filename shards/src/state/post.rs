@@ -74,6 +74,10 @@ impl State {
 
     /// Whether new letters must wait behind others: the user is away, or its replay is not over.
     pub(super) fn must_wait(&self, user: &Recipient) -> bool {
+        if self.limits.queue.is_none() {
+            // There is nowhere to wait.
+            return false;
+        }
         let slot = self.directory.find_user(&user.tenant, &user.user, user.hash);
         let mailbox = slot.and_then(|slot| self.directory.mailbox(slot));
         mailbox.is_some_and(|mailbox| mailbox.replaying)
@@ -296,6 +300,13 @@ impl State {
             if let Some(landed) = self.flights.land(flight) {
                 self.keep_or_expire(slot, landed.letter);
             }
+        }
+        if self.limits.queue.is_none()
+            && let Some(mailbox) = self.directory.mailbox_mut(slot)
+        {
+            // What waited to be sent again has no queue to wait in either.
+            let waiting = mailbox.take_waiting().len();
+            self.meter.ack_expired += u64::try_from(waiting).unwrap_or(0);
         }
     }
 

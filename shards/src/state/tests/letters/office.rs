@@ -18,7 +18,8 @@ use crate::codec::websocket;
 use crate::id::{ConnectionKey, NotificationId, Tick, Ticket};
 use crate::limits::Limits;
 use crate::message::{
-    Answer, Delivery, Listens, Member, Question, Recipient, Recipients, Report, Shelf, Transport,
+    Answer, Delivery, Listens, Member, Question, Recipient, Recipients, Report, Shelf, Tally,
+    Transport,
 };
 use crate::notification::{Audience, Notification, Readers};
 use crate::state::{Farewell, State};
@@ -73,10 +74,14 @@ impl Office {
                 self.at(*at, |office, key| office.sockets.drip(key, *count, *begins));
             }
         }
-        self.account(&Facts::default());
-        self.ask();
+        let is_done =
+            matches!(step.action, Action::Leave(..) | Action::Dismiss(..) | Action::Drip(..));
+        if is_done {
+            self.account(&Facts::default());
+        }
         if step.ends_turn {
             while self.end_turn() {}
+            self.ask();
         }
     }
 
@@ -161,6 +166,14 @@ impl Office {
         let is_now_or_never = trigger.ttl == Some(Duration::ZERO);
         let expires_at = ttl.map_or(Tick(u32::MAX), |ttl| self.now.after(ttl));
         let record = Record::new(trigger.priority, trigger.for_role, is_now_or_never, expires_at);
+        let is_reader = |key: &u32| {
+            let socket = &self.sockets.open[key];
+            (socket.in_role || !trigger.for_role)
+                && (socket.transport == Transport::WebSocket || trigger.for_sse)
+        };
+        let has_reader: Vec<bool> = (0..USERS.len())
+            .map(|user| self.sockets.of(user).any(|(key, _)| is_reader(&key)))
+            .collect();
         for user in &trigger.users {
             self.ledger.records.insert((*user, number(id)), record);
         }
@@ -176,11 +189,21 @@ impl Office {
             };
             let users: Vec<usize> = users.collect();
             self.state.handle_delivery(delivery, self.now, &mut self.sockets);
-            self.settle_delivery(number(id), &users, is_now_or_never);
+            let parts = self.settle_delivery(number(id), &users, is_now_or_never);
+            for (user, part) in users.iter().zip(parts) {
+                let is_tried = part.delivered + part.failed > 0;
+                assert!(!is_tried || has_reader[*user]);
+                assert!(is_tried || !has_reader[*user] || self.limits.queue.is_some(), "{id:?}");
+            }
         }
     }
 
-    fn settle_delivery(&mut self, number: u64, users: &[usize], is_now_or_never: bool) {
+    fn settle_delivery(
+        &mut self,
+        number: u64,
+        users: &[usize],
+        is_now_or_never: bool,
+    ) -> Vec<Tally> {
         let Some(Report::Delivered { total, parts, .. }) = self.state.poll_report() else {
             panic!("a delivery is reported");
         };
@@ -201,7 +224,7 @@ impl Office {
             .map(|(name, _)| *name)
             .collect();
         let events = self.account(&facts);
-        for (user, part) in users.iter().zip(parts) {
+        for (user, part) in users.iter().zip(&parts) {
             let name = (*user, number);
             let taken = events.iter().filter(|event| {
                 matches!(event, Event::Taken { name: other, kind: Kind::Live, .. } if *other == name)
@@ -220,6 +243,7 @@ impl Office {
             let is_passed = older.any(|other| self.ledger.is_meant(*other, socket.in_role));
             assert!(!is_passed || self.limits.queue.is_none(), "{name:?} comes before {before:?}");
         }
+        parts
     }
 
     fn ack(&mut self, key: u32, letter: Index, any: bool) {
@@ -356,7 +380,6 @@ impl Office {
         let Answer::Snapshot(snapshot) = answer else { panic!("a snapshot was asked for") };
         assert_eq!((snapshot.queue_size, snapshot.queue_users), (waiting, users));
         assert_eq!(snapshot.ack_pending, flying);
-        self.account(&Facts::default());
     }
 
     /// What `Shard::turn` does after its inputs. Returns whether a socket is empty again.
@@ -370,7 +393,6 @@ impl Office {
             let more = self.state.poll_replays(self.now, &mut self.sockets);
             self.account(&Facts::default());
             self.sockets.flush();
-            self.account(&Facts::default());
             if !more {
                 break;
             }
