@@ -17,7 +17,7 @@ use crate::id::{ConnectionKey, NotificationId, Tick};
 use crate::limits::{
     DEAD_LETTERS_MAX, OVERDUE_PER_TURN, REPLAY_BACKLOG_BYTES, REPLAYS_PER_TURN, REPLAYS_PER_USER,
 };
-use crate::message::{LetterView, Recipient, Shelf, Tally};
+use crate::message::{Recipient, Tally};
 use crate::notification::Notification;
 
 /// To whom a letter is sent once more.
@@ -74,6 +74,10 @@ impl State {
 
     /// Whether new letters must wait behind others: the user is away, or its replay is not over.
     pub(super) fn must_wait(&self, user: &Recipient) -> bool {
+        if self.limits.queue.is_none() {
+            // There is nowhere to wait.
+            return false;
+        }
         let slot = self.directory.find_user(&user.tenant, &user.user, user.hash);
         let mailbox = slot.and_then(|slot| self.directory.mailbox(slot));
         mailbox.is_some_and(|mailbox| mailbox.replaying)
@@ -297,6 +301,13 @@ impl State {
                 self.keep_or_expire(slot, landed.letter);
             }
         }
+        if self.limits.queue.is_none()
+            && let Some(mailbox) = self.directory.mailbox_mut(slot)
+        {
+            // What waited to be sent again has no queue to wait in either.
+            let waiting = mailbox.take_waiting().len();
+            self.meter.ack_expired += u64::try_from(waiting).unwrap_or(0);
+        }
     }
 
     fn keep_or_expire(&mut self, slot: u32, letter: Letter) {
@@ -404,55 +415,6 @@ impl State {
             (Some(flight), Some(expiry)) => Some(flight.min(expiry)),
             (flight, expiry) => flight.or(expiry),
         }
-    }
-
-    /// A user's letters on one shelf, oldest first; with `clear` they are thrown away and counted.
-    pub(super) fn letters(
-        &mut self,
-        user: &Recipient,
-        shelf: Shelf,
-        clear: bool,
-    ) -> Vec<LetterView> {
-        let slot = self.directory.find_user(&user.tenant, &user.user, user.hash);
-        let Some(slot) = slot else { return Vec::new() };
-        let Some(mailbox) = self.directory.mailbox(slot) else { return Vec::new() };
-        let view = |(letter, in_flight): (&Letter, bool)| LetterView {
-            frame: Arc::clone(&letter.frame),
-            attempts: letter.attempts,
-            in_flight,
-        };
-        let mut views: Vec<LetterView> = match shelf {
-            Shelf::DeadLetters => {
-                mailbox.dead().iter().map(|letter| view((letter, false))).collect()
-            }
-            Shelf::Queue => {
-                let flights = mailbox.flights.iter().filter_map(|slot| self.flights.get(*slot));
-                let sent = flights.map(|flight| (&flight.letter, true));
-                let waiting = mailbox.waiting().iter().map(|letter| (letter, false));
-                let mut all: Vec<(&Letter, bool)> = sent.chain(waiting).collect();
-                all.sort_unstable_by_key(|(letter, _)| letter.sequence);
-                all.into_iter().map(view).collect()
-            }
-        };
-        if clear {
-            let cleared = self.clear_shelf(slot, shelf);
-            self.meter.queue_dropped += cleared;
-            self.directory.tidy_user(slot);
-        } else {
-            views.truncate(1000);
-        }
-        views
-    }
-
-    fn clear_shelf(&mut self, slot: u32, shelf: Shelf) -> u64 {
-        let Some(mailbox) = self.directory.mailbox_mut(slot) else { return 0 };
-        if shelf == Shelf::DeadLetters {
-            return u64::try_from(mailbox.take_dead().len()).unwrap_or(0);
-        }
-        let waiting = mailbox.take_waiting().len();
-        let flights = std::mem::take(&mut mailbox.flights);
-        let called_back = flights.iter().filter(|flight| self.flights.land(**flight).is_some());
-        u64::try_from(waiting + called_back.count()).unwrap_or(0)
     }
 }
 

@@ -4,9 +4,10 @@
 
 use std::sync::Arc;
 
+use super::mailbox::Letter;
 use super::{Outgoing, State};
 use crate::id::{NotificationId, Tick};
-use crate::message::{Answer, Question};
+use crate::message::{Answer, LetterView, Question, Recipient, Shelf};
 use crate::meter::ShardSnapshot;
 
 impl State {
@@ -73,5 +74,48 @@ impl State {
             subscriptions: totals.subscriptions,
             ..ShardSnapshot::default()
         }
+    }
+    /// A user's letters on one shelf, oldest first; with `clear` they are thrown away and counted.
+    fn letters(&mut self, user: &Recipient, shelf: Shelf, clear: bool) -> Vec<LetterView> {
+        let slot = self.directory.find_user(&user.tenant, &user.user, user.hash);
+        let Some(slot) = slot else { return Vec::new() };
+        let Some(mailbox) = self.directory.mailbox(slot) else { return Vec::new() };
+        let view = |(letter, in_flight): (&Letter, bool)| LetterView {
+            frame: Arc::clone(&letter.frame),
+            attempts: letter.attempts,
+            in_flight,
+        };
+        let mut views: Vec<LetterView> = match shelf {
+            Shelf::DeadLetters => {
+                mailbox.dead().iter().map(|letter| view((letter, false))).collect()
+            }
+            Shelf::Queue => {
+                let flights = mailbox.flights.iter().filter_map(|slot| self.flights.get(*slot));
+                let sent = flights.map(|flight| (&flight.letter, true));
+                let waiting = mailbox.waiting().iter().map(|letter| (letter, false));
+                let mut all: Vec<(&Letter, bool)> = sent.chain(waiting).collect();
+                all.sort_unstable_by_key(|(letter, _)| letter.sequence);
+                all.into_iter().map(view).collect()
+            }
+        };
+        if clear {
+            let cleared = self.clear_shelf(slot, shelf);
+            self.meter.queue_dropped += cleared;
+            self.directory.tidy_user(slot);
+        } else {
+            views.truncate(1000);
+        }
+        views
+    }
+
+    fn clear_shelf(&mut self, slot: u32, shelf: Shelf) -> u64 {
+        let Some(mailbox) = self.directory.mailbox_mut(slot) else { return 0 };
+        if shelf == Shelf::DeadLetters {
+            return u64::try_from(mailbox.take_dead().len()).unwrap_or(0);
+        }
+        let waiting = mailbox.take_waiting().len();
+        let flights = std::mem::take(&mut mailbox.flights);
+        let called_back = flights.iter().filter(|flight| self.flights.land(**flight).is_some());
+        u64::try_from(waiting + called_back.count()).unwrap_or(0)
     }
 }

@@ -14,13 +14,14 @@ mod ledger;
 mod office;
 mod script;
 mod sockets;
+mod turn;
 
 use proptest::prelude::*;
 
 use office::Office;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4_000))]
+    #![proptest_config(ProptestConfig::with_cases(3_000))]
 
     #[test]
     fn every_accepted_letter_is_in_one_known_place(

@@ -160,7 +160,7 @@ impl Ledger {
         }
         for name in names {
             if !self.held.contains_key(&name) && !unread.contains(&name) {
-                gone.push((name, self.reasons(name, before.get(&name), now, facts, sockets)));
+                gone.push((name, self.reasons((name, before.get(&name)), now, facts, sockets)));
             }
         }
         // A letter that came back waits, or gave way.
@@ -178,7 +178,7 @@ impl Ledger {
                 assert!(is_read || is_discarded(name, &events), "{name:?} is lost: {events:?}");
             }
         }
-        self.count(state, facts, &gone, &before, replayed.len());
+        self.count(state, facts, (&before, &gone), replayed.len());
         let discarded = self.discarded(&events);
         assert_eq!(state.meter.frames_discarded - self.meter.frames_discarded, discarded);
         self.meter = state.meter;
@@ -188,8 +188,7 @@ impl Ledger {
     /// What may have become of a letter that is nowhere.
     fn reasons(
         &self,
-        name: Name,
-        before: Option<&Held>,
+        (name, before): (Name, Option<&Held>),
         now: Tick,
         facts: &Facts,
         sockets: &Sockets,
@@ -207,14 +206,16 @@ impl Ledger {
         let is_alone = sockets.of(name.0).next().is_none();
         let is_meant = sockets.of(name.0).any(|(_, socket)| self.is_meant(name, socket.in_role));
         let was_sent = place == Some(Place::InFlight) || facts.sent.contains(&name);
+        let has_queue = self.limits.queue.is_some();
+        if !has_queue && is_alone && place == Some(Place::Waiting) {
+            return reasons | ACK_EXPIRED;
+        }
         if !is_alone && !is_meant {
             reasons |= DROPPED;
         }
         if let Some(ack) = self.limits.ack.filter(|_| was_sent) {
             let overdue = before.is_some_and(|held| held.sent_at.after(ack.timeout) <= now);
-            if (!ack.requeue && overdue)
-                || (is_alone && (!ack.requeue || self.limits.queue.is_none()))
-            {
+            if (!ack.requeue && overdue) || (is_alone && !(ack.requeue && has_queue)) {
                 reasons |= ACK_EXPIRED;
             }
             if overdue && ack.requeue && record.expires_at <= now {
@@ -245,8 +246,7 @@ impl Ledger {
         &mut self,
         state: &State,
         facts: &Facts,
-        gone: &[(Name, u8)],
-        before: &BTreeMap<Name, Held>,
+        (before, gone): (&BTreeMap<Name, Held>, &[(Name, u8)]),
         replayed: usize,
     ) {
         let grown = |of: fn(&Meter) -> u64| usize::try_from(of(&state.meter) - of(&self.meter));
@@ -353,6 +353,9 @@ impl Ledger {
             let is_here = sockets.of(user).next().is_some();
             let should_be_known = is_here || all.len() > kept;
             assert_eq!(slot.is_some(), should_be_known, "{tenant}/{name} is known");
+            let waits = slot.and_then(|slot| state.directory.mailbox(slot));
+            let waits = waits.is_some_and(|mailbox| !mailbox.waiting().is_empty());
+            assert!(is_here || !waits || self.limits.queue.is_some(), "waits without a queue");
         }
         assert_eq!(state.flights.len(), flying, "a flight without a user");
         let most = self.limits.ack.map_or(u8::MAX, |ack| ack.attempts_max);

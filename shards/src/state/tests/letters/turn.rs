@@ -1,0 +1,74 @@
+//! The end of a turn, as `Shard::turn` does it: room, deadlines, replays, writes.
+//!
+//! **Runs on**: a test, in virtual time. **Owns**: nothing beyond the office.
+//! **Never**: leaves anything waiting that could go.
+
+use super::ledger::{Facts, Held, Place};
+use super::office::Office;
+use crate::id::ConnectionKey;
+
+/// Turns in which everything there is to replay must have been replayed.
+const TURNS_MAX: usize = 40;
+
+impl Office {
+    /// What `Shard::turn` does after its inputs. Returns whether a socket is empty again.
+    pub(super) fn end_turn(&mut self) -> bool {
+        for key in self.sockets.take_drained() {
+            self.state.handle_room(ConnectionKey(key));
+        }
+        self.deadlines();
+        for turn in 0.. {
+            assert!(turn < TURNS_MAX, "a replay gets nowhere: {:?}", self.ledger.held);
+            let more = self.state.poll_replays(self.now, &mut self.sockets);
+            self.account(&Facts::default());
+            self.sockets.flush();
+            if !more {
+                break;
+            }
+        }
+        let drained = self.sockets.take_drained();
+        if drained.is_empty() {
+            self.expect_no_one_waits();
+            return false;
+        }
+        drained.iter().for_each(|key| self.state.handle_room(ConnectionKey(*key)));
+        true
+    }
+
+    fn deadlines(&mut self) {
+        let ack = self.limits.ack;
+        let due = |held: &Held| match held.place {
+            Place::InFlight => ack.map(|ack| held.sent_at.after(ack.timeout)),
+            _ => None,
+        };
+        let first = self.ledger.held.values().filter_map(due).min();
+        let next = self.state.next_deadline();
+        assert!(first.is_none_or(|first| next.is_some_and(|next| next <= first)), "{next:?}");
+        let overdue = self.ledger.held.values().filter_map(due).filter(|due| *due <= self.now);
+        let facts = Facts { overdue: overdue.count(), ..Facts::default() };
+        let more = self.state.handle_deadlines(self.now, &mut self.sockets);
+        assert!(!more, "a turn's worth of letters");
+        self.account(&facts);
+        assert!(self.ledger.held.values().filter_map(due).all(|due| due > self.now));
+        if self.now > self.reached {
+            self.reached = self.now;
+            for (name, held) in &self.ledger.held {
+                let expires_at = self.ledger.records[name].expires_at;
+                let is_fresh = held.place != Place::Waiting || expires_at > self.now;
+                assert!(is_fresh, "{name:?} waits after its time: {held:?}");
+            }
+        }
+    }
+
+    /// Where nothing is unread, nothing waits that somebody here is meant to get.
+    fn expect_no_one_waits(&self) {
+        for (name, held) in &self.ledger.held {
+            let mut theirs = self.sockets.of(name.0);
+            if held.place == Place::Waiting && self.sockets.is_idle(name.0) {
+                let is_meant =
+                    theirs.any(|(_, socket)| self.ledger.is_meant(*name, socket.in_role));
+                assert!(!is_meant, "{name:?} waits for nothing: {held:?}");
+            }
+        }
+    }
+}
