@@ -4,8 +4,6 @@
 //! what was not synced, fill up and fail on demand. Why it matters: a notification that was
 //! answered with "stored" must outlive anything, and a full or dying disk must be told, not hidden.
 
-#![expect(clippy::indexing_slicing, reason = "a test may panic")]
-
 #[cfg(test)]
 #[path = "journal"]
 mod journal {
