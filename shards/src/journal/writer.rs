@@ -4,7 +4,7 @@
 //! disk, for the shard to take a report. **Owns**: the [`Files`], and when to try again.
 //! **Never**: acknowledges what the policy's write or sync has not returned for.
 //!
-//! A round takes every order in the lane, writes all batches and syncs once, then deletes, reads
+//! A round takes every order in the lane, reads, writes all batches and syncs once, then deletes
 //! and reports. The more comes in during one sync, the more the next one commits.
 
 use std::io;
@@ -92,12 +92,16 @@ impl<S: Storage> Writer<S> {
     pub(super) fn run(mut self) {
         loop {
             let open = self.receive();
-            self.work(!open);
-            let chunk = self.reading.take().map(|from| self.files.read(from));
-            if let Some(Err(error)) = &chunk {
-                self.last_error = Some(format!("reading for compaction: {error}").into());
+            if let Some(from) = self.reading.take() {
+                // Told before the round's sync: compaction goes on meanwhile.
+                let chunk = self.files.read(from);
+                if let Err(error) = &chunk {
+                    self.last_error = Some(format!("reading for compaction: {error}").into());
+                }
+                self.send(Some(chunk));
             }
-            self.send(chunk);
+            self.work(!open);
+            self.send(None);
             if !open {
                 return;
             }
