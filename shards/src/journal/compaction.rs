@@ -9,7 +9,7 @@
 
 use std::io;
 
-use super::files::Chunk;
+use super::chunk::Chunk;
 use super::format::BLOCK_BYTES;
 use super::{Journal, Position};
 

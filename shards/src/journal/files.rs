@@ -1,17 +1,16 @@
-//! The segment files of an open journal: written, synced, given up and begun anew, deleted, read.
+//! The segment files of an open journal: written, synced, given up and begun anew, deleted.
 //!
 //! **Runs on**: the writer's thread. **Owns**: every byte that is not yet safe on its files.
 //! **Never**: waits for anything but the disk; forgets a byte before it is durable.
 
 use std::collections::VecDeque;
 use std::io;
-use std::ops::Range;
 use std::time::Instant;
 
-use super::format::{self, BLOCK_BYTES, FileId, Found, HEADER_BYTES, Kind, Scan};
+use super::format::{BLOCK_BYTES, FileId, HEADER_BYTES};
 use super::storage::Storage;
-use super::{Fsync, Position, Ticket};
-use crate::limits::{JOURNAL_READ_BYTES, JOURNAL_SPARE_BYTES_MAX, JOURNAL_UNSYNCED_BYTES_MAX};
+use super::{Fsync, Ticket};
+use crate::limits::{JOURNAL_SPARE_BYTES_MAX, JOURNAL_UNSYNCED_BYTES_MAX};
 
 /// Frames that follow one another in one segment.
 #[derive(Debug)]
@@ -26,16 +25,6 @@ impl Batch {
     pub(super) fn end(&self) -> u64 {
         self.base + (self.bytes.len() / BLOCK_BYTES) as u64
     }
-}
-
-/// What was read for compaction.
-#[derive(Debug)]
-pub(super) struct Chunk {
-    /// Records whole in `bytes`, in order.
-    pub(super) records: Vec<(Position, Range<usize>)>,
-    pub(super) bytes: Vec<u8>,
-    /// Everything whole between the block asked for and here is in `records`.
-    pub(super) until: u64,
 }
 
 /// One file of the log.
@@ -60,9 +49,9 @@ pub(super) struct Log {
 /// All files, and what is on its way to them.
 #[derive(Debug)]
 pub(super) struct Files<S> {
-    storage: S,
+    pub(super) storage: S,
     fsync: Fsync,
-    log: Log,
+    pub(super) log: Log,
     /// The last of the files is being written.
     active: bool,
     /// Not written, or in doubt after a failed sync.
@@ -327,43 +316,5 @@ impl<S: Storage> Files<S> {
             self.log.files.pop_front();
         }
         Ok(true)
-    }
-
-    /// Reads the frames from block `from` on: as many as fit the bound, at least one.
-    pub(super) fn read(&mut self, from: u64) -> io::Result<Chunk> {
-        let mut chunk = Chunk { records: Vec::new(), bytes: Vec::new(), until: from + 1 };
-        let at = self.log.files.partition_point(|file| file.id.base <= from);
-        let file = at.checked_sub(1).and_then(|at| self.log.files.get(at));
-        let file = file.filter(|file| from < file.end).ok_or_else(|| {
-            // Not written, or about to be written again after a failed sync.
-            io::Error::other("not on disk at the moment")
-        })?;
-        let offset = HEADER_BYTES as u64 + (from - file.id.base) * BLOCK_BYTES as u64;
-        let left = file.end.saturating_sub(from).saturating_mul(BLOCK_BYTES as u64);
-        let left = usize::try_from(left).unwrap_or(usize::MAX);
-        let mut bytes = Vec::with_capacity(left.min(JOURNAL_READ_BYTES));
-        self.storage.read(&file.name, offset, left.min(JOURNAL_READ_BYTES), &mut bytes)?;
-        let claimed = format::claimed_bytes(&bytes).unwrap_or(0).min(left);
-        if claimed > bytes.len() {
-            let more = claimed - bytes.len();
-            self.storage.read(&file.name, offset + bytes.len() as u64, more, &mut bytes)?;
-        }
-        chunk.until = from + (bytes.len() / BLOCK_BYTES).max(1) as u64;
-        for found in Scan::new(&bytes, file.id.salt, from) {
-            match found {
-                Found::Frame { position, kind: Kind::Record, record } => {
-                    let start = chunk.bytes.len();
-                    chunk.bytes.extend_from_slice(record);
-                    chunk.records.push((position, start..chunk.bytes.len()));
-                }
-                Found::Frame { kind: Kind::Note, .. } | Found::Damage { .. } => {}
-                // Most likely a frame the bound has cut; if it is the first, it is damaged.
-                Found::Tail { bytes: tail } if tail < bytes.len() => {
-                    chunk.until = from + ((bytes.len() - tail) / BLOCK_BYTES) as u64;
-                }
-                Found::Tail { .. } => {}
-            }
-        }
-        Ok(chunk)
     }
 }

@@ -8,8 +8,9 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
+use super::Ticket;
 use super::compaction::Compaction;
 use super::files::{Batch, Files};
 use super::format::{self, BLOCK_BYTES, HEADER_BYTES, Kind};
@@ -17,14 +18,13 @@ use super::ledger::Ledger;
 use super::recovery::{self, RecoveryReport};
 use super::storage::{Disk, Storage};
 use super::writer::{Lanes, Order, Report, Writer};
-use super::{AppendError, Condition, Full, OpenError, Options, Position, RECORD_BYTES_MAX};
-use super::{Stats, Ticket};
+use super::{AppendError, Condition, Full, OpenError, Options, Position};
 use crate::doorbell::Doorbell;
 use crate::limits::{
     JOURNAL_BUFFER_BYTES_MAX, JOURNAL_LANE_CAPACITY, JOURNAL_REPORT_LANE_CAPACITY,
 };
 
-const BLOCK: u64 = BLOCK_BYTES as u64;
+pub(super) const BLOCK: u64 = BLOCK_BYTES as u64;
 const SEGMENT_BYTES_MIN: u64 = 4096;
 
 /// The store of one shard. See the [module](super) for what its owner must do.
@@ -35,7 +35,10 @@ pub struct Journal {
     /// The block the next frame gets.
     pub(super) end: u64,
     pub(super) segment_bytes: u64,
-    max_disk_bytes: u64,
+    pub(super) max_disk_bytes: u64,
+    /// What was found when it was opened and is more than the options allow now: notes and copies
+    /// may use that much more, or the log could not shrink.
+    pub(super) excess_bytes: u64,
     salt: u32,
     /// Frames of the last segment that are not handed over.
     buffer: Batch,
@@ -46,16 +49,16 @@ pub struct Journal {
     /// The deletion that is to be ordered as soon as the lane has room.
     deletion: Option<(u64, Ticket)>,
     /// Everything below this block is deleted.
-    begin: u64,
+    pub(super) begin: u64,
     orders: Sender<Order>,
     reports: Receiver<Report>,
     /// An empty buffer the writer has given back.
     spare: Option<Vec<u8>>,
     writer: JoinHandle<()>,
-    committed: Ticket,
-    syncs: u64,
-    condition: Condition,
-    last_error: Option<Arc<str>>,
+    pub(super) committed: Ticket,
+    pub(super) syncs: u64,
+    pub(super) condition: Condition,
+    pub(super) last_error: Option<Arc<str>>,
 }
 
 impl Journal {
@@ -84,7 +87,7 @@ impl Journal {
             return Err(OpenError::Options("max_disk_bytes must be at least 4 × segment_bytes"));
         }
         let found = recovery::recover(&mut storage, &options.directory, &mut on_record)?;
-        let (end, salt) = (found.log.end, found.log.salt);
+        let (end, salt, segment_bytes) = (found.log.end, found.log.salt, options.segment_bytes);
         let begin = found.log.files.front().map_or(end, |oldest| oldest.id.base);
         let (orders, taken) = bounded(JOURNAL_LANE_CAPACITY);
         let (given, reports) = bounded(JOURNAL_REPORT_LANE_CAPACITY);
@@ -100,8 +103,9 @@ impl Journal {
             ledger: found.ledger,
             compaction: Compaction::default(),
             end,
-            segment_bytes: options.segment_bytes,
+            segment_bytes,
             max_disk_bytes: options.max_disk_bytes,
+            excess_bytes: 0,
             salt,
             buffer: Batch { base: end, bytes: Vec::new(), begins: true },
             sealed: VecDeque::new(),
@@ -117,6 +121,8 @@ impl Journal {
             condition: Condition::Sound,
             last_error: None,
         };
+        journal.excess_bytes = journal.disk_bytes().saturating_sub(journal.room_for_records())
+            + journal.ledger.longest_blocks().saturating_mul(BLOCK).saturating_sub(segment_bytes);
         journal.pump();
         Ok((journal, found.report))
     }
@@ -131,6 +137,7 @@ impl Journal {
                 return Err(AppendError::Failed { reason: Arc::clone(reason) });
             }
         }
+        self.check_length(record)?;
         let position = self.put(Kind::Record, record, self.room_for_records())?;
         self.ledger.insert(position);
         Ok(position)
@@ -140,12 +147,13 @@ impl Journal {
     /// released; it stays as long as anything older does. Taken even where [`Self::append`]
     /// refuses, because notes are what makes room.
     pub fn note(&mut self, record: &[u8]) -> Result<(), AppendError> {
+        self.check_length(record)?;
         self.put(Kind::Note, record, self.room_for_notes()).map(drop)
     }
 
     /// As [`Self::append`], for compaction.
     pub(super) fn copy(&mut self, record: &[u8]) -> Option<Position> {
-        let room = self.max_disk_bytes;
+        let room = self.room_for_copies();
         let position = self.is_sound().then(|| self.put(Kind::Record, record, room))?.ok()?;
         self.ledger.insert(position);
         Some(position)
@@ -172,8 +180,15 @@ impl Journal {
 
     /// Takes the writer's reports and gives it what it had no room for. Call when the bell rings.
     pub fn poll(&mut self) -> Ticket {
-        while let Ok(report) = self.reports.try_recv() {
-            self.apply(report);
+        loop {
+            match self.reports.try_recv() {
+                Ok(report) => self.apply(report),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    self.writer_is_gone();
+                    break;
+                }
+            }
         }
         self.pump();
         self.committed
@@ -205,36 +220,6 @@ impl Journal {
         }
     }
 
-    /// How things stand, as of the last [`Self::poll`].
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        Stats {
-            segments: self.ledger.segments(),
-            live_records: self.ledger.live(),
-            live_bytes: self.ledger.live_blocks() * BLOCK,
-            disk_bytes: self.disk_bytes(),
-            uncommitted_bytes: (self.end - self.committed.0) * BLOCK,
-            syncs: self.syncs,
-            moved_records: self.compaction.moved,
-            lost_records: self.compaction.lost,
-            condition: self.condition.clone(),
-            last_error: self.last_error.clone(),
-        }
-    }
-
-    /// Compaction has always room for what one segment holds, or it could never end.
-    const fn room_for_notes(&self) -> u64 {
-        self.max_disk_bytes - self.segment_bytes - 4 * HEADER_BYTES as u64
-    }
-
-    pub(super) const fn room_for_records(&self) -> u64 {
-        self.room_for_notes() - self.segment_bytes
-    }
-
-    pub(super) fn disk_bytes(&self) -> u64 {
-        (self.end - self.begin) * BLOCK + (self.ledger.segments() * HEADER_BYTES) as u64
-    }
-
     pub(super) fn is_sound(&self) -> bool {
         self.condition == Condition::Sound
     }
@@ -246,10 +231,6 @@ impl Journal {
 
     fn put(&mut self, kind: Kind, record: &[u8], room: u64) -> Result<Position, AppendError> {
         let blocks = format::frame_blocks(record.len());
-        let room_bytes = self.segment_bytes.checked_sub(blocks * BLOCK + HEADER_BYTES as u64);
-        let Some(room_bytes) = room_bytes.filter(|_| record.len() <= RECORD_BYTES_MAX) else {
-            return Err(AppendError::TooLong { bytes: record.len() });
-        };
         if (self.end + blocks - self.committed.0) * BLOCK > JOURNAL_BUFFER_BYTES_MAX {
             return Err(AppendError::Full(Full::Buffer));
         }
@@ -257,7 +238,9 @@ impl Journal {
             return Err(AppendError::Full(Full::Limit));
         }
         let position = Position::new(self.end, blocks).ok_or(AppendError::Full(Full::Limit))?;
-        if self.ledger.active_blocks().is_none_or(|used| used * BLOCK > room_bytes) {
+        let segment_bytes = |used: u64| HEADER_BYTES as u64 + (used + blocks) * BLOCK;
+        let begins = |used| used > 0 && segment_bytes(used) > self.segment_bytes;
+        if self.ledger.active_blocks().is_none_or(begins) {
             self.begin_segment();
         }
         format::encode(&mut self.buffer.bytes, self.salt, self.end, kind, record);
@@ -338,11 +321,15 @@ impl Journal {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(order)) => Err(order),
             Err(TrySendError::Disconnected(order)) => {
-                let reason: Arc<str> = "the journal's writer has panicked".into();
-                self.last_error = Some(Arc::clone(&reason));
-                self.condition = Condition::Failed(reason);
+                self.writer_is_gone();
                 Err(order)
             }
         }
+    }
+
+    fn writer_is_gone(&mut self) {
+        let reason: Arc<str> = "the journal's writer has panicked".into();
+        self.last_error = Some(Arc::clone(&reason));
+        self.condition = Condition::Failed(reason);
     }
 }

@@ -175,6 +175,11 @@ impl Ledger {
         self.segments.front().filter(|_| self.segments.len() > usize::from(self.active))
     }
 
+    pub(super) fn longest_blocks(&self) -> u64 {
+        let blocks = self.segments.iter().map(|segment| segment.end - segment.base);
+        blocks.max().unwrap_or(0)
+    }
+
     pub(super) fn segments(&self) -> usize {
         self.segments.len()
     }

@@ -22,7 +22,9 @@
 //!    matters, the record says its own.
 //! 4. Answer for a record (tell a client that it is stored) only once its ticket is committed.
 //!    After a crash some records that were never committed may be there, others not.
-//! 5. Call [`Journal::poll`] and [`Journal::compact`] when the bell rings and once per turn.
+//! 5. Drop a journal only after [`Journal::close`], or its writer goes on, with the directory's
+//!    lock, until it has written what it was given.
+//! 6. Call [`Journal::poll`] and [`Journal::compact`] when the bell rings and once per turn.
 //!
 //! # When the disk fails
 //! A failed write or sync is never acknowledged. What a failed sync leaves behind is unknown, so
@@ -32,6 +34,7 @@
 //! says why; notes are taken as long as they find room in memory, and segments that are wholly
 //! dead are deleted, which is how a full disk heals itself.
 
+mod chunk;
 mod compaction;
 mod error;
 mod files;
@@ -39,6 +42,7 @@ mod format;
 mod handle;
 mod ledger;
 mod recovery;
+mod room;
 pub mod storage;
 mod writer;
 

@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::OpenError;
@@ -90,7 +90,11 @@ impl Storage for Disk {
 
     fn create(&mut self, name: &str) -> io::Result<()> {
         self.current = None;
-        let file = OpenOptions::new().create_new(true).write(true).open(self.path.join(name))?;
+        let file = OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(self.path.join(name))?;
         self.current = Some(file);
         Ok(())
     }

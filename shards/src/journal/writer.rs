@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::files::{Batch, Chunk, Files, is_full};
+use super::chunk::Chunk;
+use super::files::{Batch, Files, is_full};
 use super::storage::Storage;
 use super::{Condition, Ticket};
 use crate::doorbell::Doorbell;

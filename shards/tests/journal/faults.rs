@@ -184,6 +184,32 @@ fn the_limit_holds_and_compaction_makes_room_below_it() {
 }
 
 #[test]
+fn a_journal_above_lowered_limits_shrinks() {
+    let memory = Memory::default();
+    let large =
+        Options { segment_bytes: 64 * 1024, max_disk_bytes: 1 << 20, ..options(Fsync::Always) };
+    let mut owner = Owner::on(memory.clone(), &large).unwrap();
+    for id in 0..60 {
+        owner.append(id, 10_000).unwrap();
+    }
+    owner.commit();
+    drop(owner);
+    let small = options(Fsync::Always);
+    let mut owner = Owner::on(memory.kill(), &small).unwrap();
+    assert_eq!(owner.append(100, 300), Err(AppendError::Full(Full::Limit)));
+    for id in (0..60).filter(|id| id % 30 != 0) {
+        owner.kill(id).unwrap();
+    }
+    owner.until("room", |owner| {
+        owner.compact(5000);
+        owner.commit();
+        owner.append(100, 300).is_ok()
+    });
+    assert!(owner.journal.stats().disk_bytes <= small.max_disk_bytes);
+    assert_eq!(owner.index.len(), 3);
+}
+
+#[test]
 fn a_slow_disk_bounds_what_waits_in_memory() {
     let memory = Memory::default();
     let options =

@@ -1,0 +1,53 @@
+//! How much a journal holds, and how much more it may.
+//!
+//! **Runs on**: the shard. **Owns**: nothing; sums over the journal's own numbers.
+//! **Never**: lets records take the room that their deaths and their copies will need.
+
+use super::format::{self, HEADER_BYTES};
+use super::handle::{BLOCK, Journal};
+use super::{AppendError, RECORD_BYTES_MAX, Stats};
+
+impl Journal {
+    /// How things stand, as of the last [`Self::poll`].
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            segments: self.ledger.segments(),
+            live_records: self.ledger.live(),
+            live_bytes: self.ledger.live_blocks() * BLOCK,
+            disk_bytes: self.disk_bytes(),
+            uncommitted_bytes: (self.end - self.committed.0) * BLOCK,
+            syncs: self.syncs,
+            moved_records: self.compaction.moved,
+            lost_records: self.compaction.lost,
+            condition: self.condition.clone(),
+            last_error: self.last_error.clone(),
+        }
+    }
+
+    pub(super) const fn room_for_records(&self) -> u64 {
+        self.max_disk_bytes - 2 * self.segment_bytes - 4 * HEADER_BYTES as u64
+    }
+
+    pub(super) const fn room_for_notes(&self) -> u64 {
+        self.room_for_records() + self.segment_bytes + self.excess_bytes
+    }
+
+    /// All that one segment holds fits in beyond the notes, with the headers of the files it may
+    /// begin; or else compaction could never end.
+    pub(super) const fn room_for_copies(&self) -> u64 {
+        self.max_disk_bytes + self.excess_bytes
+    }
+
+    pub(super) fn disk_bytes(&self) -> u64 {
+        (self.end - self.begin) * BLOCK + (self.ledger.segments() * HEADER_BYTES) as u64
+    }
+
+    /// A record fits a segment, so that compaction has room for it.
+    pub(super) fn check_length(&self, record: &[u8]) -> Result<(), AppendError> {
+        let bytes = record.len();
+        let frame_bytes = HEADER_BYTES as u64 + format::frame_blocks(bytes) * BLOCK;
+        let fits = bytes <= RECORD_BYTES_MAX && frame_bytes <= self.segment_bytes;
+        if fits { Ok(()) } else { Err(AppendError::TooLong { bytes }) }
+    }
+}
