@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::sample::Index;
-use serde_json::json;
 
 use super::ledger::{Facts, HASH, Held, Ledger, Place, Record};
 use super::script::{Action, Newcomer, Step, Trigger, USERS};
@@ -94,7 +93,7 @@ impl Office {
         }
     }
 
-    fn connect(&mut self, who: &Newcomer) {
+    pub(super) fn connect(&mut self, who: &Newcomer) {
         let (tenant, user) = USERS[who.user];
         if self.sockets.of(who.user).count() >= self.limits.connections_per_user_max {
             return;
@@ -128,7 +127,7 @@ impl Office {
         self.account(&facts);
     }
 
-    fn leave(&mut self, key: u32, abrupt: bool) {
+    pub(super) fn leave(&mut self, key: u32, abrupt: bool) {
         let flushes = !abrupt && !self.state.keeps_letters();
         let unsent = self.sockets.remove(key, abrupt, flushes);
         self.state.handle_disconnect(ConnectionKey(key), unsent);
@@ -148,13 +147,13 @@ impl Office {
         }
     }
 
-    fn trigger(&mut self, trigger: &Trigger) {
+    pub(super) fn trigger(&mut self, trigger: &Trigger) {
         let id = identity(self.ids.len() as u64 + 1, trigger.weight);
         self.ids.push(id);
         let audience: Audience = Audience::Roles(Box::new(["x".into()]));
         let audience = trigger.for_role.then(|| Arc::new(audience));
         let readers = Readers { websocket: true, sse: trigger.for_sse };
-        let json = json!({ "n": number(id) }).to_string();
+        let json = format!(r#"{{"n":{}}}"#, number(id));
         let notification =
             Notification::encode(id, trigger.priority, audience, json.as_bytes(), readers)
                 .lasting(trigger.ttl);
@@ -348,9 +347,9 @@ impl Office {
         let Answer::Letters(views) = answer else { panic!("letters were asked for") };
         let mut shown = Vec::new();
         for view in views {
-            let json: serde_json::Value =
-                serde_json::from_slice(websocket::payload_of(&view.frame)).unwrap();
-            let number = json["n"].as_u64().unwrap();
+            let text = std::str::from_utf8(websocket::payload_of(&view.frame)).unwrap();
+            let digits = text.strip_prefix(r#"{"n":"#).and_then(|text| text.strip_suffix('}'));
+            let number: u64 = digits.unwrap().parse().unwrap();
             let held = &self.ledger.held[&(user, number)];
             assert_eq!(view.attempts, held.attempts);
             assert_eq!(view.in_flight, held.place == Place::InFlight);

@@ -108,7 +108,7 @@ fn trigger() -> impl Strategy<Value = Trigger> {
     let ttl = select(vec![None, None, seconds(0), seconds(1), seconds(50), seconds(9_000)]);
     let users = subsequence((0..USERS.len()).collect::<Vec<_>>(), 1..=3).prop_shuffle();
     let flags = (prop::bool::weighted(0.2), prop::bool::weighted(0.9));
-    (users, select(Priority::ALL.to_vec()), ttl, 0..4_u8, flags).prop_map(
+    (users, select(Priority::ALL.to_vec()), ttl, select(vec![0, 1, 2, 2, 3_u8]), flags).prop_map(
         |(users, priority, ttl, weight, (for_role, for_sse))| Trigger {
             users,
             priority,

@@ -68,6 +68,10 @@ pub(super) struct Socket {
 }
 
 impl Socket {
+    pub(super) fn has_read_all(&self) -> bool {
+        self.outbox.is_empty()
+    }
+
     fn backlog(&self) -> usize {
         self.outbox.iter().map(|frame| weight(frame)).sum()
     }
@@ -163,10 +167,6 @@ impl Sockets {
 
     pub(super) fn of(&self, owner: usize) -> impl Iterator<Item = (u32, &Socket)> {
         self.open.iter().filter(move |(_, s)| s.owner == owner).map(|(key, s)| (*key, s))
-    }
-
-    pub(super) fn is_idle(&self, owner: usize) -> bool {
-        self.of(owner).all(|(_, socket)| socket.outbox.is_empty())
     }
 
     /// Whether a connection holds the letter unread.
