@@ -28,7 +28,7 @@ use crate::cli::EXIT_FAILURE;
 use crate::config::settled::{RunMode, Settings};
 use crate::door::auth::Verifier;
 use crate::door::gate::{DEFAULT_TENANT, Gate};
-use crate::door::listen::{self, Hallway};
+use crate::door::listen::{self, Hallway, Inherited};
 use crate::origin::Origins;
 use crate::router::interest::SHARDS_MAX;
 use crate::router::thread::{self, News};
@@ -74,7 +74,11 @@ pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure>
     let count = count.clamp(1, SHARDS_MAX);
     let capacity = capacity::claim(count, settings.server.connections_max);
     let server = &settings.server;
-    let listeners = listen::bind(server.address, count, server.send_buffer_bytes)
+    let inherited = Inherited {
+        send_buffer_bytes: server.send_buffer_bytes,
+        peer_timeout: settings.limits.connection_timeout,
+    };
+    let listeners = listen::bind(server.address, count, inherited)
         .map_err(|error| cannot_listen("server.host / server.port", server.address, &error))?;
     let address = local_address(listeners.first())?;
     let api_listener = bind_api(settings.api.listen)?;
@@ -205,7 +209,7 @@ fn log_start(settings: &Settings, shards: usize, cores: usize, capacity: Capacit
 
 fn bind_api(address: Option<SocketAddr>) -> Result<Option<std::net::TcpListener>, Failure> {
     let Some(address) = address else { return Ok(None) };
-    let listeners = listen::bind(address, 1, 0)
+    let listeners = listen::bind(address, 1, Inherited::default())
         .map_err(|error| cannot_listen("api.listen", address, &error))?;
     Ok(listeners.into_iter().next())
 }

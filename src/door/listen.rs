@@ -68,6 +68,17 @@ pub struct Hallway {
     pub closing: watch::Receiver<bool>,
 }
 
+/// What accepted sockets inherit from the listening one.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Inherited {
+    /// `SO_SNDBUF`, in bytes; 0 = the kernel's choice.
+    pub send_buffer_bytes: usize,
+    /// How long written bytes may go without being acknowledged before the kernel gives the peer
+    /// up (`TCP_USER_TIMEOUT`); zero = the kernel's choice, which may be a quarter of an hour. It
+    /// is what ends an SSE client that vanished: it owes us no bytes to be missed.
+    pub peer_timeout: Duration,
+}
+
 /// Opens `count` listening sockets on one address; the kernel spreads connections over them.
 ///
 /// # Errors
@@ -76,14 +87,14 @@ pub struct Hallway {
 pub fn bind(
     address: SocketAddr,
     count: usize,
-    send_buffer_bytes: usize,
+    inherited: Inherited,
 ) -> io::Result<Vec<std::net::TcpListener>> {
     // SO_REUSEPORT would also let a second gateway of the same user share the port unnoticed.
-    drop(socket(address, send_buffer_bytes, false)?);
+    drop(socket(address, inherited, false)?);
     let mut address = address;
     let mut listeners = Vec::with_capacity(count);
     for _ in 0..count.max(1) {
-        let listener = socket(address, send_buffer_bytes, true)?;
+        let listener = socket(address, inherited, true)?;
         // With port 0 the first choice holds for all.
         address = listener.local_addr()?;
         listeners.push(listener);
@@ -93,17 +104,20 @@ pub fn bind(
 
 fn socket(
     address: SocketAddr,
-    send_buffer_bytes: usize,
+    inherited: Inherited,
     shared: bool,
 ) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
-    // Accepted sockets inherit both on Linux: one call here instead of two per client.
+    // Accepted sockets inherit all of these on Linux: one call here instead of one per client.
     socket.set_tcp_nodelay(true)?;
-    if send_buffer_bytes > 0 {
-        socket.set_send_buffer_size(send_buffer_bytes)?;
+    if inherited.send_buffer_bytes > 0 {
+        socket.set_send_buffer_size(inherited.send_buffer_bytes)?;
+    }
+    if !inherited.peer_timeout.is_zero() {
+        socket.set_tcp_user_timeout(Some(inherited.peer_timeout))?;
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -231,4 +245,23 @@ pub async fn say_no(mut stream: TcpStream, response: Vec<u8>) {
     };
     // Whether the client heard us is its own affair; the socket closes either way.
     let _heard = timeout(REFUSAL_DEADLINE, farewell).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepted_sockets_inherit_what_the_listener_was_given() {
+        let peer_timeout = Duration::from_millis(1500);
+        let inherited = Inherited { send_buffer_bytes: 20_000, peer_timeout };
+        let listener = bind(([127, 0, 0, 1], 0).into(), 1, inherited).unwrap().remove(0);
+        listener.set_nonblocking(false).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = Socket::from(listener.accept().unwrap().0);
+        assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(peer_timeout));
+        assert!(accepted.tcp_nodelay().unwrap());
+        // The kernel doubles what it is asked for, for its own books.
+        assert_eq!(accepted.send_buffer_size().unwrap(), 40_000);
+    }
 }

@@ -56,7 +56,7 @@ async fn serve(port: u16) -> std::io::Result<()> {
     shard.spawn(Echo, || {}, |ending| eprintln!("echo: shard ended: {ending:?}"))?;
 
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let listener = listen::bind(address, 1, 0)?.remove(0);
+    let listener = listen::bind(address, 1, listen::Inherited::default())?.remove(0);
     let listener = TcpListener::from_std(listener)?;
     writeln!(stdout(), "listening on {}", listener.local_addr()?)?;
     stdout().flush()?;
