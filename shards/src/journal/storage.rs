@@ -48,7 +48,6 @@ pub struct Disk {
     path: PathBuf,
     directory: File,
     current: Option<File>,
-    #[expect(dead_code, reason = "held for its lock, which goes with the descriptor")]
     lock: File,
 }
 
@@ -71,6 +70,13 @@ impl Disk {
             Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path: path.to_owned() }),
             Err(TryLockError::Error(error)) => Err(unusable(error)),
         }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Closing does not do it while a child process between fork and exec has a copy.
+        self.lock.unlock().ok();
     }
 }
 

@@ -45,6 +45,24 @@ fn a_failed_sync_is_made_good_in_a_new_file() {
 }
 
 #[test]
+fn what_recovery_has_shown_is_safe_from_then_on() {
+    for seed in 0..20 {
+        let memory = Memory::default();
+        let mut owner = Owner::on(memory.clone(), &options(Fsync::Never)).unwrap();
+        owner.append(1, 100).unwrap();
+        owner.commit();
+        // Written and never synced: after a kill it is in the system's memory only.
+        let memory = memory.kill();
+        drop(owner);
+        let owner = Owner::on(memory.clone(), &options(Fsync::Always)).unwrap();
+        assert_eq!(owner.index.len(), 1);
+        let memory = memory.lose_power(&mut Rng::with_seed(seed));
+        drop(owner);
+        assert_eq!(Owner::on(memory, &options(Fsync::Always)).unwrap().index.len(), 1);
+    }
+}
+
+#[test]
 fn a_disk_that_keeps_failing_is_told_and_tried_again() {
     let (memory, options) = (Memory::default(), options(Fsync::Always));
     let mut owner = Owner::on(memory.clone(), &options).unwrap();
