@@ -66,6 +66,9 @@ pub struct Running {
 ///
 /// An address is not to be had, or the system gives no more threads or files.
 pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure> {
+    if settings.disk.is_some() {
+        return Err(Failure("queue.backend = \"disk\" is not available yet".to_owned()));
+    }
     let cores = pin::allowed_cores();
     let count = match settings.shards.count {
         0 => pin::default_shard_count(cores.len()),

@@ -178,8 +178,19 @@ keys! {
 
     QUEUE_ENABLED: "queue.enabled", "QUEUE_ENABLED", "false", Form::Switch, Open,
         "whether notifications to users who are away wait for them";
-    QUEUE_BACKEND: "queue.backend", "QUEUE_BACKEND", "\"memory\"", Form::Choice(&["memory"]), Open,
-        "where they wait";
+    QUEUE_BACKEND: "queue.backend", "QUEUE_BACKEND", "\"memory\"", Form::Choice(&["memory", "disk"]), Open,
+        "where they wait: memory forgets them with the process, disk keeps them in queue.path";
+    QUEUE_PATH: "queue.path", "QUEUE_PATH", "\"./data\"", Form::Line, Open,
+        "the directory of the disk backend, from the configuration file on; made if it is missing";
+    QUEUE_FSYNC: "queue.fsync", "QUEUE_FSYNC", "\"always\"",
+        Form::Choice(&["always", "interval", "never"]), Open,
+        "when queued: true is said: after a sync (always), or once written, synced at an interval or never";
+    QUEUE_FSYNC_INTERVAL: "queue.fsync_interval_ms", "QUEUE_FSYNC_INTERVAL_MS", "1000",
+        whole(1, 3_600_000), Open,
+        "the longest time between two syncs with queue.fsync = \"interval\", in milliseconds";
+    QUEUE_MAX_DISK: "queue.max_disk_bytes", "QUEUE_MAX_DISK_BYTES", "1073741824",
+        whole(4 * MIB, 1 << 50), Open,
+        "the most the disk backend keeps in queue.path, over all shards; beyond it nothing new is queued";
     QUEUE_MAX_SIZE: "queue.max_size_per_user", "QUEUE_MAX_SIZE_PER_USER", "100",
         whole_or_zero(1, 1_000_000, "unlimited"), Open,
         "the most that wait for one user; then the least urgent gives way, the oldest among equals";
@@ -241,9 +252,6 @@ pub static LATER: &[Later] = &[
         ],
     },
     Later { name: "tenant.tenant_overrides", env: &[] },
-    Later { name: "queue.path", env: &["QUEUE_PATH"] },
-    Later { name: "queue.fsync", env: &["QUEUE_FSYNC"] },
-    Later { name: "queue.max_disk_bytes", env: &["QUEUE_MAX_DISK_BYTES"] },
     Later {
         name: "ratelimit",
         env: &[

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use ara_shards::journal::Fsync;
 use ara_shards::limits::{AckLimits, Limits, QueueLimits};
 use jsonwebtoken::Algorithm;
 
@@ -16,7 +17,7 @@ use super::jwt_key;
 use super::keys::{self, Key};
 use super::raw::Raw;
 use super::settled::{
-    Api, Generated, Jwt, Log, LogFormat, Redis, RunMode, Server, Settings, Shards,
+    Api, Disk, Generated, Jwt, Log, LogFormat, Redis, RunMode, Server, Settings, Shards,
 };
 
 /// The least bytes of an HMAC secret: the length of the shortest hash, as RFC 7518 asks.
@@ -62,6 +63,7 @@ impl Settler<'_> {
                 inbox_capacity: self.size(&keys::SHARDS_INBOX),
             },
             limits,
+            disk: self.disk(),
             jwt,
             redis,
             tenants_enabled: self.raw.switch(&keys::TENANT_ENABLED),
@@ -292,6 +294,24 @@ impl Settler<'_> {
         self.raw.switch(&keys::QUEUE_ENABLED).then(|| QueueLimits {
             per_user_max: self.size(&keys::QUEUE_MAX_SIZE),
             ttl: self.raw.seconds(&keys::QUEUE_TTL),
+        })
+    }
+
+    fn disk(&mut self) -> Option<Disk> {
+        let wanted = self.raw.text(&keys::QUEUE_BACKEND).as_deref() == Some("disk");
+        let enabled = self.raw.switch(&keys::QUEUE_ENABLED);
+        if wanted && !enabled {
+            self.warnings.push("queue.backend is not used: queue.enabled is false".to_owned());
+        }
+        let interval = Duration::from_millis(self.raw.whole(&keys::QUEUE_FSYNC_INTERVAL));
+        (wanted && enabled).then(|| Disk {
+            path: self.directory.join(self.raw.text(&keys::QUEUE_PATH).unwrap_or_default()),
+            fsync: match self.raw.text(&keys::QUEUE_FSYNC).as_deref() {
+                Some("interval") => Fsync::Interval(interval),
+                Some("never") => Fsync::Never,
+                _ => Fsync::Always,
+            },
+            bytes_max: self.raw.whole(&keys::QUEUE_MAX_DISK),
         })
     }
 

@@ -4,9 +4,11 @@
 //! **Owns**: nothing that changes. **Never**: parses text (that is `raw`), nor prints a secret.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ara_shards::Limits;
+use ara_shards::journal::Fsync;
 
 /// Everything the gateway was told, after every check has passed.
 #[derive(Debug, Clone)]
@@ -21,6 +23,8 @@ pub struct Settings {
     pub shards: Shards,
     /// The engine's limits, as the shards take them.
     pub limits: Limits,
+    /// The disk backend of the queue; `None` = memory, or no queue.
+    pub disk: Option<Disk>,
     /// How client tokens are verified and, in development, signed.
     pub jwt: Jwt,
     /// The Redis trigger source; `None` where no URL was configured.
@@ -86,6 +90,17 @@ pub struct Shards {
     pub pin_to_cores: bool,
     /// Room in each lane of a shard's inbox, in messages.
     pub inbox_capacity: usize,
+}
+
+/// Where letters outlive the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// The directory.
+    pub path: PathBuf,
+    /// When what is written counts as kept.
+    pub fsync: Fsync,
+    /// The most bytes in it, over all shards.
+    pub bytes_max: u64,
 }
 
 /// Token verification.

@@ -216,7 +216,6 @@ fn what_is_still_to_come_is_refused_as_such() {
         "server.tls_cert = 'x'",
         "[ratelimit]",
         "[cluster]\nnonsense = 1",
-        "queue.path = 'x'",
         "[tenant.default_limits]\nmax_connections = 1",
         "[[api.keys]]\nname = 'x'",
         "[otel]\nenabled = false",
