@@ -107,7 +107,7 @@ pub(super) async fn trigger(
         audience,
     };
     let trigger = Trigger { tenant, target, event };
-    let dispatched = router.dispatch(&trigger)?;
+    let dispatched = router.dispatch(&trigger, None)?;
     let (id, occurred_at) = (dispatched.id.to_string(), dispatched.occurred_at.clone());
     let receipt = dispatched.receipt().await?;
     let mut answer = Answer::new(&id, &occurred_at, receipt.total);
