@@ -23,6 +23,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
+use crate::api::AnswerStore;
 use crate::capacity::{self, Capacity};
 use crate::cli::EXIT_FAILURE;
 use crate::config::settled::{RunMode, Settings};
@@ -87,6 +88,7 @@ pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure>
     let api_listener = bind_api(settings.api.listen)?;
     let api_address = api_listener.as_ref().map(|l| local_address(Some(l))).transpose()?;
     log_start(&settings, count, cores.len(), capacity);
+    let answers = open_answers(&settings)?;
 
     let wake = Arc::new(Notify::new());
     let clapper = Arc::clone(&wake);
@@ -131,6 +133,7 @@ pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure>
         wake,
         closing,
         api_listener,
+        answers,
         stop: stop_out,
         news,
     };
@@ -208,6 +211,13 @@ fn log_start(settings: &Settings, shards: usize, cores: usize, capacity: Capacit
             "server.max_connections is more than the open-file limit holds; raise it (ulimit -Hn)"
         );
     }
+}
+
+/// The store of answers by `Idempotency-Key`, where the queue is on disk too.
+fn open_answers(settings: &Settings) -> Result<Option<AnswerStore>, Failure> {
+    let disk = settings.disk.as_ref();
+    let opened = disk.map(|disk| AnswerStore::open(&disk.path, disk.fsync)).transpose();
+    opened.map_err(|error| Failure(format!("queue.path: {error}")))
 }
 
 fn bind_api(address: Option<SocketAddr>) -> Result<Option<std::net::TcpListener>, Failure> {

@@ -18,8 +18,8 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::Router;
-use crate::api::Api;
 use crate::api::serve::{Server, turn_away};
+use crate::api::{AnswerStore, Api};
 use crate::capacity::Capacity;
 use crate::config::settled::Settings;
 use crate::door::gate::Gate;
@@ -62,6 +62,8 @@ pub struct Parts {
     pub closing: watch::Sender<bool>,
     /// The API's own socket, if it has one.
     pub api_listener: Option<std::net::TcpListener>,
+    /// Where answers by `Idempotency-Key` outlive the process, if they do.
+    pub answers: Option<AnswerStore>,
     /// Main's word to stop.
     pub stop: mpsc::Receiver<()>,
     /// The way to main.
@@ -94,12 +96,13 @@ pub fn spawn(parts: Parts) -> io::Result<JoinHandle<()>> {
 
 /// The router's thread: reports and arrivals, the API, Redis, until told to stop.
 async fn route(parts: Parts) -> io::Result<()> {
-    let Parts { settings, links, gate, capacity, arrivals, closing, mut stop, .. } = parts;
+    let Parts { settings, links, gate, capacity, arrivals, closing, answers, mut stop, .. } = parts;
     let keeps_letters = settings.limits.queue.is_some() || settings.limits.ack.is_some();
     let router = Router::new(links, gate.placement.clone(), capacity.clients, keeps_letters);
     let status = Rc::new(RedisStatus::new());
-    let api = Rc::new(Api::new(router.clone(), Arc::clone(&gate), &settings, Rc::clone(&status)));
-    let server = Server::new(api, capacity.callers, closing.subscribe());
+    let api = Api::new(router.clone(), Arc::clone(&gate), &settings, Rc::clone(&status), answers);
+    let api = Rc::new(api);
+    let server = Server::new(Rc::clone(&api), capacity.callers, closing.subscribe());
     if let Some(listener) = parts.api_listener {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         spawn_local(Rc::clone(&server).accept(listener));
@@ -135,6 +138,7 @@ async fn route(parts: Parts) -> io::Result<()> {
         sleep(Duration::from_millis(10)).await;
     }
     router.stop_shards().await;
+    api.close();
     Ok(())
 }
 
