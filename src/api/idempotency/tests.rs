@@ -513,6 +513,41 @@ fn a_running_process_forgets_on_disk_too_and_takes_up_its_serials() {
 }
 
 #[test]
+fn what_lives_is_moved_out_of_the_way_of_what_died() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options {
+        segment_bytes: 4096,
+        max_disk_bytes: 64 * 1024,
+        ..options(directory.path(), Fsync::Never)
+    };
+    let mut desk = Desk::open(&options, NOON);
+    let body = Bytes::from_static(b"body");
+    for serial in 0..20 {
+        desk.begin(serial, NOON);
+    }
+    for serial in (0..20).step_by(2) {
+        desk.answer(serial, NOON, &body);
+    }
+    for serial in 20..5_000 {
+        desk.begin(serial, NOON);
+        desk.log.abandon(serial);
+        desk.log.turn();
+    }
+    let stats = desk.log.stats();
+    assert!(stats.moved_records > 20 && stats.disk_bytes <= 64 * 1024, "{stats:?}");
+    // What was moved is found where it is now.
+    desk.answer(1, NOON, &body);
+    desk.log.abandon(3);
+    desk.log.close(None).unwrap();
+    let desk = Desk::open(&options, NOON);
+    let kept: Vec<u64> = (0..20).filter(|serial| *serial != 3).collect();
+    assert_eq!(desk.serials(), kept);
+    assert_eq!(desk.remembered.values().flatten().count(), 11);
+    assert_eq!(desk.log.stats().live_records, 19);
+    desk.log.close(None).unwrap();
+}
+
+#[test]
 fn what_another_version_wrote_is_released() {
     let directory = tempfile::tempdir().unwrap();
     let options = options(directory.path(), Fsync::Never);
