@@ -27,6 +27,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
+use crate::api::AnswerStore;
 use crate::capacity::{self, Capacity};
 use crate::cli::EXIT_FAILURE;
 use crate::config::settled::{RunMode, Settings};
@@ -106,6 +107,7 @@ pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure>
     let clock = Clock::start();
     let disk = settings.disk.as_ref();
     let storage = disk.map(|disk| Storage::open(disk, count, clock)).transpose()?;
+    let answers = open_answers(&settings)?;
     let placement = storage.as_ref().map(|storage| storage.placement().clone());
     let placement = placement.unwrap_or_else(|| Placement::new(count));
     let gate = Arc::new(gate(&settings, verifier, placement));
@@ -142,6 +144,7 @@ pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure>
         wake,
         closing,
         api_listener,
+        answers,
         stop: stop_out,
         news,
     };
@@ -266,6 +269,13 @@ fn log_start(settings: &Settings, shards: usize, cores: usize, capacity: Capacit
             "server.max_connections is more than the open-file limit holds; raise it (ulimit -Hn)"
         );
     }
+}
+
+/// The store of answers by `Idempotency-Key`, where the queue is on disk too.
+fn open_answers(settings: &Settings) -> Result<Option<AnswerStore>, Failure> {
+    let disk = settings.disk.as_ref();
+    let opened = disk.map(|disk| AnswerStore::open(&disk.path, disk.fsync)).transpose();
+    opened.map_err(|error| Failure(format!("queue.path: {error}")))
 }
 
 fn bind_api(address: Option<SocketAddr>) -> Result<Option<std::net::TcpListener>, Failure> {
