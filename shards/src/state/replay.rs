@@ -45,6 +45,9 @@ impl State {
     /// there is more to do at once.
     pub fn poll_replays(&mut self, now: Tick, out: &mut impl Outgoing) -> bool {
         self.now = now;
+        while let Some(slot) = self.vault.as_mut().and_then(|vault| vault.next_look()) {
+            self.end_written(slot, out);
+        }
         for _ in 0..REPLAYS_PER_TURN.min(self.replays.len()) {
             let Some(slot) = self.replays.pop_front() else { break };
             if let Some(mailbox) = self.directory.mailbox_mut(slot) {
@@ -58,14 +61,24 @@ impl State {
     }
 
     /// The connection's outbox has room again: nothing waits in it.
-    pub fn handle_room(&mut self, key: ConnectionKey, out: &impl Outgoing) {
+    pub fn handle_room(&mut self, key: ConnectionKey, out: &mut impl Outgoing) {
         let Some(session) = self.directory.session(key) else { return };
         let slot = session.home.user;
         self.list_replay(slot);
+        self.end_written(slot, out);
+    }
+
+    /// Acknowledgement is off: letters end once all the user's connections have written all.
+    fn end_written(&mut self, slot: u32, out: &mut impl Outgoing) {
         let Some(vault) = &mut self.vault else { return };
-        let mut keys = self.directory.user_connections(slot).iter();
-        if keys.all(|key| out.backlog_bytes(*key).is_none_or(|bytes| bytes == 0)) {
+        if !vault.has_sent(slot) {
+            return;
+        }
+        let keys = self.directory.user_connections(slot);
+        if keys.iter().all(|key| out.backlog_bytes(*key).is_none_or(|bytes| bytes == 0)) {
             vault.end_sent(slot);
+        } else {
+            watch(keys, out);
         }
     }
 

@@ -22,6 +22,9 @@ impl State {
         if !is_last {
             // The replay may have waited for its room.
             self.list_replay(slot);
+            if let Some(vault) = &mut self.vault {
+                vault.look_at(slot);
+            }
         }
         if self.limits.ack.is_some() {
             if is_last {
@@ -54,9 +57,10 @@ impl State {
             // Its place may have changed since it was sent.
             let at = sent.iter().position(|(sequence, _)| *sequence == letter.sequence());
             letter.place = at.map(|at| sent.swap_remove(at).1);
-            if letter.place.is_none() {
+            match (letter.place, &mut self.vault) {
+                (Some(place), Some(vault)) => vault.change(place, letter.attempts(), false),
                 // It is in memory in any case.
-                let _counted = self.keep(slot, &mut letter);
+                _ => drop(self.keep(slot, &mut letter)),
             }
             self.put(slot, letter);
         }

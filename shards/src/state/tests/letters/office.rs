@@ -138,6 +138,8 @@ impl Office {
 
     fn dismiss(&mut self, key: u32, farewell: Farewell) {
         if farewell == Farewell::SHUTDOWN {
+            // The process would end now: what is not written then is found by the next.
+            self.note_doubt(key);
             let window = Duration::from_secs(1);
             self.state.send_away(ConnectionKey(key), window, &mut self.sockets);
             return;

@@ -16,7 +16,7 @@ impl Office {
     /// What `Shard::turn` does after its inputs. Returns whether a socket is empty again.
     pub(super) fn end_turn(&mut self) -> bool {
         for key in self.sockets.take_drained() {
-            self.state.handle_room(ConnectionKey(key), &self.sockets);
+            self.state.handle_room(ConnectionKey(key), &mut self.sockets);
         }
         self.deadlines();
         for turn in 0.. {
@@ -35,7 +35,7 @@ impl Office {
             return false;
         }
         for key in drained {
-            self.state.handle_room(ConnectionKey(key), &self.sockets);
+            self.state.handle_room(ConnectionKey(key), &mut self.sockets);
         }
         true
     }
