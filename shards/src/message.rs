@@ -204,6 +204,14 @@ pub enum Recipients {
         /// Users whose home this shard is.
         users: Box<[Recipient]>,
     },
+    /// The queues of those of these users who have no connection. Sent before the delivery it
+    /// belongs to, with the same ticket: who comes in between gets it twice rather than not.
+    Absent {
+        /// What they get.
+        notification: Arc<Notification>,
+        /// Users whose home this shard is.
+        users: Box<[Recipient]>,
+    },
     /// Every connection of a tenant.
     Everyone {
         /// The tenant.

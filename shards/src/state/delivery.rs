@@ -39,6 +39,9 @@ impl State {
                 parts = self.deliver_to_users(&notification, &users, &mut refused, out);
                 sum(&parts)
             }
+            Recipients::Absent { notification, users } => {
+                self.queue_for_absent(&notification, &users)
+            }
             Recipients::Everyone { tenant, notification } => {
                 let frame = Rc::new(Frame::Notification(notification));
                 let members = self.directory.tenant(&tenant).map_or(&[][..], |t| &t.members);
@@ -100,6 +103,17 @@ impl State {
             parts.push(self.post(user, notification, sequence, tally));
         }
         parts
+    }
+
+    fn queue_for_absent(&mut self, notification: &Arc<Notification>, users: &[Recipient]) -> Tally {
+        self.sequence += 1;
+        let mut total = Tally::default();
+        for user in users {
+            if self.directory.connections(&user.tenant, &user.user, user.hash).is_empty() {
+                total.add(self.post(user, notification, self.sequence, Tally::default()));
+            }
+        }
+        total
     }
 
     /// Whether a connection is among an audience.
