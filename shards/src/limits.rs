@@ -103,6 +103,10 @@ pub const REPLAYS_PER_USER: usize = 32;
 /// live traffic finds room.
 pub const REPLAY_BACKLOG_BYTES: usize = 32 * 1024;
 
+/// Deliveries a shard remembers the order of, for clients that name one when they come back: 32
+/// bytes each. One that is older settles nothing, and what it would have comes again.
+pub const RECENT_DELIVERIES: usize = 4096;
+
 /// Letters given up that are kept for each user to be looked at.
 pub const DEAD_LETTERS_MAX: usize = 100;
 

@@ -25,6 +25,10 @@ impl State {
         out: &mut impl Outgoing,
     ) -> u32 {
         self.now = now;
+        self.sequence += 1;
+        if let Some(head) = delivery.audience.head().filter(|_| self.keeps_letters()) {
+            self.recent.push(head, self.sequence);
+        }
         let mut parts = Vec::new();
         let mut refused = std::mem::take(&mut self.refused);
         let mut fan = Fan {
@@ -84,7 +88,6 @@ impl State {
         out: &mut impl Outgoing,
     ) -> Vec<Tally> {
         let mut parts = Vec::with_capacity(users.len());
-        self.sequence += 1;
         let sequence = self.sequence;
         let frame = Rc::new(Frame::Personal(Arc::clone(notification), sequence));
         for user in users {
@@ -106,7 +109,6 @@ impl State {
     }
 
     fn queue_for_absent(&mut self, notification: &Arc<Notification>, users: &[Recipient]) -> Tally {
-        self.sequence += 1;
         let mut total = Tally::default();
         for user in users {
             if self.directory.connections(&user.tenant, &user.user, user.hash).is_empty() {

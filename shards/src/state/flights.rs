@@ -115,6 +115,11 @@ impl Flights {
         })
     }
 
+    /// The next in the list of the flight's user.
+    pub(super) const fn next_of(&self, flight: &Flight) -> u32 {
+        flight.siblings.next
+    }
+
     /// The flight, in a user's list, of the letter at this place on the disk.
     pub(super) fn find_place(&self, siblings: u32, place: Position) -> Option<u32> {
         let mut slot = siblings;

@@ -200,12 +200,17 @@ impl Mailbox {
         }
     }
 
-    /// Takes out the waiting letters up to and including the one with this id, if it is there.
-    pub fn take_through(&mut self, id: NotificationId) -> Vec<Letter> {
-        match self.waiting.iter().position(|letter| letter.id() == id) {
-            Some(place) => self.waiting.drain(..=place).collect(),
-            None => Vec::new(),
-        }
+    /// Takes out the waiting letters that have been seen.
+    pub(super) fn take_seen(&mut self, is_seen: impl Fn(&Letter) -> bool) -> Vec<Letter> {
+        let mut seen = Vec::new();
+        self.waiting.retain(|letter| {
+            let is_seen = is_seen(letter);
+            if is_seen {
+                seen.push(letter.clone());
+            }
+            !is_seen
+        });
+        seen
     }
 }
 

@@ -4,7 +4,7 @@
 //! **Never**: floods an outbox, or starves other users: so many letters a user and turn, and none
 //! while much waits for the reader.
 
-use super::mailbox::Letter;
+use super::mailbox::{Letter, Mailbox};
 use super::post::End;
 use super::{Outgoing, State, Urgency};
 use crate::frame::Frame;
@@ -22,15 +22,37 @@ pub(super) struct Sending {
 impl State {
     /// Begins the replay of a user who has come back. What it says it has seen is settled first.
     pub(super) fn begin_replay(&mut self, slot: u32, seen: Option<NotificationId>) {
-        if let Some(id) = seen
-            && let Some(mailbox) = self.directory.mailbox_mut(slot)
-        {
-            let seen = mailbox.take_through(id);
-            self.finish_all(seen, End::Acked);
+        if let Some(id) = seen {
+            self.settle_seen(slot, id);
         }
         let Some(mailbox) = self.directory.mailbox_mut(slot) else { return };
         mailbox.replaying = !mailbox.waiting().is_empty();
         self.list_replay(slot);
+    }
+
+    /// A client says which notification it has seen last: what its user was sent up to that is
+    /// acknowledged, unless the notification may have overtaken it.
+    fn settle_seen(&mut self, slot: u32, id: NotificationId) {
+        let flight = self.flights.find(slot, id).and_then(|flight| self.flights.get(flight));
+        let flying = flight.map(|flight| &flight.letter);
+        let mailbox = self.directory.mailbox(slot);
+        let mut waiting = mailbox.into_iter().flat_map(Mailbox::waiting);
+        let letter = flying.or_else(|| waiting.find(|letter| letter.id() == id));
+        let last = letter.map(|letter| (letter.sequence(), letter.priority()));
+        let Some((sequence, priority)) = last.or_else(|| self.recent.find(id)) else { return };
+        let is_seen = |letter: &Letter| {
+            letter.sequence() <= sequence && letter.priority() >= priority && letter.attempts() > 0
+        };
+        let mut flight = self.directory.flights(slot);
+        while let Some(next) = self.flights.get(flight) {
+            let (this, is_seen) = (flight, is_seen(&next.letter));
+            flight = self.flights.next_of(next);
+            if is_seen && let Some(landed) = self.land(this) {
+                self.finish(&landed.letter, End::Acked);
+            }
+        }
+        let seen = self.directory.mailbox_mut(slot).map(|mailbox| mailbox.take_seen(is_seen));
+        self.finish_all(seen.unwrap_or_default(), End::Acked);
     }
 
     /// Puts a user whose replay is under way among those that get letters, once.

@@ -130,6 +130,7 @@ impl Office {
         in_doubt.append(&mut self.disk.as_mut().unwrap().left);
         let moved = self.state.vault.as_ref().unwrap().moved_records();
         self.start();
+        self.recent.clear();
         self.sockets = Sockets::new(self.limits.ack.is_none());
         let after = self.ledger.inspect(&self.state, &self.sockets);
         let before = std::mem::replace(&mut self.ledger.held, after);
