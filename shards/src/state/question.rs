@@ -132,10 +132,11 @@ impl State {
             };
         }
         if shelf == Shelf::Queue {
-            while let Some(landed) = self.land(self.directory.flights(slot)) {
+            while let Some(landed) = self.land(self.directory.flights(slot).first()) {
                 cleared.push_back(landed.letter);
             }
         }
+        self.list_replay(slot);
         let count = cleared.len();
         self.finish_all(cleared, End::Dropped);
         count

@@ -43,7 +43,7 @@ impl State {
         let is_seen = |letter: &Letter| {
             letter.sequence() <= sequence && letter.priority() >= priority && letter.attempts() > 0
         };
-        let mut flight = self.directory.flights(slot);
+        let mut flight = self.directory.flights(slot).first();
         while let Some(next) = self.flights.get(flight) {
             let (this, is_seen) = (flight, is_seen(&next.letter));
             flight = self.flights.next_of(next);
@@ -119,6 +119,11 @@ impl State {
                 watch(&keys, out);
                 return false;
             }
+            if self.is_window_full(slot) {
+                // Called again when one of those on their way is settled.
+                return false;
+            }
+            let Some(mailbox) = self.directory.mailbox_mut(slot) else { return false };
             let mut expired = Vec::new();
             let letter = mailbox.next(now, |letter| expired.push(letter));
             self.finish_all(expired, End::Expired);

@@ -80,7 +80,8 @@ impl State {
     /// What is `unsent`, in ascending order, has not been tried by its last attempt.
     fn recall(&mut self, slot: u32, unsent: &[NotificationId]) {
         let Some(ack) = self.limits.ack else { return };
-        while let Some(Flight { mut letter, .. }) = self.land(self.directory.flights(slot)) {
+        while let Some(Flight { mut letter, .. }) = self.land(self.directory.flights(slot).first())
+        {
             let is_tried = unsent.binary_search(&letter.id()).is_err();
             if self.limits.queue.is_none() || (is_tried && !ack.requeue) {
                 self.finish(&letter, End::Unacked);
@@ -113,11 +114,12 @@ impl State {
             None => {
                 let mailbox = self.directory.mailbox_mut(slot);
                 let letter = mailbox.and_then(|mailbox| mailbox.take_sent(id));
-                self.list_replay(slot);
                 letter.map(|letter| (letter, now))
             }
         };
         let Some((letter, sent_at)) = settled else { return false };
+        // The replay may have waited for this one.
+        self.list_replay(slot);
         self.finish(&letter, End::Acked);
         self.meter.ack_latency_ms_sum += now.as_millis().saturating_sub(sent_at.as_millis());
         true
@@ -162,6 +164,7 @@ impl State {
             };
             self.meter.ack_timeouts += 1;
             self.handle_overdue(landed.user, landed.letter, now, out);
+            self.list_replay(landed.user);
             self.directory.tidy_user(landed.user);
         }
         true
