@@ -15,7 +15,7 @@ use crate::caller::{Answer, Caller};
 use crate::fault::{Context, Fault, Outcome, failed};
 use crate::ledger::Ledger;
 use crate::stop::{LOOK_EVERY, Stop};
-use crate::subscriber::{Script, Subscriber};
+use crate::subscriber::{Reply, Script, Subscriber};
 
 /// Connections from one source address; the kernel has some 28,000 ports for each by default.
 const PER_SOURCE: u32 = 25_000;
@@ -80,6 +80,11 @@ impl Swarm {
 
     pub(crate) fn ledger(&mut self) -> &mut Ledger {
         &mut self.world.ledger
+    }
+
+    /// What subscribers say to each notification from now on.
+    pub(crate) fn reply_with(&mut self, reply: Reply) {
+        self.world.script.reply = reply;
     }
 
     /// Answers to publishes since this was last asked.
