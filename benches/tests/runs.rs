@@ -152,7 +152,8 @@ fn memory_of_letters_is_read_when_all_are_there() {
         &load,
         &[
             "RSS per notification of 200 B JSON, 6 users × 100, none shared",
-            "RSS per pending Ack, 10 users × 3, notifications shared",
+            "RSS growth of 10 users × 3 pending",
+            "RSS per pending Ack, 3 more for each",
         ],
     );
 }

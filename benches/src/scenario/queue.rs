@@ -111,7 +111,9 @@ fn notes(args: &QueueArgs) -> Vec<String> {
             "Memory is the growth of the resident set. What waits: each letter is a notification \
              of its own by `send`, so nothing is shared, and its JSON is part of the figure. What \
              awaits its Ack: connected users, each notification shared by all of them, so that \
-             its bytes do not count."
+             its bytes do not count; what the same traffic takes without acknowledgement is \
+             subtracted. The first ones bear what is there once: tables that double, buffers of a \
+             journal, what the allocator keeps of both."
                 .to_owned(),
         );
     }
