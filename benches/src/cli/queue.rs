@@ -103,8 +103,8 @@ pub(crate) struct QueueArgs {
     /// rates: letters that wait for one more user
     #[arg(long, default_value_t = 10_000, value_parser = value_parser!(u32).range(1..=1_000_000))]
     pub(crate) long_queue: u32,
-    /// memory: absent users with 10 letters each, and five times as many as with 100 each
-    #[arg(long, default_value_t = 20_000, value_parser = value_parser!(u32).range(5..=200_000))]
+    /// memory: absent users with 10 letters each; a fifth as many have 100 each
+    #[arg(long, default_value_t = 20_000, value_parser = value_parser!(u32).range(10..=200_000))]
     pub(crate) memory_users: u32,
     /// pending: connected users
     #[arg(long, default_value_t = 2_000, value_parser = value_parser!(u32).range(1..=10_000))]

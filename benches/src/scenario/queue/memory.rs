@@ -36,35 +36,49 @@ pub(super) fn measure(
     let few = Population { users: args.memory_users, each: 10 };
     let many = Population { users: args.memory_users / 5, each: 100 };
     let mut figures = Vec::new();
-    for (key, population) in [("waiting_bytes_10", few), ("waiting_bytes_100", many)] {
+    let keys = [
+        ("waiting_bytes_10", "waiting_bytes_10_second_half"),
+        ("waiting_bytes_100", "waiting_bytes_100_second_half"),
+    ];
+    for ((key, key_second), population) in keys.into_iter().zip([few, many]) {
         let common = with_queue(&args.common, store, &scratch.fresh()?, false);
-        let bytes = growth(&common, args.json_bytes, population, stop)?;
+        let [all, second] = growth(&common, args.json_bytes, population, stop)?;
         let Population { users, each } = population;
         let label = format!(
             "RSS per notification of {} B JSON, {users} users × {each}, none shared",
             args.json_bytes
         );
-        figures.push(Figure::one(key, label, "B", bytes).at_most(TARGET_BYTES));
+        figures.push(Figure::one(key, label, "B", all).at_most(TARGET_BYTES));
+        let label = format!("… of those, for the second half of the {users} users");
+        figures.push(Figure::one(key_second, label, "B", second).at_most(TARGET_BYTES));
     }
     Ok(figures)
 }
 
-fn growth(common: &Common, json_bytes: u32, people: Population, stop: &Stop) -> Outcome<f64> {
+/// How much the resident set has grown for each letter: of all, and of the second half of the
+/// users, when what is there once has come.
+fn growth(common: &Common, json_bytes: u32, people: Population, stop: &Stop) -> Outcome<[f64; 2]> {
     let gateway = Gateway::start(common, common.shards, stop)?;
     let mut swarm = gateway.swarm(common, Transport::Ws, None, stop)?;
     swarm.add_callers(DEEP.callers)?;
     let api = gateway.api((json_bytes as usize).saturating_sub(ENVELOPE_BYTES));
     pump::warm_up(&mut swarm, &api, 100)?;
     swarm.run_for(REST)?;
-    let before = procfs::rss_bytes(gateway.pid())?;
-    let count = people.users * people.each;
-    // One for each user, then the next one for each, as it happens.
-    let request = |number: u32| api.to_user(number % people.users, number);
-    pump(&mut swarm, DEEP, count, request, is_queued)?;
-    swarm.run_for(REST)?;
-    let after = procfs::rss_bytes(gateway.pid())?;
-    check_letters(&gateway, u64::from(count), 0)?;
+    let mut readings = vec![procfs::rss_bytes(gateway.pid())? as f64];
+    let half = people.users / 2;
+    let mut letters = 0;
+    for (first, users) in [(0, half), (half, people.users - half)] {
+        // One for each user, then the next one for each, as it happens.
+        let request = |number: u32| api.to_user(first + number % users, number);
+        pump(&mut swarm, DEEP, users * people.each, request, is_queued)?;
+        letters += users * people.each;
+        swarm.run_for(REST)?;
+        readings.push(procfs::rss_bytes(gateway.pid())? as f64);
+        check_letters(&gateway, u64::from(letters), 0)?;
+    }
     drop(swarm);
     gateway.end()?;
-    Ok((after as f64 - before as f64) / f64::from(count))
+    let [before, middle, after] = readings.as_slice() else { return Ok([f64::NAN; 2]) };
+    let second = f64::from((people.users - half) * people.each);
+    Ok([(after - before) / f64::from(letters), (after - middle) / second])
 }
