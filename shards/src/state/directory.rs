@@ -172,6 +172,10 @@ impl Directory {
         let connections = SmallVec::new();
         let name = name.into();
         let user = User { hash, tenant, name, connections, flights: Siblings::NONE, mailbox: None };
+        if self.users.len() == self.users.capacity() {
+            // By an eighth: doubling would leave up to half of the table empty.
+            self.users.reserve_exact((self.users.len() / 8).max(64));
+        }
         let slot = narrow(self.users.insert(user));
         let users = &self.users;
         let rehash = |slot: &u32| users.get(*slot as usize).map_or(0, |user| user.hash.0);

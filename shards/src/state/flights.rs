@@ -103,6 +103,10 @@ impl Flights {
         let hash = self.hasher.hash_one((user, letter.id()));
         let order = Links { previous: self.order.last, next: NONE };
         let links = Links { previous: NONE, next: siblings.first };
+        if self.slots.len() == self.slots.capacity() {
+            // By an eighth: doubling would leave up to half of the table empty.
+            self.slots.reserve_exact((self.slots.len() / 8).max(64));
+        }
         let flight = Flight { letter, user, sent_at: now, order, siblings: links };
         let slot = u32::try_from(self.slots.insert(flight)).unwrap_or(NONE);
         match self.slots.get_mut(self.order.last as usize) {

@@ -352,7 +352,7 @@ impl Ledger {
                 let most = self.limits.queue.map_or(0, |queue| queue.per_user_max);
                 assert!(most == 0 || waiting.len() <= most, "too many wait");
                 waiting.iter().for_each(|letter| enter(letter, Place::Waiting, Tick(0)));
-                mailbox.dead().iter().for_each(|letter| enter(letter, Place::Dead, Tick(0)));
+                mailbox.dead().for_each(|letter| enter(letter, Place::Dead, Tick(0)));
             }
             if let Some(slot) = slot {
                 for flight in state.flights.of(state.directory.flights(slot)) {
