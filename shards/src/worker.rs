@@ -163,7 +163,17 @@ async fn serve<C: Conversation>(
     let watch = watch(poller)?;
     loop {
         match shard.turn(&mut conversation, clock.now())? {
-            Flow::Stop => return shard.close(),
+            Flow::Stop => {
+                if let Err(error) = shard.close() {
+                    // All that was said to be kept is. What is missing are ends.
+                    tracing::warn!(
+                        %error,
+                        "queue.path: the last acknowledgements are not written; their notifications \
+                         may come again"
+                    );
+                }
+                return Ok(());
+            }
             // Let the door's tasks on this thread have their turn too.
             Flow::Again => tokio::task::yield_now().await,
             // Only while the router has no room for reports.

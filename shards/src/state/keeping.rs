@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use super::State;
+use super::post::End;
 use crate::id::Tick;
-use crate::vault::{Found, Recovered, Vault};
+use crate::vault::{Found, Fresh, Recovered, Vault};
 
 impl State {
     /// Takes over what an earlier run has left. Call once, before anything else.
@@ -38,7 +39,7 @@ impl State {
     pub fn poll_vault(&mut self, now: Tick) -> bool {
         let Self { vault, directory, flights, reports, .. } = self;
         let Some(vault) = vault else { return false };
-        vault.poll(now, reports, |moved| {
+        let (more, refused) = vault.poll(now, reports, |moved| {
             let slot = directory.find_user(moved.tenant, moved.user, moved.hash)?;
             let flight = flights.find_place(directory.flights(slot), moved.from);
             if let Some(flight) = flight.and_then(|flight| flights.get_mut(flight)) {
@@ -54,7 +55,17 @@ impl State {
                 (letter.attempts(), is_dead)
             });
             Some(Found { slot, letter })
-        })
+        });
+        for Fresh { slot, sequence, place } in refused {
+            // What was sent meanwhile is not taken back.
+            let mailbox = self.directory.mailbox_mut(slot);
+            let letter = mailbox.and_then(|mailbox| mailbox.take_unsent(sequence, place));
+            if let Some(letter) = letter {
+                self.finish(&letter, End::Refused);
+                self.directory.tidy_user(slot);
+            }
+        }
+        more
     }
 
     /// Gives up what is kept on disk, to be closed. Nothing may follow.

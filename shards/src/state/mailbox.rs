@@ -207,6 +207,14 @@ impl Mailbox {
         }
     }
 
+    /// Takes out a waiting letter that has not been sent, if it is the one at this place on disk.
+    pub(super) fn take_unsent(&mut self, sequence: u64, place: Position) -> Option<Letter> {
+        let at = self.waiting.binary_search_by_key(&sequence, Letter::sequence).ok()?;
+        let letter = self.waiting.get(at)?;
+        let is_it = letter.place == Some(place) && letter.attempts() == 0;
+        if is_it { self.waiting.remove(at) } else { None }
+    }
+
     /// Takes out the waiting letters that have been seen.
     pub(super) fn take_seen(&mut self, is_seen: impl Fn(&Letter) -> bool) -> Vec<Letter> {
         let mut seen = Vec::new();

@@ -28,6 +28,8 @@ pub(super) enum End {
     Dropped,
     /// Not acknowledged, and not to be sent again.
     Unacked,
+    /// The disk did not take it after all.
+    Refused,
     /// Written to its reader, with acknowledgement off; or given up before and forgotten now.
     /// Counted when it was sent, or given up.
     Counted,
@@ -75,6 +77,9 @@ impl State {
             return Tally { refused: 1, ..offered };
         }
         let id = letter.id();
+        if let Some(vault) = &mut self.vault {
+            vault.queued(slot, &letter);
+        }
         self.put(slot, letter);
         self.meter.queue_enqueued += 1;
         let late = |key: &ConnectionKey| {
@@ -129,6 +134,7 @@ impl State {
             End::Expired => meter.queue_expired += 1,
             End::Dropped => meter.queue_dropped += 1,
             End::Unacked => meter.ack_expired += 1,
+            End::Refused => meter.queue_refused += 1,
             End::Counted => {}
         }
         if let (Some(vault), Some(place)) = (&mut self.vault, letter.place) {

@@ -49,6 +49,15 @@ pub(crate) struct Moved<'a> {
     pub(crate) to: Position,
 }
 
+/// A letter that was queued, and whose record is not committed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fresh {
+    /// Its user's place in the directory.
+    pub(crate) slot: u32,
+    pub(crate) sequence: u64,
+    pub(crate) place: Position,
+}
+
 /// The store of one shard's letters.
 #[derive(Debug)]
 pub struct Vault {
@@ -65,6 +74,8 @@ pub struct Vault {
     looks: Vec<u32>,
     /// Reports that wait for a commit, in order.
     held: VecDeque<(Ticket, Report)>,
+    /// The letters they speak of, in order.
+    fresh: VecDeque<Fresh>,
     /// Covers the letter kept last.
     last: Ticket,
     health: DiskHealth,
@@ -159,6 +170,13 @@ impl Vault {
         self.sent.remove(&slot).unwrap_or_default()
     }
 
+    /// A letter that was kept is queued: said when its record is committed, or taken back.
+    pub(crate) fn queued(&mut self, slot: u32, letter: &Letter) {
+        if let Some(place) = letter.place {
+            self.fresh.push_back(Fresh { slot, sequence: letter.sequence(), place });
+        }
+    }
+
     /// Holds a report until all that has been kept so far is committed.
     pub(crate) fn hold(&mut self, report: Report) {
         self.held.push_back((self.last, report));
@@ -166,13 +184,14 @@ impl Vault {
 
     /// One turn's work: notes, a slice of compaction, what the disk has done. Reports that need
     /// not wait any longer go to `reports`; `find` says where the letter of a moved record is, and
-    /// tells it its new place. Returns whether there is more to do at once.
+    /// tells it its new place. Returns whether there is more to do at once, and the letters that
+    /// are refused after all.
     pub(crate) fn poll(
         &mut self,
         now: Tick,
         reports: &mut VecDeque<Report>,
         find: impl FnMut(&Moved<'_>) -> Option<Found>,
-    ) -> bool {
+    ) -> (bool, VecDeque<Fresh>) {
         let committed = self.journal.poll();
         self.write_notes();
         let more = self.compact(find);
@@ -183,6 +202,9 @@ impl Vault {
             reports.push_back(Report::Disk(self.health));
         }
         let is_broken = self.health >= DiskHealth::Full;
+        while self.fresh.front().is_some_and(|fresh| fresh.place.ticket() <= committed) {
+            self.fresh.pop_front();
+        }
         while let Some((ticket, report)) = self.held.pop_front() {
             if ticket <= committed {
                 reports.push_back(report);
@@ -193,7 +215,8 @@ impl Vault {
                 break;
             }
         }
-        more
+        let refused = if is_broken { std::mem::take(&mut self.fresh) } else { VecDeque::new() };
+        (more, refused)
     }
 
     /// Notes what has ended and changed, then releases it. What finds no room waits.

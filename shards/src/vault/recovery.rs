@@ -92,6 +92,7 @@ pub fn open(
         sent: AHashMap::new(),
         looks: Vec::new(),
         held: VecDeque::new(),
+        fresh: VecDeque::new(),
         last: Ticket::default(),
         health: DiskHealth::Sound,
         told: DiskHealth::Sound,
