@@ -39,7 +39,7 @@ impl State {
     pub fn poll_vault(&mut self, now: Tick) -> bool {
         let Self { vault, directory, flights, reports, .. } = self;
         let Some(vault) = vault else { return false };
-        let (more, refused) = vault.poll(now, reports, |moved| {
+        let progress = vault.poll(now, reports, |moved| {
             let slot = directory.find_user(moved.tenant, moved.user, moved.hash)?;
             let flight = flights.find_place(directory.flights(slot), moved.from);
             if let Some(flight) = flight.and_then(|flight| flights.get_mut(flight)) {
@@ -56,7 +56,8 @@ impl State {
             });
             Some(Found { slot, letter })
         });
-        for Fresh { slot, sequence, place } in refused {
+        self.meter.queue_enqueued += progress.queued;
+        for Fresh { slot, sequence, place } in progress.refused {
             // What was sent meanwhile is not taken back.
             let mailbox = self.directory.mailbox_mut(slot);
             let letter = mailbox.and_then(|mailbox| mailbox.take_unsent(sequence, place));
@@ -65,7 +66,7 @@ impl State {
                 self.directory.tidy_user(slot);
             }
         }
-        more
+        progress.more
     }
 
     /// Gives up what is kept on disk, to be closed. Nothing may follow.

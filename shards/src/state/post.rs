@@ -77,11 +77,11 @@ impl State {
             return Tally { refused: 1, ..offered };
         }
         let id = letter.id();
-        if let Some(vault) = &mut self.vault {
-            vault.queued(slot, &letter);
+        match &mut self.vault {
+            Some(vault) => vault.queued(slot, &letter),
+            None => self.meter.queue_enqueued += 1,
         }
         self.put(slot, letter);
-        self.meter.queue_enqueued += 1;
         let late = |key: &ConnectionKey| {
             let session = self.directory.session(*key);
             session.is_some_and(|session| notification.bytes(session.transport).is_empty())

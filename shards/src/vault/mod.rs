@@ -58,6 +58,16 @@ pub(crate) struct Fresh {
     pub(crate) place: Position,
 }
 
+/// What a turn's work has come to.
+pub(crate) struct Progress {
+    /// There is more to do at once.
+    pub(crate) more: bool,
+    /// So many letters are queued for good.
+    pub(crate) queued: u64,
+    /// These are refused after all.
+    pub(crate) refused: VecDeque<Fresh>,
+}
+
 /// The store of one shard's letters.
 #[derive(Debug)]
 pub struct Vault {
@@ -184,14 +194,13 @@ impl Vault {
 
     /// One turn's work: notes, a slice of compaction, what the disk has done. Reports that need
     /// not wait any longer go to `reports`; `find` says where the letter of a moved record is, and
-    /// tells it its new place. Returns whether there is more to do at once, and the letters that
-    /// are refused after all.
+    /// tells it its new place.
     pub(crate) fn poll(
         &mut self,
         now: Tick,
         reports: &mut VecDeque<Report>,
         find: impl FnMut(&Moved<'_>) -> Option<Found>,
-    ) -> (bool, VecDeque<Fresh>) {
+    ) -> Progress {
         let committed = self.journal.poll();
         self.write_notes();
         let more = self.compact(find);
@@ -202,8 +211,10 @@ impl Vault {
             reports.push_back(Report::Disk(self.health));
         }
         let is_broken = self.health >= DiskHealth::Full;
+        let mut queued = 0;
         while self.fresh.front().is_some_and(|fresh| fresh.place.ticket() <= committed) {
             self.fresh.pop_front();
+            queued += 1;
         }
         while let Some((ticket, report)) = self.held.pop_front() {
             if ticket <= committed {
@@ -216,7 +227,7 @@ impl Vault {
             }
         }
         let refused = if is_broken { std::mem::take(&mut self.fresh) } else { VecDeque::new() };
-        (more, refused)
+        Progress { more, queued, refused }
     }
 
     /// Notes what has ended and changed, then releases it. What finds no room waits.

@@ -114,7 +114,7 @@ impl Office {
         disk.left.extend(vault.sent_to(slot.unwrap()).map(|(sequence, _)| (user, *sequence)));
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         while !self.state.vault.as_ref().unwrap().is_settled() {
             self.state.poll_vault(self.now);
             std::thread::yield_now();

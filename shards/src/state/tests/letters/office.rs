@@ -226,14 +226,11 @@ impl Office {
 
     /// The next report; on disk it may wait for a commit.
     fn report(&mut self) -> Option<Report> {
-        loop {
-            let report = self.state.poll_report();
-            if report.is_some() || self.disk.is_none() {
-                return report;
-            }
+        if self.disk.is_some() {
             self.state.poll_vault(self.now);
-            std::thread::yield_now();
+            self.settle();
         }
+        self.state.poll_report()
     }
 
     fn settle_delivery(
