@@ -13,11 +13,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use ara_shards::clock::Clock;
 use ara_shards::conversation::Contract;
 use ara_shards::doorbell::Doorbell;
+use ara_shards::journal::Options;
+use ara_shards::pin;
 use ara_shards::placement::Placement;
-use ara_shards::worker::{self, Ending, Seat};
-use ara_shards::{ShardLink, pin};
+use ara_shards::vault::{Recovered, Summary};
+use ara_shards::worker::{self, Ending, Seat, Unstarted};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_local;
@@ -32,6 +35,7 @@ use crate::door::listen::{self, Hallway, Inherited};
 use crate::origin::Origins;
 use crate::router::interest::SHARDS_MAX;
 use crate::router::thread::{self, News};
+use crate::storage::{self, Storage};
 
 /// Arrivals waiting for the router, over all doors. At a few microseconds each, 4,096 are some
 /// 20 ms of work; beyond it a newcomer hears 503.
@@ -39,6 +43,14 @@ const ARRIVALS_CAPACITY: usize = 4096;
 /// Why the gateway could not start or go on.
 #[derive(Debug)]
 pub struct Failure(String);
+
+impl Failure {
+    /// A failure with its reason, for people.
+    #[must_use]
+    pub const fn new(reason: String) -> Self {
+        Self(reason)
+    }
+}
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -58,6 +70,8 @@ pub struct Running {
     router: JoinHandle<()>,
     shards: Vec<JoinHandle<()>>,
     grace: Duration,
+    /// The disk backend's directory, held until the end.
+    storage: Option<Storage>,
 }
 
 /// Starts every thread. Returns when the listeners are open and the threads are running.
@@ -66,9 +80,6 @@ pub struct Running {
 ///
 /// An address is not to be had, or the system gives no more threads or files.
 pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure> {
-    if settings.disk.is_some() {
-        return Err(Failure("queue.backend = \"disk\" is not available yet".to_owned()));
-    }
     let cores = pin::allowed_cores();
     let count = match settings.shards.count {
         0 => pin::default_shard_count(cores.len()),
@@ -91,7 +102,12 @@ pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure>
     let wake = Arc::new(Notify::new());
     let clapper = Arc::clone(&wake);
     let bell = Arc::new(Doorbell::new(move || clapper.notify_one()));
-    let gate = Arc::new(gate(&settings, verifier, Placement::new(count)));
+    let clock = Clock::start();
+    let disk = settings.disk.as_ref();
+    let storage = disk.map(|disk| Storage::open(disk, count, clock)).transpose()?;
+    let placement = storage.as_ref().map(|storage| storage.placement().clone());
+    let placement = placement.unwrap_or_else(|| Placement::new(count));
+    let gate = Arc::new(gate(&settings, verifier, placement));
     let (arrivals_in, arrivals) = crossbeam_channel::bounded(ARRIVALS_CAPACITY);
     let (closing, closed) = watch::channel(false);
     let (news, news_out) = mpsc::channel(count + 4);
@@ -99,30 +115,35 @@ pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure>
     let hallway = Hallway { arrivals: arrivals_in, bell: Arc::clone(&bell), closing: closed };
     let grace = settings.server.shutdown_grace;
 
-    let mut links = Vec::with_capacity(count);
-    let mut shards = Vec::with_capacity(count);
-    let epoch = Instant::now();
-    for (index, listener) in listeners.into_iter().enumerate() {
+    let seat = |index: usize| {
         let pinned = settings.shards.pin_to_cores && !cores.is_empty();
-        let seat = Seat {
+        Seat {
             index,
             core: pinned.then(|| cores.get(index % cores.len()).copied()).flatten(),
             inbox_capacity: settings.shards.inbox_capacity,
             limits: settings.limits.clone(),
-            epoch,
-        };
+            clock,
+        }
+    };
+    let seats = (0..count).map(|index| worker::prepare(seat(index), Arc::clone(&bell)));
+    let (links, mut unstarted): (Vec<_>, Vec<_>) =
+        seats.collect::<io::Result<Vec<_>>>().map_err(no_thread)?.into_iter().unzip();
+    if let Some(storage) = &storage {
+        recover(&mut unstarted, storage)?;
+    }
+    let mut shards = Vec::with_capacity(count);
+    for (index, (shard, listener)) in unstarted.into_iter().zip(listeners).enumerate() {
         let door = Door {
             listener,
             gate: Arc::clone(&gate),
             hallway: hallway.clone(),
             newcomers_max: capacity.newcomers_per_door,
         };
-        let (link, thread) = spawn_shard(seat, &bell, door, &news).map_err(no_thread)?;
-        links.push(link);
-        shards.push(thread);
+        shards.push(spawn_shard(index, shard, door, &news).map_err(no_thread)?);
     }
     let parts = thread::Parts {
         settings,
+        clock,
         links,
         gate,
         capacity,
@@ -135,7 +156,7 @@ pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure>
         news,
     };
     let router = thread::spawn(parts).map_err(no_thread)?;
-    Ok(Running { address, api_address, news: news_out, stop, router, shards, grace })
+    Ok(Running { address, api_address, news: news_out, stop, router, shards, grace, storage })
 }
 
 /// What a shard's door needs.
@@ -146,14 +167,40 @@ struct Door {
     newcomers_max: usize,
 }
 
+/// Has every shard read what an earlier run has left for it, all at a time.
+fn recover(shards: &mut [Unstarted], storage: &Storage) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let read = |shard: &mut Unstarted, options: &Options| {
+        let recovered = shard.recover(options, storage.placement());
+        recovered.map(Recovered::summary).map_err(|error| Failure(format!("queue.path: {error}")))
+    };
+    let summaries: Vec<Result<Summary, Failure>> = std::thread::scope(|scope| {
+        let shards = shards.iter_mut().zip(storage.options());
+        let threads: Vec<_> =
+            shards.map(|(shard, options)| scope.spawn(|| read(shard, options))).collect();
+        let bug = |_panic| Err(Failure("reading queue.path panicked".to_owned()));
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(bug)).collect()
+    });
+    let (mut letters, mut expired) = (0, 0);
+    for summary in summaries {
+        let summary = summary?;
+        storage::log_damage(&summary.report);
+        if summary.strange > 0 {
+            tracing::error!(records = summary.strange, "records in queue.path make no sense");
+        }
+        letters += summary.letters;
+        expired += summary.expired;
+    }
+    tracing::info!(letters, expired, took = ?begun.elapsed(), "queued notifications read back");
+    Ok(())
+}
+
 fn spawn_shard(
-    seat: Seat,
-    bell: &Arc<Doorbell>,
+    index: usize,
+    shard: Unstarted,
     door: Door,
     news: &mpsc::Sender<News>,
-) -> io::Result<(ShardLink, JoinHandle<()>)> {
-    let index = seat.index;
-    let (link, shard) = worker::prepare(seat, Arc::clone(bell))?;
+) -> io::Result<JoinHandle<()>> {
     let open_door = move || {
         spawn_local(async move {
             let Door { listener, gate, hallway, newcomers_max } = door;
@@ -167,7 +214,7 @@ fn spawn_shard(
         // If main is gone there is nobody to tell.
         let _told = news.try_send(News::Ended(format!("shard-{index}"), ending));
     };
-    Ok((link, shard.spawn(Contract, open_door, on_end)?))
+    shard.spawn(Contract, open_door, on_end)
 }
 
 fn gate(settings: &Settings, verifier: Verifier, placement: Placement) -> Gate {
@@ -279,6 +326,7 @@ impl Running {
                         // It has said how it ended.
                         let _joined = thread.join();
                     }
+                    drop(self.storage);
                     tracing::info!("stopped");
                     ExitCode::SUCCESS
                 }
@@ -351,6 +399,7 @@ mod tests {
                 router: std::thread::Builder::new().spawn(|| {}).unwrap(),
                 shards: Vec::new(),
                 grace: Duration::from_secs(10),
+                storage: None,
             };
             let message = ended("shard-0", &ending).to_string();
             assert!(message.contains("shard-0") && message.contains("stopping the process"));

@@ -15,6 +15,7 @@ pub mod origin;
 pub mod redis;
 pub mod refusal;
 pub mod router;
+pub mod storage;
 pub mod telemetry;
 pub mod trigger;
 pub mod welcome;

@@ -43,6 +43,8 @@ pub enum Code {
     Internal,
     /// A shard has no room: try again.
     Overloaded,
+    /// The disk does not take what should wait: make room, or try again.
+    QueueUnavailable,
     /// Going away: try another.
     ShuttingDown,
 }
@@ -70,6 +72,7 @@ impl Code {
             }
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
             Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED"),
+            Self::QueueUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "QUEUE_UNAVAILABLE"),
             Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "SHUTTING_DOWN"),
         }
     }
@@ -105,7 +108,7 @@ impl Refusal {
     /// A refusal without particulars.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let headers = match code {
-            Code::Overloaded => vec![("retry-after", "1".to_owned())],
+            Code::Overloaded | Code::QueueUnavailable => vec![("retry-after", "1".to_owned())],
             Code::Unauthorized => vec![("www-authenticate", "Bearer".to_owned())],
             _ => Vec::new(),
         };

@@ -10,7 +10,6 @@ use tungstenite::protocol::frame::coding::OpCode;
 
 use crate::codec::dialect::{self, ServerMessage};
 use crate::codec::{sse, websocket};
-use crate::id::Tick;
 use crate::message::Transport;
 use crate::notification::{Notification, Priority};
 use crate::state::mailbox::Letter;
@@ -20,21 +19,12 @@ use crate::state::mailbox::Letter;
 pub enum Frame {
     /// A notification: the bytes depend on the reader's transport.
     Notification(Arc<Notification>),
-    /// A notification to single users, and when in the shard's order and time it was taken.
-    Personal(Arc<Notification>, Taken),
+    /// A notification to single users, and its number in the order in which the shard took them.
+    Personal(Arc<Notification>, u64),
     /// A letter from a user's queue, or sent again.
     Letter(Box<Repeated>),
     /// Bytes made for the transport they are offered to.
     Bytes(Box<[u8]>),
-}
-
-/// When the shard took a notification.
-#[derive(Debug, Clone, Copy)]
-pub struct Taken {
-    /// In its order.
-    pub sequence: u64,
-    /// In time.
-    pub at: Tick,
 }
 
 /// A notification a closing connection had not wholly written.
@@ -59,10 +49,9 @@ impl Frame {
     /// A letter that is sent from a queue (`replayed`) or again.
     #[must_use]
     pub fn letter(letter: Letter, replayed: bool) -> Rc<Self> {
-        let json = websocket::payload_of(&letter.frame);
-        let json = dialect::repeated(json, replayed, letter.attempts);
+        let json = dialect::repeated(letter.kept().json(), replayed, letter.attempts());
         let websocket = websocket::text_frame(&json);
-        let sse = sse::event("notification", Some(letter.id), &json);
+        let sse = sse::event("notification", Some(letter.id()), &json);
         Rc::new(Self::Letter(Box::new(Repeated { letter, websocket, sse })))
     }
 
@@ -71,9 +60,9 @@ impl Frame {
     pub fn priority(&self) -> Option<Priority> {
         match self {
             Self::Notification(notification) | Self::Personal(notification, _) => {
-                Some(notification.priority)
+                Some(notification.head().priority)
             }
-            Self::Letter(repeated) => Some(repeated.letter.priority),
+            Self::Letter(repeated) => Some(repeated.letter.priority()),
             Self::Bytes(_) => None,
         }
     }

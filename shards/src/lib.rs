@@ -5,6 +5,7 @@
 //! **Owns**: a slice of the users, with their connections, channels and timers.
 //! **Never**: knows HTTP, Redis, tokens, metrics exporters or configuration files; locks; calls up.
 
+pub mod clock;
 pub mod codec;
 pub mod conversation;
 pub mod doorbell;
@@ -18,6 +19,7 @@ pub mod notification;
 pub mod pin;
 pub mod placement;
 pub mod state;
+pub mod vault;
 pub mod worker;
 
 mod inbox;

@@ -106,6 +106,9 @@ pub const REPLAY_BACKLOG_BYTES: usize = 32 * 1024;
 /// Letters given up that are kept for each user to be looked at.
 pub const DEAD_LETTERS_MAX: usize = 100;
 
+/// The most letters one answer shows. At 64 KiB each, 64 MiB; a page of history, not a backup.
+pub const LETTERS_SHOWN_MAX: usize = 1000;
+
 /// Overdue letters handled in one turn.
 pub const OVERDUE_PER_TURN: usize = 1024;
 
@@ -122,9 +125,15 @@ pub const LINGER: Duration = Duration::from_secs(3);
 /// message would go beyond is closed with 1013: 64 MiB are 1,024 messages of the default maximum.
 pub const UNFINISHED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Bytes of a journal that may be appended and not committed. At 300 bytes a record and 600,000
-/// records a second this is 40 ms; a disk that needs longer for one sync makes appends wait.
-pub const JOURNAL_BUFFER_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Bytes of a journal that may be appended and not committed: one trigger to 10,000 users with 6 KB
+/// each. A disk that needs longer than its callers fill this makes queueing be refused.
+pub const JOURNAL_BUFFER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Bytes of live records compaction copies in one turn: about 0.3 ms.
+pub const COMPACTION_BYTES_PER_TURN: usize = 128 * 1024;
+
+/// Ends, or changes, of letters written down in one note.
+pub const LETTERS_PER_NOTE: usize = 4096;
 
 /// Orders on their way to a journal's writer. With the lane full, commits grow instead.
 pub const JOURNAL_LANE_CAPACITY: usize = 8;

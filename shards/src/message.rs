@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::id::{NotificationId, Ticket};
 use crate::meter::ShardSnapshot;
-use crate::notification::Notification;
+use crate::notification::{Kept, Notification};
 use crate::placement::UserHash;
 
 /// Router → shard, control lane: never behind deliveries. Each is answered by a [`Report`].
@@ -151,8 +151,8 @@ pub enum Shelf {
 /// One letter as the API shows it.
 #[derive(Debug, Clone)]
 pub struct LetterView {
-    /// The complete WebSocket frame; its payload is the notification.
-    pub frame: Arc<[u8]>,
+    /// The notification.
+    pub kept: Kept,
     /// How often it has been sent.
     pub attempts: u8,
     /// Whether it is on its way at the moment.
@@ -173,8 +173,13 @@ pub enum Answer {
         /// Subscribed channels, sorted, each once.
         subscriptions: Vec<Arc<str>>,
     },
-    /// To `Letters`, oldest first.
-    Letters(Vec<LetterView>),
+    /// To `Letters`.
+    Letters {
+        /// The oldest of them, oldest first; none if they were cleared.
+        shown: Vec<LetterView>,
+        /// How many there are, or were.
+        count: usize,
+    },
     /// To `Acknowledge`: for each id, whether it awaited an Ack.
     Acknowledged(Box<[bool]>),
 }
@@ -235,6 +240,8 @@ pub struct Tally {
     pub failed: u32,
     /// Users whose queue took it instead.
     pub queued: u32,
+    /// Users whose queue would have, had the disk taken it.
+    pub refused: u32,
 }
 
 impl Tally {
@@ -243,7 +250,24 @@ impl Tally {
         self.delivered = self.delivered.saturating_add(other.delivered);
         self.failed = self.failed.saturating_add(other.failed);
         self.queued = self.queued.saturating_add(other.queued);
+        self.refused = self.refused.saturating_add(other.refused);
     }
+}
+
+/// Whether letters can be kept on disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DiskHealth {
+    /// As far as known.
+    #[default]
+    Sound,
+    /// Not now: more waits to be written than may.
+    Behind,
+    /// Not before others leave: as much is kept as the configuration allows.
+    Limit,
+    /// No: the file system is full. Tried again every second.
+    Full,
+    /// No: it cannot be written. Tried again after 1 to 30 s.
+    Failed,
 }
 
 /// Shard → router. The lane has bounded room and no report is ever lost: a shard that cannot
@@ -282,6 +306,8 @@ pub enum Report {
         /// The answer.
         answer: Answer,
     },
+    /// The disk's health as the shard's letters see it has changed.
+    Disk(DiskHealth),
     /// Every client has left after a `Drain`.
     Drained,
 }

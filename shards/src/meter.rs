@@ -3,6 +3,8 @@
 //! **Runs on**: written on its shard between two awaits, copied out by `Question::Snapshot`.
 //! **Owns**: the counters. **Never**: is atomic or shared: a reader asks the shard.
 
+use crate::message::DiskHealth;
+
 /// Counters since start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Meter {
@@ -42,6 +44,8 @@ pub struct Meter {
     pub queue_replayed: u64,
     /// Letters whose time was over.
     pub queue_expired: u64,
+    /// Letters the disk did not take.
+    pub queue_refused: u64,
     /// Letters that gave way to others, or were cleared.
     pub queue_dropped: u64,
     /// Letters sent that await an Ack, counted once each.
@@ -87,6 +91,27 @@ pub struct ShardSnapshot {
     pub queue_users: usize,
     /// Letters on their way.
     pub ack_pending: usize,
+    /// The disk's part, where letters are kept there.
+    pub disk: Option<DiskSnapshot>,
     /// The core it is pinned to.
     pub core: Option<usize>,
+}
+
+/// How letters on disk stand.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DiskSnapshot {
+    /// Whether more can be kept.
+    pub health: DiskHealth,
+    /// Bytes in files, or on the way there.
+    pub bytes: u64,
+    /// The most they may be.
+    pub bytes_max: u64,
+    /// Records that still matter.
+    pub records: u64,
+    /// Bytes not committed yet.
+    pub uncommitted_bytes: u64,
+    /// Syncs since start.
+    pub syncs: u64,
+    /// Records found damaged since start.
+    pub lost_records: u64,
 }

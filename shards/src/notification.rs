@@ -4,10 +4,11 @@
 //! **Never**: is encoded again for a recipient, changed, or copied per delivery.
 
 use std::sync::Arc;
-use std::time::Duration;
+
+use triomphe::ThinArc;
 
 use crate::codec::{sse, websocket};
-use crate::id::NotificationId;
+use crate::id::{NotificationId, Tick};
 use crate::message::Transport;
 
 /// How urgent a notification is. The order is the order of the delivery lanes.
@@ -57,18 +58,60 @@ pub enum Audience {
     Channels(Box<[Box<str>]>),
 }
 
+/// What is known of an event besides its bytes.
+#[derive(Debug)]
+pub struct Head {
+    /// Its identity, the same on every transport and every repetition.
+    pub id: NotificationId,
+    /// Who is meant; `None` = every recipient.
+    pub audience: Option<Arc<Audience>>,
+    /// When it stops being worth keeping; not later than its trigger: now or never.
+    pub expires_at: Tick,
+    /// Its lane.
+    pub priority: Priority,
+}
+
+/// An event's head and its complete WebSocket frame in one allocation: what is kept of it for
+/// whoever is to get it later. The JSON is the frame's end.
+#[derive(Clone)]
+pub struct Kept(ThinArc<Head, u8>);
+
+impl Kept {
+    /// From the complete notification object.
+    #[must_use]
+    pub fn new(head: Head, json: &[u8]) -> Self {
+        Self(ThinArc::from_header_and_slice(head, &websocket::text_frame(json)))
+    }
+
+    /// What is known of it.
+    #[must_use]
+    pub fn head(&self) -> &Head {
+        &self.0.header.header
+    }
+
+    /// The complete WebSocket frame.
+    #[must_use]
+    pub fn frame(&self) -> &[u8] {
+        &self.0.slice
+    }
+
+    /// The notification object.
+    #[must_use]
+    pub fn json(&self) -> &[u8] {
+        websocket::payload_of(self.frame())
+    }
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.head().fmt(formatter)
+    }
+}
+
 /// One event in the form each transport writes it.
 #[derive(Debug)]
 pub struct Notification {
-    /// Its identity, the same on every transport and every repetition.
-    pub id: NotificationId,
-    /// Its lane.
-    pub priority: Priority,
-    /// Who is meant; `None` = every recipient.
-    pub audience: Option<Arc<Audience>>,
-    /// How long it is worth delivering; zero = now or never; `None` = as long as the queue allows.
-    pub ttl: Option<Duration>,
-    websocket: Arc<[u8]>,
+    kept: Kept,
     sse: Box<[u8]>,
 }
 
@@ -77,38 +120,37 @@ impl Notification {
     ///
     /// A transport without a reader gets no encoding: `readers` says which have one.
     #[must_use]
-    pub fn encode(
-        id: NotificationId,
-        priority: Priority,
-        audience: Option<Arc<Audience>>,
-        json: &[u8],
-        readers: Readers,
-    ) -> Self {
-        let websocket: Box<[u8]> =
-            if readers.websocket { websocket::text_frame(json) } else { Box::default() };
-        let sse =
-            if readers.sse { sse::event("notification", Some(id), json) } else { Box::default() };
-        Self { id, priority, audience, ttl: None, websocket: websocket.into(), sse }
+    pub fn encode(head: Head, json: &[u8], readers: Readers) -> Self {
+        let sse = if readers.sse {
+            sse::event("notification", Some(head.id), json)
+        } else {
+            Box::default()
+        };
+        let kept = if readers.websocket {
+            Kept::new(head, json)
+        } else {
+            Kept(ThinArc::from_header_and_slice(head, &[]))
+        };
+        Self { kept, sse }
     }
 
-    /// Sets how long it is worth delivering.
+    /// What is known of it.
     #[must_use]
-    pub const fn lasting(mut self, ttl: Option<Duration>) -> Self {
-        self.ttl = ttl;
-        self
+    pub fn head(&self) -> &Head {
+        self.kept.head()
     }
 
-    /// The complete WebSocket frame, to keep: the JSON is its end.
+    /// A share of it, to keep.
     #[must_use]
-    pub fn frame(&self) -> Arc<[u8]> {
-        Arc::clone(&self.websocket)
+    pub fn keep(&self) -> Kept {
+        self.kept.clone()
     }
 
     /// The bytes to write on a transport; empty if it was made without readers there.
     #[must_use]
     pub fn bytes(&self, transport: Transport) -> &[u8] {
         match transport {
-            Transport::WebSocket => &self.websocket,
+            Transport::WebSocket => self.kept.frame(),
             Transport::Sse => &self.sse,
         }
     }

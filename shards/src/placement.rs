@@ -1,7 +1,9 @@
 //! Which shard is a user's home.
 //!
-//! **Runs on**: the router and the doors. **Owns**: the hash seeds of this run.
+//! **Runs on**: the router, the doors, and where letters are kept on disk. **Owns**: the hash seeds.
 //! **Never**: changes while the process runs: every thread must agree.
+
+use std::hash::BuildHasher as _;
 
 use ahash::RandomState;
 
@@ -10,7 +12,8 @@ use ahash::RandomState;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UserHash(pub u64);
 
-/// Maps users to shards. Seeds are random per run, so that no caller can choose user ids that
+/// Maps users to shards. Seeds are random for each run, or for each
+/// directory of letters, so that no caller can choose user ids that
 /// all live on one shard.
 #[derive(Debug, Clone)]
 pub struct Placement {
@@ -19,10 +22,23 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// A placement over `shards` shards (at least 1 is assumed).
+    /// A placement over `shards` shards (at least 1 is assumed) with seeds of its own.
     #[must_use]
     pub fn new(shards: usize) -> Self {
-        Self { hasher: RandomState::new(), shards: shards.max(1) as u64 }
+        Self::with_seeds(shards, Self::random_seeds())
+    }
+
+    /// A placement with the seeds of an earlier one.
+    #[must_use]
+    pub fn with_seeds(shards: usize, [a, b, c, d]: [u64; 4]) -> Self {
+        Self { hasher: RandomState::with_seeds(a, b, c, d), shards: shards.max(1) as u64 }
+    }
+
+    /// Seeds nobody can guess: what a randomly keyed hasher of the system's makes of four numbers.
+    #[must_use]
+    pub fn random_seeds() -> [u64; 4] {
+        let random = std::hash::RandomState::new();
+        [1_u64, 2, 3, 4].map(|number| random.hash_one(number))
     }
 
     /// The hash of a user, with tenant and user kept apart: `("a", "bc")` is not `("ab", "c")`.

@@ -19,6 +19,7 @@ use crate::limits::{
 use crate::message::{Adoption, Answer, Control, Drain, Question, Report, Transport};
 use crate::state::timer::Wheel;
 use crate::state::{Farewell, Outgoing, State, Urgency};
+use crate::vault::Recovered;
 
 /// What the loop does after a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +76,16 @@ impl Shard {
         }
     }
 
+    /// Takes over what an earlier run has left on disk.
+    pub(crate) fn restore(&mut self, recovered: Recovered) {
+        self.state.restore(recovered);
+    }
+
+    /// Waits until what is kept on disk is there.
+    pub(crate) fn close(&mut self) -> io::Result<()> {
+        self.state.close_vault()
+    }
+
     /// One turn: everything it does is bounded, and nothing in it waits.
     pub(crate) fn turn(
         &mut self,
@@ -114,10 +125,11 @@ impl Shard {
             return Ok(Flow::Held);
         }
         while let Some(key) = self.connections.next_drained() {
-            self.state.handle_room(key);
+            self.state.handle_room(key, &self.connections);
         }
         let more_letters = self.state.handle_deadlines(now, &mut self.connections)
-            | self.state.poll_replays(now, &mut self.connections);
+            | self.state.poll_replays(now, &mut self.connections)
+            | self.state.poll_vault(now);
         if !self.hand_over_reports() {
             return Ok(Flow::Held);
         }

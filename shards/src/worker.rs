@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use core_affinity::CoreId;
 use mio::{Poll, Waker};
@@ -20,13 +20,17 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder as RuntimeBuilder, LocalOptions};
 
+use crate::clock::Clock;
 use crate::conversation::Conversation;
 use crate::doorbell::Doorbell;
 use crate::inbox::{self, Inbox, ShardLink};
 use crate::io::connections::{BELL, Connections};
+use crate::journal::{OpenError, Options};
 use crate::limits::Limits;
 use crate::pin;
+use crate::placement::Placement;
 use crate::shard::{Flow, Shard};
+use crate::vault::{self, Recovered};
 
 /// Where a shard runs and within which bounds.
 #[derive(Debug, Clone)]
@@ -39,8 +43,8 @@ pub struct Seat {
     pub inbox_capacity: usize,
     /// The engine's bounds.
     pub limits: Limits,
-    /// The moment tick 0 was, the same for all shards.
-    pub epoch: Instant,
+    /// What time it is, the same for all shards.
+    pub clock: Clock,
 }
 
 /// A shard that has its lanes but no thread yet. `Send`; nothing can be done with it but
@@ -50,6 +54,8 @@ pub struct Unstarted {
     seat: Seat,
     poll: Poll,
     inbox: Inbox,
+    bell: Arc<Doorbell>,
+    recovered: Option<Recovered>,
 }
 
 /// Why a shard's thread ended.
@@ -73,11 +79,21 @@ pub fn prepare(seat: Seat, router_bell: Arc<Doorbell>) -> io::Result<(ShardLink,
             tracing::debug!(%error, "a shard's bell was already ringing");
         }
     }));
-    let (link, inbox) = inbox::lanes(seat.inbox_capacity, bell, router_bell);
-    Ok((link, Unstarted { seat, poll, inbox }))
+    let (link, inbox) = inbox::lanes(seat.inbox_capacity, Arc::clone(&bell), router_bell);
+    Ok((link, Unstarted { seat, poll, inbox, bell, recovered: None }))
 }
 
 impl Unstarted {
+    /// Opens the journal the shard's letters are kept in and reads it. Blocks until all is read.
+    pub fn recover(
+        &mut self,
+        options: &Options,
+        placement: &Placement,
+    ) -> Result<&Recovered, OpenError> {
+        let recovered = vault::open(options, self.seat.clock, placement, Arc::clone(&self.bell))?;
+        Ok(self.recovered.insert(recovered))
+    }
+
     /// Starts the thread. `on_thread` runs there first, inside the runtime: what it spawns (a
     /// door) shares the thread. `on_end` hears why the thread ended, whatever ended it.
     pub fn spawn<C: Conversation>(
@@ -117,32 +133,16 @@ impl Unstarted {
             on_thread();
             // A second handle on the same epoll instance: the first lives in the connections.
             let poller = self.poll.registry().as_fd().try_clone_to_owned()?;
-            let epoch = self.seat.epoch;
+            let clock = self.seat.clock;
             let connections =
                 Connections::new(self.poll, self.seat.limits.outbox_bytes_per_connection_max);
-            let clock = Clock { epoch };
-            let shard = Shard::new(self.seat.limits, clock.now(), connections, self.inbox, core);
+            let mut shard =
+                Shard::new(self.seat.limits, clock.now(), connections, self.inbox, core);
+            if let Some(recovered) = self.recovered {
+                shard.restore(recovered);
+            }
             serve(shard, conversation, poller, &clock).await
         })
-    }
-}
-
-/// The only place in the engine that reads a clock.
-#[derive(Debug)]
-struct Clock {
-    epoch: Instant,
-}
-
-impl Clock {
-    #[expect(clippy::disallowed_methods, reason = "the one reader of the clock")]
-    fn now(&self) -> crate::id::Tick {
-        let elapsed = Instant::now().saturating_duration_since(self.epoch).as_millis();
-        let ticks = elapsed / u128::from(crate::id::Tick::MILLISECONDS);
-        crate::id::Tick(u32::try_from(ticks).unwrap_or(u32::MAX))
-    }
-
-    fn instant_of(&self, tick: crate::id::Tick) -> Instant {
-        self.epoch + Duration::from_millis(tick.as_millis())
     }
 }
 
@@ -163,7 +163,7 @@ async fn serve<C: Conversation>(
     let watch = watch(poller)?;
     loop {
         match shard.turn(&mut conversation, clock.now())? {
-            Flow::Stop => return Ok(()),
+            Flow::Stop => return shard.close(),
             // Let the door's tasks on this thread have their turn too.
             Flow::Again => tokio::task::yield_now().await,
             // Only while the router has no room for reports.

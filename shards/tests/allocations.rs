@@ -17,7 +17,7 @@ use ara_shards::Limits;
 use ara_shards::frame::{Frame, Unsent};
 use ara_shards::id::{ConnectionKey, NotificationId, Tick, Ticket};
 use ara_shards::message::{Delivery, Listens, Member, Recipients, Transport};
-use ara_shards::notification::{Notification, Priority, Readers};
+use ara_shards::notification::{Head, Notification, Priority, Readers};
 use ara_shards::placement::UserHash;
 use ara_shards::state::{Farewell, Outgoing, State, Urgency};
 
@@ -87,7 +87,9 @@ fn allocations(connections: usize) -> [u64; 2] {
     }
     let readers = Readers { websocket: true, sse: false };
     let id = NotificationId([1; 16]);
-    let notification = Arc::new(Notification::encode(id, Priority::Normal, None, b"{}", readers));
+    let (audience, priority) = (None, Priority::Normal);
+    let head = Head { id, audience, expires_at: Tick(u32::MAX), priority };
+    let notification = Arc::new(Notification::encode(head, b"{}", readers));
     let news: Arc<str> = "news".into();
     let channels: Arc<[_]> = Arc::from([(news, Arc::clone(&notification))]);
     let mut deliver = |audience| {

@@ -3,6 +3,7 @@
 //! **Runs on**: the router's thread. **Owns**: nothing. **Never**: needs a key, asks a shard, or
 //! tells more than a load balancer should know.
 
+use ara_shards::message::DiskHealth;
 use http::StatusCode;
 use serde::Serialize;
 
@@ -16,6 +17,12 @@ pub(super) struct Health {
     version: &'static str,
     uptime_seconds: u64,
     redis: Redis,
+    queue: Queue,
+}
+
+#[derive(Serialize)]
+struct Queue {
+    status: &'static str,
 }
 
 #[derive(Serialize)]
@@ -32,15 +39,29 @@ pub(super) struct Simple {
 /// The process answers.
 pub(super) const LIVE: Simple = Simple { status: "live" };
 
-/// How the gateway is. Redis away means degraded: HTTP triggers and clients go on.
+/// How the gateway is. Redis away, or a disk that takes nothing new, means degraded: HTTP triggers
+/// and clients go on.
 pub(super) fn report(api: &Api) -> Health {
     let redis = api.redis.snapshot();
-    let healthy = matches!(redis.state, State::Disabled | State::Healthy);
+    let disk = api.router.disk();
+    let healthy = matches!(redis.state, State::Disabled | State::Healthy)
+        && matches!(disk, DiskHealth::Sound | DiskHealth::Behind);
     Health {
         status: if healthy { "healthy" } else { "degraded" },
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: api.router.overview().uptime.as_secs(),
         redis: Redis { status: redis.state.as_str(), connected: redis.connected },
+        queue: Queue { status: queue_status(api.letters.queue, disk) },
+    }
+}
+
+const fn queue_status(enabled: bool, disk: DiskHealth) -> &'static str {
+    match disk {
+        _ if !enabled => "disabled",
+        DiskHealth::Sound | DiskHealth::Behind => "healthy",
+        DiskHealth::Limit => "disk_limit",
+        DiskHealth::Full => "disk_full",
+        DiskHealth::Failed => "disk_failing",
     }
 }
 

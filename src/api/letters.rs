@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use ara_shards::codec::dialect::parse_id;
-use ara_shards::codec::websocket::payload_of;
 use ara_shards::id::NotificationId;
 use ara_shards::message::{Answer, LetterView, Member, Question, Recipient, Shelf};
 use http::StatusCode;
@@ -43,7 +42,7 @@ struct Letter<'a> {
 
 impl<'a> Letter<'a> {
     fn new(view: &'a LetterView) -> Option<Self> {
-        let notification = serde_json::from_slice(payload_of(&view.frame)).ok()?;
+        let notification = serde_json::from_slice(view.kept.json()).ok()?;
         Some(Self { attempts: view.attempts, in_flight: view.in_flight, notification })
     }
 }
@@ -64,14 +63,15 @@ pub(super) async fn show(
     let recipient = Recipient { tenant, user: user.into(), hash };
     let question = Question::Letters { user: recipient, shelf, clear };
     let answers = router.ask(Some(router.home(hash)), &question).await?;
-    let Some(Answer::Letters(views)) = answers.into_iter().next() else {
-        return Ok(json(StatusCode::OK, &Cleared { user_id: user, cleared: 0 }));
+    let (views, count) = match answers.into_iter().next() {
+        Some(Answer::Letters { shown, count }) => (shown, count),
+        _ => (Vec::new(), 0),
     };
     if clear {
-        return Ok(json(StatusCode::OK, &Cleared { user_id: user, cleared: views.len() }));
+        return Ok(json(StatusCode::OK, &Cleared { user_id: user, cleared: count }));
     }
     let notifications: Vec<Letter<'_>> = views.iter().filter_map(Letter::new).collect();
-    let shown = Shown { user_id: user, count: notifications.len(), notifications };
+    let shown = Shown { user_id: user, count, notifications };
     Ok(json(StatusCode::OK, &shown))
 }
 

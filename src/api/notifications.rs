@@ -229,6 +229,9 @@ struct Answer<'a> {
     delivered_to: u32,
     failed: u32,
     queued: bool,
+    /// Users who are away and whose queue could not take it.
+    #[serde(skip_serializing_if = "is_zero")]
+    not_queued: u32,
     timestamp: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     results: Option<Named<'a, UserResult>>,
@@ -252,6 +255,11 @@ struct ChannelResult {
     delivered_to: u32,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
 /// An object with one member per name, in the request's order.
 struct Named<'a, T>(Vec<(&'a str, T)>);
 
@@ -269,6 +277,7 @@ impl<'a> Answer<'a> {
             delivered_to: total.delivered,
             failed: total.failed,
             queued: total.queued > 0,
+            not_queued: total.refused,
             timestamp,
             results: None,
             channel: None,

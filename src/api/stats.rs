@@ -2,8 +2,8 @@
 //!
 //! **Runs on**: the router's thread. **Owns**: nothing. **Never**: mixes two moments of one shard.
 
-use ara_shards::message::{Answer, Question};
-use ara_shards::meter::ShardSnapshot;
+use ara_shards::message::{Answer, DiskHealth, Question};
+use ara_shards::meter::{DiskSnapshot, ShardSnapshot};
 use serde::Serialize;
 
 use super::Api;
@@ -32,6 +32,23 @@ struct Queue {
     replayed: u64,
     expired: u64,
     dropped: u64,
+    /// What the disk did not take.
+    refused: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk: Option<Disk>,
+}
+
+/// The disk backend, over all shards.
+#[derive(Serialize)]
+struct Disk {
+    /// The worst of them.
+    status: &'static str,
+    bytes: u64,
+    max_bytes: u64,
+    records: u64,
+    uncommitted_bytes: u64,
+    syncs: u64,
+    lost_records: u64,
 }
 
 #[derive(Serialize)]
@@ -172,18 +189,47 @@ pub(super) async fn report(api: &Api) -> Result<Stats, Refusal> {
     })
 }
 
+fn disk(snapshots: &[ShardSnapshot]) -> Option<Disk> {
+    let disks = || snapshots.iter().filter_map(|snapshot| snapshot.disk.as_ref());
+    let sum = |of: fn(&DiskSnapshot) -> u64| disks().map(of).sum();
+    let worst = disks().map(|disk| disk.health).max()?;
+    Some(Disk {
+        status: disk_status(worst),
+        bytes: sum(|disk| disk.bytes),
+        max_bytes: sum(|disk| disk.bytes_max),
+        records: sum(|disk| disk.records),
+        uncommitted_bytes: sum(|disk| disk.uncommitted_bytes),
+        syncs: sum(|disk| disk.syncs),
+        lost_records: sum(|disk| disk.lost_records),
+    })
+}
+
+/// The word for a disk's health.
+pub(super) const fn disk_status(health: DiskHealth) -> &'static str {
+    match health {
+        DiskHealth::Sound => "ok",
+        DiskHealth::Behind => "behind",
+        DiskHealth::Limit => "limit",
+        DiskHealth::Full => "full",
+        DiskHealth::Failed => "failing",
+    }
+}
+
 fn queue(enabled: bool, snapshots: &[ShardSnapshot]) -> Queue {
+    let disk = disk(snapshots);
     let sum = |of: fn(&ShardSnapshot) -> u64| snapshots.iter().map(of).sum();
     let count = |of: fn(&ShardSnapshot) -> usize| snapshots.iter().map(of).sum();
     Queue {
         enabled,
-        backend: "memory",
+        backend: if disk.is_some() { "disk" } else { "memory" },
         size: count(|s| s.queue_size),
         users: count(|s| s.queue_users),
         enqueued: sum(|s| s.meter.queue_enqueued),
         replayed: sum(|s| s.meter.queue_replayed),
         expired: sum(|s| s.meter.queue_expired),
         dropped: sum(|s| s.meter.queue_dropped),
+        refused: sum(|s| s.meter.queue_refused),
+        disk,
     }
 }
 

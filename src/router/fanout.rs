@@ -6,15 +6,17 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use ara_shards::id::NotificationId;
+use ara_shards::Limits;
+use ara_shards::clock::Clock;
+use ara_shards::id::{NotificationId, Tick};
 use ara_shards::message::{Delivery, Recipient, Recipients, Tally};
-use ara_shards::notification::Notification;
+use ara_shards::notification::{Head, Notification};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::interest::ShardSet;
 use super::pending::Outcome;
-use super::{Phase, Router, State, overloaded, shutting_down, wait};
+use super::{Phase, Router, State, overloaded, queue_unavailable, shutting_down, wait};
 use crate::refusal::{Code, Refusal};
 use crate::trigger::{Target, Trigger};
 
@@ -26,6 +28,36 @@ pub struct Dispatched {
     /// When it happened, RFC 3339.
     pub occurred_at: String,
     outcome: oneshot::Receiver<Outcome>,
+    router: Router,
+}
+
+/// How long what is sent now may be kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Lifetimes {
+    clock: Clock,
+    /// The longest time; `None` = for ever.
+    longest: Option<Duration>,
+    /// Whether the shards queue notifications or await their Acks.
+    pub(super) keeps_letters: bool,
+}
+
+impl Lifetimes {
+    /// As the shards' bounds say.
+    #[must_use]
+    pub fn new(clock: Clock, limits: &Limits) -> Self {
+        let longest = limits.queue.map(|queue| queue.ttl);
+        let keeps_letters = limits.queue.is_some() || limits.ack.is_some();
+        Self { clock, longest, keeps_letters }
+    }
+
+    /// When an event of this time to live, in seconds, ends. With 0 it is never kept.
+    fn end_of(&self, ttl: Option<u64>) -> Tick {
+        if ttl == Some(0) {
+            return Tick(0);
+        }
+        let shortest = ttl.map(Duration::from_secs).into_iter().chain(self.longest).min();
+        shortest.map_or(Tick(u32::MAX), |shortest| self.clock.now().after(shortest))
+    }
 }
 
 /// What became of a trigger.
@@ -42,9 +74,14 @@ impl Dispatched {
     ///
     /// # Errors
     ///
-    /// A shard did not report in time.
+    /// A shard did not report in time, or nobody is there and the disk takes nothing.
     pub async fn receipt(self) -> Result<Receipt, Refusal> {
         match wait(self.outcome).await? {
+            Outcome::Tallies { total, .. }
+                if total.refused > 0 && total.delivered == 0 && total.queued == 0 =>
+            {
+                Err(queue_unavailable(self.router.disk()))
+            }
             Outcome::Tallies { total, targets } => Ok(Receipt { total, targets }),
             Outcome::Answers(_) => Err(Refusal::new(Code::Internal, "mixed-up report")),
         }
@@ -99,7 +136,7 @@ impl Router {
             }
             shard.ring();
         }
-        Ok(Dispatched { id, occurred_at, outcome })
+        Ok(Dispatched { id, occurred_at, outcome, router: self.clone() })
     }
 }
 
@@ -114,8 +151,9 @@ impl State {
             let event = &trigger.event;
             let json = event.to_json(id, occurred_at, channel);
             let audience = event.audience.clone().map(Arc::new);
-            let encoded = Notification::encode(id, event.priority, audience, &json, self.readers());
-            Arc::new(encoded.lasting(event.ttl.map(Duration::from_secs)))
+            let expires_at = self.lifetimes.end_of(event.ttl);
+            let head = Head { id, audience, expires_at, priority: event.priority };
+            Arc::new(Notification::encode(head, &json, self.readers()))
         };
         match &trigger.target {
             Target::Users(users) => self.user_shares(&trigger.tenant, users, &encode(None)),

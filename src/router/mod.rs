@@ -17,7 +17,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ara_shards::ShardLink;
-use ara_shards::message::{Adoption, Answer, Control, Drain, Question, Report, Transport};
+use ara_shards::message::{
+    Adoption, Answer, Control, DiskHealth, Drain, Question, Report, Transport,
+};
 use ara_shards::notification::Readers;
 use ara_shards::placement::Placement;
 use tokio::sync::{Notify, oneshot};
@@ -25,6 +27,7 @@ use tokio::time::timeout;
 
 use crate::door::gate::Pass;
 use crate::refusal::{Code, Refusal};
+use fanout::Lifetimes;
 use interest::Interest;
 use pending::{Outcome, Pending};
 
@@ -75,7 +78,9 @@ struct State {
     counters: Counters,
     admitted: Admitted,
     connections_max: usize,
-    keeps_letters: bool,
+    lifetimes: Lifetimes,
+    /// Each shard's disk.
+    disks: Vec<DiskHealth>,
     refusal: Arc<[u8]>,
     /// Shards that have said goodbye to all their clients.
     drained: usize,
@@ -106,14 +111,13 @@ impl Admitted {
 }
 
 impl Router {
-    /// A router over these shards that admits `connections_max` clients. `keeps_letters`: the
-    /// shards queue notifications or await their Acks.
+    /// A router over these shards that admits `connections_max` clients.
     #[must_use]
     pub fn new(
         shards: Vec<ShardLink>,
         placement: Placement,
         connections_max: usize,
-        keeps_letters: bool,
+        lifetimes: Lifetimes,
     ) -> Self {
         let count = shards.len();
         Self(Rc::new(RefCell::new(State {
@@ -125,7 +129,8 @@ impl Router {
             counters: Counters::default(),
             admitted: Admitted::default(),
             connections_max,
-            keeps_letters,
+            lifetimes,
+            disks: vec![DiskHealth::Sound; count],
             refusal: per_user_refusal().response(None).into(),
             drained: 0,
             all_drained: Rc::new(Notify::new()),
@@ -224,6 +229,12 @@ impl Router {
         self.0.borrow().phase
     }
 
+    /// The worst health of the shards' disks.
+    #[must_use]
+    pub fn disk(&self) -> DiskHealth {
+        self.0.borrow().disks.iter().max().copied().unwrap_or_default()
+    }
+
     /// What was counted, who is admitted, each inbox's depth, and since when.
     #[must_use]
     pub fn overview(&self) -> Overview {
@@ -317,6 +328,11 @@ impl State {
                     Report::Answered { ticket, answer } => {
                         self.pending.answered(ticket, index, answer);
                     }
+                    Report::Disk(health) => {
+                        if let Some(disk) = self.disks.get_mut(index) {
+                            *disk = health;
+                        }
+                    }
                     Report::Drained => goodbyes += 1,
                 }
             }
@@ -330,7 +346,7 @@ impl State {
     /// The transports a notification must be encoded for. A letter is kept as its WebSocket frame.
     const fn readers(&self) -> Readers {
         Readers {
-            websocket: self.keeps_letters || self.admitted.websocket > 0,
+            websocket: self.lifetimes.keeps_letters || self.admitted.websocket > 0,
             sse: self.admitted.sse > 0,
         }
     }
@@ -375,6 +391,19 @@ fn per_user_refusal() -> Refusal {
 /// A lane is full.
 fn overloaded() -> Refusal {
     Refusal::new(Code::Overloaded, "a shard's inbox is full; nothing was sent, try again")
+}
+
+/// Whoever should get it is away, and the disk does not take it.
+fn queue_unavailable(disk: DiskHealth) -> Refusal {
+    let why = match disk {
+        // It has recovered meanwhile, or was only behind.
+        DiskHealth::Sound | DiskHealth::Behind => "the disk is behind with what it was given",
+        DiskHealth::Limit => "queue.max_disk_bytes is used up",
+        DiskHealth::Full => "the disk is full",
+        DiskHealth::Failed => "the disk cannot be written",
+    };
+    let sentence = format!("it cannot be queued: {why}; nobody got it, try again later");
+    Refusal::new(Code::QueueUnavailable, sentence)
 }
 
 /// The gateway stops.

@@ -4,9 +4,9 @@
 //! it concerns or none, and is encoded once for all of them. Why: callers retry what was refused.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use ara_shards::Limits;
+use ara_shards::clock::Clock;
 use ara_shards::doorbell::Doorbell;
 use ara_shards::message::Recipients;
 use ara_shards::notification::Priority;
@@ -27,13 +27,14 @@ fn rig(shards: usize) -> (Router, Vec<Unstarted>) {
             core: None,
             inbox_capacity: CAPACITY,
             limits: Limits::default(),
-            epoch: Instant::now(),
+            clock: Clock::start(),
         };
         let (link, shard) = worker::prepare(seat, Arc::new(Doorbell::new(|| {}))).unwrap();
         links.push(link);
         unstarted.push(shard);
     }
-    (Router::new(links, Placement::new(shards), 100, false), unstarted)
+    let lifetimes = Lifetimes::new(Clock::start(), &Limits::default());
+    (Router::new(links, Placement::new(shards), 100, lifetimes), unstarted)
 }
 
 fn trigger(payload: &RawValue, target: Target) -> Trigger<'_> {

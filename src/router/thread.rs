@@ -9,6 +9,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use ara_shards::ShardLink;
+use ara_shards::clock::Clock;
 use ara_shards::doorbell::Doorbell;
 use ara_shards::worker::Ending;
 use crossbeam_channel::Receiver;
@@ -18,6 +19,7 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::Router;
+use super::fanout::Lifetimes;
 use crate::api::Api;
 use crate::api::serve::{Server, turn_away};
 use crate::capacity::Capacity;
@@ -46,6 +48,8 @@ pub enum News {
 pub struct Parts {
     /// The configuration.
     pub settings: Settings,
+    /// What time it is for the shards.
+    pub clock: Clock,
     /// The shards, in order.
     pub links: Vec<ShardLink>,
     /// Who comes in, shared with the doors.
@@ -94,9 +98,9 @@ pub fn spawn(parts: Parts) -> io::Result<JoinHandle<()>> {
 
 /// The router's thread: reports and arrivals, the API, Redis, until told to stop.
 async fn route(parts: Parts) -> io::Result<()> {
-    let Parts { settings, links, gate, capacity, arrivals, closing, mut stop, .. } = parts;
-    let keeps_letters = settings.limits.queue.is_some() || settings.limits.ack.is_some();
-    let router = Router::new(links, gate.placement.clone(), capacity.clients, keeps_letters);
+    let Parts { settings, clock, links, gate, capacity, arrivals, closing, mut stop, .. } = parts;
+    let lifetimes = Lifetimes::new(clock, &settings.limits);
+    let router = Router::new(links, gate.placement.clone(), capacity.clients, lifetimes);
     let status = Rc::new(RedisStatus::new());
     let api = Rc::new(Api::new(router.clone(), Arc::clone(&gate), &settings, Rc::clone(&status)));
     let server = Server::new(api, capacity.callers, closing.subscribe());

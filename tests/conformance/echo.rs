@@ -9,10 +9,11 @@ use std::io::{Write, stdout};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ara_gateway::door::{gate, head, listen};
 use ara_shards::Limits;
+use ara_shards::clock::Clock;
 use ara_shards::conversation::Echo;
 use ara_shards::doorbell::Doorbell;
 use ara_shards::id::NotificationId;
@@ -51,7 +52,7 @@ async fn serve(port: u16) -> std::io::Result<()> {
         heartbeat_interval: Duration::ZERO,
         ..Limits::default()
     };
-    let seat = Seat { index: 0, core: None, inbox_capacity: 16, limits, epoch: Instant::now() };
+    let seat = Seat { index: 0, core: None, inbox_capacity: 16, limits, clock: Clock::start() };
     let (link, shard) = worker::prepare(seat, Arc::clone(&bell))?;
     shard.spawn(Echo, || {}, |ending| eprintln!("echo: shard ended: {ending:?}"))?;
 

@@ -264,8 +264,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::id::NotificationId;
-    use crate::notification::{Notification, Readers};
+    use crate::id::{NotificationId, Tick};
+    use crate::notification::{Head, Notification, Readers};
     use proptest::prelude::*;
 
     /// A socket that takes a scripted number of bytes at each call, then is full.
@@ -295,7 +295,8 @@ mod tests {
     fn notification(priority: Priority, mark: u8) -> Rc<Frame> {
         let id = NotificationId([mark; 16]);
         let readers = Readers { websocket: true, sse: false };
-        let encoded = Notification::encode(id, priority, None, &[mark], readers);
+        let head = Head { id, audience: None, expires_at: Tick(0), priority };
+        let encoded = Notification::encode(head, &[mark], readers);
         Rc::new(Frame::Notification(Arc::new(encoded)))
     }
 

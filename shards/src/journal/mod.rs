@@ -107,6 +107,18 @@ impl Position {
         if fits { NonZeroU64::new((block << 16) | blocks).map(Self) } else { None }
     }
 
+    /// The position as a number, to be written down.
+    #[must_use]
+    pub const fn to_bits(self) -> u64 {
+        self.0.get()
+    }
+
+    /// The position of a number that was written down; `None` if it cannot be one.
+    #[must_use]
+    pub fn from_bits(bits: u64) -> Option<Self> {
+        Self::new(bits >> 16, bits & 0xFFFF)
+    }
+
     const fn block(self) -> u64 {
         self.0.get() >> 16
     }

@@ -5,7 +5,8 @@
 
 use super::format::{self, HEADER_BYTES};
 use super::handle::{BLOCK, Journal};
-use super::{AppendError, RECORD_BYTES_MAX, Stats};
+use super::{AppendError, Condition, RECORD_BYTES_MAX, Stats};
+use crate::limits::JOURNAL_BUFFER_BYTES_MAX;
 
 impl Journal {
     /// How things stand, as of the last [`Self::poll`].
@@ -23,6 +24,21 @@ impl Journal {
             condition: self.condition.clone(),
             last_error: self.last_error.clone(),
         }
+    }
+
+    /// Whether the files can be written, as of the last [`Self::poll`].
+    #[must_use]
+    pub const fn condition(&self) -> &Condition {
+        &self.condition
+    }
+
+    /// Whether a record of some length would be taken now, as far as room goes.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        let bytes = self.segment_bytes / 8;
+        let uncommitted_bytes = (self.end - self.committed.0) * BLOCK;
+        uncommitted_bytes + bytes <= JOURNAL_BUFFER_BYTES_MAX
+            && self.disk_bytes() + bytes <= self.room_for_records()
     }
 
     pub(super) const fn room_for_records(&self) -> u64 {

@@ -14,11 +14,11 @@ use mio::Poll;
 use super::*;
 use crate::conversation::Contract;
 use crate::doorbell::Doorbell;
-use crate::id::{NotificationId, Ticket};
+use crate::id::{NotificationId, Tick, Ticket};
 use crate::inbox::{self, ShardLink};
 use crate::limits::REPORT_LANE_CAPACITY;
 use crate::message::{Delivery, Listens, Member, Recipient, Recipients};
-use crate::notification::{Notification, Priority, Readers};
+use crate::notification::{Head, Notification, Priority, Readers};
 use crate::placement::UserHash;
 
 const START: Tick = Tick(1_000);
@@ -113,7 +113,9 @@ impl Bench {
     fn deliver(&mut self, json: &[u8]) {
         let readers = Readers { websocket: true, sse: true };
         let id = NotificationId([2; 16]);
-        let notification = Notification::encode(id, Priority::Normal, None, json, readers);
+        let (audience, priority) = (None, Priority::Normal);
+        let head = Head { id, audience, expires_at: Tick(u32::MAX), priority };
+        let notification = Notification::encode(head, json, readers);
         let user = Recipient { tenant: "acme".into(), user: "ann".into(), hash: UserHash(1) };
         let notification = Arc::new(notification);
         let audience = Recipients::Users { notification, users: [user].into() };

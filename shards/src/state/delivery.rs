@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::directory::Directory;
 use super::session::Session;
 use super::{Outgoing, State, Urgency};
-use crate::frame::{Frame, Taken};
+use crate::frame::Frame;
 use crate::id::{ConnectionKey, Tick};
 use crate::limits::PROMPT_RECIPIENTS_MAX;
 use crate::message::{Delivery, Recipient, Recipients, Report, Tally};
@@ -56,7 +56,12 @@ impl State {
         self.meter.frames_delivered += u64::from(total.delivered);
         self.meter.frames_failed += u64::from(total.failed);
         let parts = parts.into_boxed_slice();
-        self.push_report(Report::Delivered { ticket: delivery.ticket, total, parts });
+        let report = Report::Delivered { ticket: delivery.ticket, total, parts };
+        match &mut self.vault {
+            // "Queued" is said when it holds.
+            Some(vault) if total.queued + total.refused > 0 => vault.hold(report),
+            _ => self.push_report(report),
+        }
         for key in refused.drain(..) {
             if self.directory.session(key).is_some() {
                 self.dismiss_slow(key, out);
@@ -77,8 +82,8 @@ impl State {
     ) -> Vec<Tally> {
         let mut parts = Vec::with_capacity(users.len());
         self.sequence += 1;
-        let taken = Taken { sequence: self.sequence, at: self.now };
-        let frame = Rc::new(Frame::Personal(Arc::clone(notification), taken));
+        let sequence = self.sequence;
+        let frame = Rc::new(Frame::Personal(Arc::clone(notification), sequence));
         for user in users {
             let mut tally = Tally::default();
             if !self.must_wait(user) {
@@ -92,7 +97,7 @@ impl State {
                 };
                 tally = fan.offer_all(keys, &frame, urgency_for(users.len()));
             }
-            parts.push(self.post(user, notification, taken, tally));
+            parts.push(self.post(user, notification, sequence, tally));
         }
         parts
     }
@@ -195,6 +200,7 @@ impl<O: Outgoing> Fan<'_, O> {
         let Some(session) = self.directory.session(key) else { return };
         if let Frame::Notification(notification) | Frame::Personal(notification, _) = &**frame {
             let meant = notification
+                .head()
                 .audience
                 .as_deref()
                 .is_none_or(|audience| is_meant(self.directory, session, audience));

@@ -14,6 +14,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::flights::NONE;
 use super::mailbox::Mailbox;
 use super::session::{Session, Subscription};
 use crate::id::ConnectionKey;
@@ -49,6 +50,8 @@ struct User {
     tenant: u32,
     name: Box<str>,
     connections: SmallVec<[ConnectionKey; 2]>,
+    /// The first of its letters on their way; [`NONE`] without any.
+    flights: u32,
     /// Its letters; `None` where there are none. A user stays while it has some.
     mailbox: Option<Box<Mailbox>>,
 }
@@ -167,7 +170,8 @@ impl Directory {
             return slot;
         }
         let connections = SmallVec::new();
-        let user = User { hash, tenant, name: name.into(), connections, mailbox: None };
+        let name = name.into();
+        let user = User { hash, tenant, name, connections, flights: NONE, mailbox: None };
         let slot = narrow(self.users.insert(user));
         let users = &self.users;
         let rehash = |slot: &u32| users.get(*slot as usize).map_or(0, |user| user.hash.0);
@@ -193,6 +197,21 @@ impl Directory {
         self.users.get(slot as usize)?.mailbox.as_deref()
     }
 
+    /// The first of a user's letters on their way.
+    pub(super) fn flights(&self, slot: u32) -> u32 {
+        self.users.get(slot as usize).map_or(NONE, |user| user.flights)
+    }
+
+    pub(super) fn flights_mut(&mut self, slot: u32) -> Option<&mut u32> {
+        self.users.get_mut(slot as usize).map(|user| &mut user.flights)
+    }
+
+    /// The tenant and the name of a user slot.
+    pub(super) fn names(&self, slot: u32) -> Option<(&Arc<str>, &str)> {
+        let user = self.users.get(slot as usize)?;
+        self.tenants.get(user.tenant as usize).map(|tenant| (&tenant.name, &*user.name))
+    }
+
     pub(super) fn mailbox_mut(&mut self, slot: u32) -> Option<&mut Mailbox> {
         self.users.get_mut(slot as usize)?.mailbox.as_deref_mut()
     }
@@ -213,7 +232,7 @@ impl Directory {
         if user.mailbox.as_ref().is_some_and(|mailbox| mailbox.is_empty()) {
             user.mailbox = None;
         }
-        if user.mailbox.is_some() || !user.connections.is_empty() {
+        if user.mailbox.is_some() || user.flights != NONE || !user.connections.is_empty() {
             return;
         }
         let (hash, tenant) = (user.hash, user.tenant);

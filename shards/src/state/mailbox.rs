@@ -5,28 +5,81 @@
 //! **Never**: loses one without saying how: every way out is a value its caller must count.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use crate::id::{NotificationId, Tick};
-use crate::notification::{Audience, Priority};
+use crate::journal::Position;
+use crate::notification::{Audience, Kept, Priority};
 
-/// One notification of one user, kept until it is settled. 72 bytes and its share of the frame.
+/// One notification of one user, kept until it is settled: 24 bytes and a share of what is kept.
 #[derive(Debug, Clone)]
 pub struct Letter {
+    kept: Kept,
+    /// Its place on the disk; `None` = it is in memory only.
+    pub place: Option<Position>,
+    /// From the top: 48 bits of sequence, 8 of priority, 8 of attempts.
+    order: u64,
+}
+
+const _: () = assert!(size_of::<Letter>() == 24);
+
+impl Letter {
+    /// A letter the shard took as its `sequence`-th, not sent yet. Sequences have 48 bits.
+    #[must_use]
+    pub fn new(kept: Kept, sequence: u64) -> Self {
+        let priority = kept.head().priority as u64;
+        Self { kept, place: None, order: (sequence << 16) | (priority << 8) }
+    }
+
+    /// The same after so many attempts.
+    #[must_use]
+    pub const fn sent(mut self, attempts: u8) -> Self {
+        self.order = (self.order & !0xFF) | attempts as u64;
+        self
+    }
+
+    /// What is delivered.
+    #[must_use]
+    pub const fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
     /// Its identity.
-    pub id: NotificationId,
+    #[must_use]
+    pub fn id(&self) -> NotificationId {
+        self.kept.head().id
+    }
+
     /// The order in which the shard accepted it.
-    pub sequence: u64,
-    /// The complete WebSocket frame, shared with everyone else who gets it.
-    pub frame: Arc<[u8]>,
+    #[must_use]
+    pub const fn sequence(&self) -> u64 {
+        self.order >> 16
+    }
+
     /// Who among the user's connections is meant.
-    pub audience: Option<Arc<Audience>>,
+    #[must_use]
+    pub fn audience(&self) -> Option<&Audience> {
+        self.kept.head().audience.as_deref()
+    }
+
     /// When it stops being worth delivering.
-    pub expires_at: Tick,
+    #[must_use]
+    pub fn expires_at(&self) -> Tick {
+        self.kept.head().expires_at
+    }
+
     /// How often it has been sent.
-    pub attempts: u8,
+    #[must_use]
+    pub const fn attempts(&self) -> u8 {
+        let [attempts, ..] = self.order.to_le_bytes();
+        attempts
+    }
+
     /// What it gives way to.
-    pub priority: Priority,
+    #[must_use]
+    pub fn priority(&self) -> Priority {
+        let [_, priority, ..] = self.order.to_le_bytes();
+        Priority::ALL.get(usize::from(priority)).copied().unwrap_or_default()
+    }
 }
 
 /// One user's letters.
@@ -36,8 +89,6 @@ pub struct Mailbox {
     waiting: VecDeque<Letter>,
     /// Given up after too many attempts, oldest first.
     dead: VecDeque<Letter>,
-    /// Sent and not settled: slots in the shard's table of flights.
-    pub(super) flights: Vec<u32>,
     /// Whether the replay is under way: new letters go behind the waiting ones.
     pub(super) replaying: bool,
     /// Whether it is among the shard's replays, rather than waiting for room.
@@ -50,7 +101,7 @@ impl Mailbox {
     /// Whether nothing at all is kept.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.dead.is_empty() && self.flights.is_empty()
+        self.waiting.is_empty() && self.dead.is_empty()
     }
 
     /// Letters waiting.
@@ -69,26 +120,26 @@ impl Mailbox {
     /// If the queue would hold more than `most` (0 = no bound), the least important letter leaves,
     /// the oldest among equals; it is returned, and may be the one that came.
     pub fn put(&mut self, letter: Letter, most: usize) -> Option<Letter> {
-        let place = self.waiting.partition_point(|other| other.sequence < letter.sequence);
-        self.waiting.insert(place, letter);
-        if most == 0 || self.waiting.len() <= most {
+        let waiting = &mut self.waiting;
+        if waiting.len() == waiting.capacity() {
+            // By an eighth: doubling would leave a quarter of all queues' memory empty.
+            waiting.reserve_exact((waiting.len() / 8).max(2));
+        }
+        let place = waiting.partition_point(|other| other.sequence() < letter.sequence());
+        waiting.insert(place, letter);
+        if most == 0 || waiting.len() <= most {
             return None;
         }
-        let mut victims = self.waiting.iter().enumerate();
-        let (mut place, first) = victims.next()?;
-        let mut lowest = first.priority;
-        for (index, letter) in victims {
-            if letter.priority < lowest {
-                (place, lowest) = (index, letter.priority);
-            }
-        }
-        self.waiting.remove(place)
+        // The first of the lowest: `min_by_key` keeps the first of equals.
+        let victims = waiting.iter().enumerate();
+        let (place, _) = victims.min_by_key(|(_, letter)| letter.priority())?;
+        waiting.remove(place)
     }
 
     /// The next letter to send, skipping (and handing to `lost`) those whose time is over.
     pub fn next(&mut self, now: Tick, mut lost: impl FnMut(Letter)) -> Option<Letter> {
         while let Some(letter) = self.waiting.pop_front() {
-            if letter.expires_at > now {
+            if letter.expires_at() > now {
                 return Some(letter);
             }
             lost(letter);
@@ -100,7 +151,7 @@ impl Mailbox {
     pub fn expire(&mut self, now: Tick, mut lost: impl FnMut(Letter)) {
         let mut index = 0;
         while let Some(letter) = self.waiting.get(index) {
-            if letter.expires_at > now {
+            if letter.expires_at() > now {
                 index += 1;
             } else if let Some(letter) = self.waiting.remove(index) {
                 lost(letter);
@@ -111,7 +162,7 @@ impl Mailbox {
     /// When the first waiting letter's time is over.
     #[must_use]
     pub fn first_expiry(&self) -> Option<Tick> {
-        self.waiting.iter().map(|letter| letter.expires_at).min()
+        self.waiting.iter().map(Letter::expires_at).min()
     }
 
     /// Gives a letter up. Beyond `most` the oldest given up before is returned and gone for good.
@@ -132,14 +183,26 @@ impl Mailbox {
 
     /// Takes out one waiting letter, if it has been sent before.
     pub fn take_sent(&mut self, id: NotificationId) -> Option<Letter> {
-        let is_it = |letter: &Letter| letter.id == id && letter.attempts > 0;
+        let is_it = |letter: &Letter| letter.id() == id && letter.attempts() > 0;
         let place = self.waiting.iter().position(is_it)?;
         self.waiting.remove(place)
     }
 
+    /// The letter accepted as the `sequence`-th, and whether it is given up.
+    pub(super) fn find_mut(&mut self, sequence: u64) -> Option<(&mut Letter, bool)> {
+        match self.waiting.binary_search_by_key(&sequence, Letter::sequence) {
+            Ok(place) => self.waiting.get_mut(place).map(|letter| (letter, false)),
+            Err(_) => {
+                let mut dead = self.dead.iter_mut();
+                let letter = dead.find(|letter| letter.sequence() == sequence);
+                letter.map(|letter| (letter, true))
+            }
+        }
+    }
+
     /// Takes out the waiting letters up to and including the one with this id, if it is there.
     pub fn take_through(&mut self, id: NotificationId) -> Vec<Letter> {
-        match self.waiting.iter().position(|letter| letter.id == id) {
+        match self.waiting.iter().position(|letter| letter.id() == id) {
             Some(place) => self.waiting.drain(..=place).collect(),
             None => Vec::new(),
         }
@@ -149,18 +212,13 @@ impl Mailbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::notification::Head;
     use proptest::prelude::*;
 
     fn letter(sequence: u64, priority: Priority, expires_at: u32) -> Letter {
-        Letter {
-            id: NotificationId(u128::from(sequence).to_be_bytes()),
-            sequence,
-            frame: Arc::from(&b"frame"[..]),
-            audience: None,
-            expires_at: Tick(expires_at),
-            attempts: 0,
-            priority,
-        }
+        let id = NotificationId(u128::from(sequence).to_be_bytes());
+        let head = Head { id, audience: None, expires_at: Tick(expires_at), priority };
+        Letter::new(Kept::new(head, b"{}"), sequence)
     }
 
     proptest! {
@@ -176,15 +234,15 @@ mod tests {
                 let letter = letter(sequence as u64, Priority::ALL[*priority], u32::MAX);
                 if let Some(loser) = mailbox.put(letter, most) {
                     for kept in mailbox.waiting() {
-                        prop_assert!(kept.priority >= loser.priority);
-                        let is_equal = kept.priority == loser.priority;
-                        prop_assert!(!is_equal || kept.sequence > loser.sequence);
+                        prop_assert!(kept.priority() >= loser.priority());
+                        let is_equal = kept.priority() == loser.priority();
+                        prop_assert!(!is_equal || kept.sequence() > loser.sequence());
                     }
-                    left.push(loser.sequence);
+                    left.push(loser.sequence());
                 }
                 prop_assert!(mailbox.waiting().len() <= most);
             }
-            let mut kept: Vec<u64> = mailbox.waiting().iter().map(|l| l.sequence).collect();
+            let mut kept: Vec<u64> = mailbox.waiting().iter().map(Letter::sequence).collect();
             prop_assert!(kept.is_sorted());
             kept.extend(left);
             kept.sort_unstable();
@@ -207,7 +265,7 @@ mod tests {
             for letter in away.into_iter().rev() {
                 mailbox.put(letter, 0);
             }
-            let order: Vec<u64> = mailbox.waiting().iter().map(|l| l.sequence).collect();
+            let order: Vec<u64> = mailbox.waiting().iter().map(Letter::sequence).collect();
             prop_assert_eq!(order, (0..=count).collect::<Vec<_>>());
         }
     }
@@ -220,9 +278,9 @@ mod tests {
         }
         assert_eq!(mailbox.first_expiry(), Some(Tick(5)));
         let mut lost = Vec::new();
-        assert_eq!(mailbox.next(Tick(5), |l| lost.push(l.sequence)).unwrap().sequence, 1);
+        assert_eq!(mailbox.next(Tick(5), |l| lost.push(l.sequence())).unwrap().sequence(), 1);
         assert_eq!(lost, [0]);
-        mailbox.expire(Tick(5), |l| lost.push(l.sequence));
+        mailbox.expire(Tick(5), |l| lost.push(l.sequence()));
         assert_eq!(lost, [0, 2]);
         assert!(mailbox.is_empty());
     }

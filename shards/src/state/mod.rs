@@ -13,8 +13,11 @@ pub mod session;
 pub mod timer;
 
 mod delivery;
+mod keeping;
 mod post;
 mod question;
+mod replay;
+mod settle;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -27,6 +30,7 @@ use crate::id::{ConnectionKey, Tick};
 use crate::limits::Limits;
 use crate::message::{Listens, Member, Report, Transport};
 use crate::meter::Meter;
+use crate::vault::Vault;
 use directory::Directory;
 use flights::Flights;
 use session::{Grants, Session};
@@ -97,6 +101,8 @@ pub struct State {
     random: fastrand::Rng,
     /// Letters on their way to be acknowledged.
     pub(crate) flights: Flights,
+    /// Where letters are kept on disk; `None` = in memory only.
+    pub(crate) vault: Option<Box<Vault>>,
     /// Users whose replay goes on in the next turn.
     replays: VecDeque<u32>,
     /// When letters expire, by user.
@@ -122,6 +128,7 @@ impl State {
             heartbeats: [Transport::WebSocket, Transport::Sse].map(Frame::heartbeat),
             random: fastrand::Rng::with_seed(seed),
             flights: Flights::default(),
+            vault: None,
             replays: VecDeque::new(),
             expiries: Wheel::new(Tick::default()),
             sequence: 0,
@@ -316,6 +323,12 @@ impl State {
     pub fn dismiss(&mut self, key: ConnectionKey, farewell: Farewell, out: &mut impl Outgoing) {
         let flush = farewell.flush && (!self.keeps_letters() || farewell == Farewell::SHUTDOWN);
         let farewell = Farewell { flush, ..farewell };
+        if farewell == Farewell::SHUTDOWN
+            && let (Some(vault), Some(session)) = (&mut self.vault, self.directory.session(key))
+        {
+            // What is still being written stays on disk: it may not arrive.
+            vault.take_sent(session.home.user);
+        }
         let unsent = out.close(key, farewell);
         self.handle_disconnect(key, unsent);
     }

@@ -2,11 +2,14 @@
 //!
 //! **Runs on**: a shard. **Owns**: nothing. **Never**: mixes two moments in one answer.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::mailbox::Letter;
+use super::mailbox::{Letter, Mailbox};
+use super::post::End;
 use super::{Outgoing, State};
 use crate::id::{NotificationId, Tick};
+use crate::limits::LETTERS_SHOWN_MAX;
 use crate::message::{Answer, LetterView, Question, Recipient, Shelf};
 use crate::meter::ShardSnapshot;
 
@@ -46,9 +49,7 @@ impl State {
                 subscriptions.dedup();
                 Answer::User { connections: keys.len(), subscriptions }
             }
-            Question::Letters { user, shelf, clear } => {
-                Answer::Letters(self.letters(user, *shelf, *clear))
-            }
+            Question::Letters { user, shelf, clear } => self.letters(user, *shelf, *clear),
             Question::Acknowledge { user, ids } => {
                 let slot = self.directory.find_user(&user.tenant, &user.user, user.hash);
                 let settle = |id: &NotificationId| {
@@ -72,50 +73,56 @@ impl State {
             ack_pending: self.flights.len(),
             channels: self.directory.channels.len(),
             subscriptions: totals.subscriptions,
+            disk: self.vault.as_ref().map(|vault| vault.snapshot()),
             ..ShardSnapshot::default()
         }
     }
-    /// A user's letters on one shelf, oldest first; with `clear` they are thrown away and counted.
-    fn letters(&mut self, user: &Recipient, shelf: Shelf, clear: bool) -> Vec<LetterView> {
+
+    /// A user's letters on one shelf, oldest first, and how many they are; with `clear` they are
+    /// thrown away and counted.
+    fn letters(&mut self, user: &Recipient, shelf: Shelf, clear: bool) -> Answer {
         let slot = self.directory.find_user(&user.tenant, &user.user, user.hash);
-        let Some(slot) = slot else { return Vec::new() };
-        let Some(mailbox) = self.directory.mailbox(slot) else { return Vec::new() };
-        let view = |(letter, in_flight): (&Letter, bool)| LetterView {
-            frame: Arc::clone(&letter.frame),
-            attempts: letter.attempts,
-            in_flight,
-        };
-        let mut views: Vec<LetterView> = match shelf {
-            Shelf::DeadLetters => {
-                mailbox.dead().iter().map(|letter| view((letter, false))).collect()
-            }
-            Shelf::Queue => {
-                let flights = mailbox.flights.iter().filter_map(|slot| self.flights.get(*slot));
-                let sent = flights.map(|flight| (&flight.letter, true));
-                let waiting = mailbox.waiting().iter().map(|letter| (letter, false));
-                let mut all: Vec<(&Letter, bool)> = sent.chain(waiting).collect();
-                all.sort_unstable_by_key(|(letter, _)| letter.sequence);
-                all.into_iter().map(view).collect()
-            }
-        };
+        let Some(slot) = slot else { return Answer::Letters { shown: Vec::new(), count: 0 } };
         if clear {
-            let cleared = self.clear_shelf(slot, shelf);
-            self.meter.queue_dropped += cleared;
+            let count = self.clear_shelf(slot, shelf);
             self.directory.tidy_user(slot);
-        } else {
-            views.truncate(1000);
+            return Answer::Letters { shown: Vec::new(), count };
         }
-        views
+        let mut all: Vec<(&Letter, bool)> = Vec::new();
+        let mailbox = self.directory.mailbox(slot);
+        if shelf == Shelf::DeadLetters {
+            all.extend(mailbox.into_iter().flat_map(Mailbox::dead).map(|letter| (letter, false)));
+        } else {
+            let flights = self.flights.of(self.directory.flights(slot));
+            all.extend(flights.map(|flight| (&flight.letter, true)));
+            let waiting = mailbox.into_iter().flat_map(Mailbox::waiting);
+            all.extend(waiting.map(|letter| (letter, false)));
+            all.sort_unstable_by_key(|(letter, _)| letter.sequence());
+        }
+        let view = |(letter, in_flight): &(&Letter, bool)| LetterView {
+            kept: letter.kept().clone(),
+            attempts: letter.attempts(),
+            in_flight: *in_flight,
+        };
+        let shown = all.iter().take(LETTERS_SHOWN_MAX).map(view).collect();
+        Answer::Letters { shown, count: all.len() }
     }
 
-    fn clear_shelf(&mut self, slot: u32, shelf: Shelf) -> u64 {
-        let Some(mailbox) = self.directory.mailbox_mut(slot) else { return 0 };
-        if shelf == Shelf::DeadLetters {
-            return u64::try_from(mailbox.take_dead().len()).unwrap_or(0);
+    fn clear_shelf(&mut self, slot: u32, shelf: Shelf) -> usize {
+        let mut cleared = VecDeque::new();
+        if let Some(mailbox) = self.directory.mailbox_mut(slot) {
+            cleared = match shelf {
+                Shelf::DeadLetters => mailbox.take_dead(),
+                Shelf::Queue => mailbox.take_waiting(),
+            };
         }
-        let waiting = mailbox.take_waiting().len();
-        let flights = std::mem::take(&mut mailbox.flights);
-        let called_back = flights.iter().filter(|flight| self.flights.land(**flight).is_some());
-        u64::try_from(waiting + called_back.count()).unwrap_or(0)
+        if shelf == Shelf::Queue {
+            while let Some(landed) = self.land(self.directory.flights(slot)) {
+                cleared.push_back(landed.letter);
+            }
+        }
+        let count = cleared.len();
+        self.finish_all(cleared, End::Dropped);
+        count
     }
 }

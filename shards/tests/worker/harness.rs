@@ -10,15 +10,16 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use ara_shards::clock::Clock;
 use ara_shards::conversation::Contract;
 use ara_shards::doorbell::Doorbell;
-use ara_shards::id::{NotificationId, Ticket};
+use ara_shards::id::{NotificationId, Tick, Ticket};
 use ara_shards::message::{
     Adoption, Answer, Control, Delivery, Listens, Member, Question, Recipient, Recipients, Report,
     Tally, Transport,
 };
 use ara_shards::meter::ShardSnapshot;
-use ara_shards::notification::{Notification, Priority, Readers};
+use ara_shards::notification::{Head, Notification, Priority, Readers};
 use ara_shards::placement::UserHash;
 use ara_shards::worker::{self, Ending, Seat, Unstarted};
 use ara_shards::{Limits, ShardLink};
@@ -62,7 +63,7 @@ impl Rig {
     pub(crate) fn waiting(limits: Limits, inbox_capacity: usize) -> Self {
         let router = thread::current();
         let bell = Arc::new(Doorbell::new(move || router.unpark()));
-        let seat = Seat { index: 0, core: None, inbox_capacity, limits, epoch: now() };
+        let seat = Seat { index: 0, core: None, inbox_capacity, limits, clock: Clock::start() };
         let (link, unstarted) = worker::prepare(seat, Arc::clone(&bell)).unwrap();
         Self { link, bell, unstarted: Some(unstarted), thread: None, ended: None }
     }
@@ -216,7 +217,8 @@ pub(crate) fn notification(number: u64, priority: Priority, padding: usize) -> A
     let readers = Readers { websocket: true, sse: true };
     let text = json!({"type": "notification", "n": number, "padding": "p".repeat(padding)});
     let id = NotificationId([1; 16]);
-    Arc::new(Notification::encode(id, priority, None, text.to_string().as_bytes(), readers))
+    let head = Head { id, audience: None, expires_at: Tick(u32::MAX), priority };
+    Arc::new(Notification::encode(head, text.to_string().as_bytes(), readers))
 }
 
 pub(crate) fn to_user(user: &str, number: u64, priority: Priority) -> Delivery {

@@ -29,9 +29,9 @@ pub(super) enum Got {
 impl Got {
     /// The notification of a delivery's part, as [`identity`] marks it.
     fn from_notification(notification: &Notification) -> Self {
-        let (delivery, rest) = notification.id.0.split_first_chunk::<8>().unwrap();
+        let (delivery, rest) = notification.head().id.0.split_first_chunk::<8>().unwrap();
         let delivery = u64::from_be_bytes(*delivery);
-        Self::Notification { delivery, part: rest[0], priority: notification.priority }
+        Self::Notification { delivery, part: rest[0], priority: notification.head().priority }
     }
 }
 

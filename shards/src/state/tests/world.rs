@@ -471,8 +471,9 @@ fn recipients(tenant: &str, target: &Target, number: u64) -> Recipients {
         id[..8].copy_from_slice(&number.to_be_bytes());
         id[8] = narrow(part);
         let id = NotificationId(id);
-        let audience = audience.clone();
-        Arc::new(Notification::encode(id, common.priority, audience, b"{}", common.readers))
+        let (audience, priority) = (audience.clone(), common.priority);
+        let head = notification::Head { id, audience, expires_at: Tick(u32::MAX), priority };
+        Arc::new(Notification::encode(head, b"{}", common.readers))
     };
     match target {
         Target::Everyone { .. } => {

@@ -327,25 +327,28 @@ impl Ledger {
             let mut enter = |letter: &Letter, place, sent_at| {
                 let held = Held {
                     place,
-                    attempts: letter.attempts,
-                    sequence: letter.sequence,
+                    attempts: letter.attempts(),
+                    sequence: letter.sequence(),
                     sent_at,
-                    expires_at: letter.expires_at,
+                    expires_at: letter.expires_at(),
                 };
-                let twice = all.insert((user, number(letter.id)), held);
-                assert!(twice.is_none(), "{user} has {:?} twice: {twice:?}, {held:?}", letter.id);
+                let twice = all.insert((user, number(letter.id())), held);
+                assert!(twice.is_none(), "{user} has {:?} twice: {twice:?}, {held:?}", letter.id());
             };
-            if let Some((slot, mailbox)) = slot.zip(slot.and_then(|s| state.directory.mailbox(s))) {
+            if let Some(mailbox) = slot.and_then(|slot| state.directory.mailbox(slot)) {
                 let waiting = mailbox.waiting();
-                assert!(waiting.iter().is_sorted_by_key(|letter| letter.sequence));
+                assert!(waiting.iter().is_sorted_by_key(Letter::sequence));
                 let most = self.limits.queue.map_or(0, |queue| queue.per_user_max);
                 assert!(most == 0 || waiting.len() <= most, "too many wait");
                 waiting.iter().for_each(|letter| enter(letter, Place::Waiting, Tick(0)));
                 mailbox.dead().iter().for_each(|letter| enter(letter, Place::Dead, Tick(0)));
-                for at in &mailbox.flights {
-                    let flight = state.flights.get(*at).expect("a flight of a user's list");
+            }
+            if let Some(slot) = slot {
+                for flight in state.flights.of(state.directory.flights(slot)) {
                     assert_eq!(flight.user, slot);
-                    assert_eq!(state.flights.find(slot, flight.letter.id), Some(*at));
+                    let found = state.flights.find(slot, flight.letter.id());
+                    let found = found.and_then(|found| state.flights.get(found));
+                    assert!(found.is_some_and(|found| std::ptr::eq(found, flight)));
                     enter(&flight.letter, Place::InFlight, flight.sent_at);
                     flying += 1;
                 }

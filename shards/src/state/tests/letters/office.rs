@@ -13,14 +13,13 @@ use super::ledger::{Facts, HASH, Held, Ledger, Place, Record};
 use super::script::{Action, Newcomer, Step, Trigger, USERS};
 use super::sockets::{Event, Kind, Name, Sockets, identity, number};
 use crate::codec::dialect::ClientMessage;
-use crate::codec::websocket;
 use crate::id::{ConnectionKey, NotificationId, Tick, Ticket};
 use crate::limits::Limits;
 use crate::message::{
     Answer, Delivery, Listens, Member, Question, Recipient, Recipients, Report, Shelf, Tally,
     Transport,
 };
-use crate::notification::{Audience, Notification, Readers};
+use crate::notification::{Audience, Head, Notification, Readers};
 use crate::state::{Farewell, State};
 
 #[derive(Debug)]
@@ -154,14 +153,17 @@ impl Office {
         let audience = trigger.for_role.then(|| Arc::new(audience));
         let readers = Readers { websocket: true, sse: trigger.for_sse };
         let json = format!(r#"{{"n":{}}}"#, number(id));
-        let notification =
-            Notification::encode(id, trigger.priority, audience, json.as_bytes(), readers)
-                .lasting(trigger.ttl);
-        let notification = Arc::new(notification);
         let most = self.limits.queue.map(|queue| queue.ttl);
         let ttl = trigger.ttl.into_iter().chain(most).min();
         let is_now_or_never = trigger.ttl == Some(Duration::ZERO);
-        let expires_at = ttl.map_or(Tick(u32::MAX), |ttl| self.now.after(ttl));
+        let expires_at = match ttl {
+            Some(Duration::ZERO) => Tick(0),
+            Some(ttl) => self.now.after(ttl),
+            None => Tick(u32::MAX),
+        };
+        let priority = trigger.priority;
+        let head = Head { id, audience, expires_at, priority };
+        let notification = Arc::new(Notification::encode(head, json.as_bytes(), readers));
         let record = Record::new(trigger.priority, trigger.for_role, is_now_or_never, expires_at);
         let is_reader = |key: &u32| {
             let socket = &self.sockets.open[key];
@@ -336,18 +338,21 @@ impl Office {
         let is_on = |held: &Held| (held.place == Place::Dead) == (shelf == Shelf::DeadLetters);
         let cleared: BTreeSet<Name> =
             theirs.filter(|(_, held)| is_on(held)).map(|(number, _)| (user, number)).collect();
-        assert_eq!(self.letters(user, shelf, true).len(), cleared.len());
+        assert_eq!(self.letters(user, shelf, true), cleared.len());
         self.account(&Facts { cleared, ..Facts::default() });
     }
 
     /// The letters on a shelf, compared with where they are.
-    fn letters(&mut self, user: usize, shelf: Shelf, clear: bool) -> Vec<u64> {
+    fn letters(&mut self, user: usize, shelf: Shelf, clear: bool) -> usize {
         let asked = Question::Letters { user: recipient(user), shelf, clear };
         let answer = self.state.handle_question(&asked, self.now, &mut self.sockets);
-        let Answer::Letters(views) = answer else { panic!("letters were asked for") };
+        let Answer::Letters { shown: views, count } = answer else {
+            panic!("letters were asked for")
+        };
+        assert_eq!(views.len(), if clear { 0 } else { count });
         let mut shown = Vec::new();
         for view in views {
-            let text = std::str::from_utf8(websocket::payload_of(&view.frame)).unwrap();
+            let text = std::str::from_utf8(view.kept.json()).unwrap();
             let digits = text.strip_prefix(r#"{"n":"#).and_then(|text| text.strip_suffix('}'));
             let number: u64 = digits.unwrap().parse().unwrap();
             let held = &self.ledger.held[&(user, number)];
@@ -357,7 +362,7 @@ impl Office {
             shown.push(number);
         }
         assert!(shelf == Shelf::DeadLetters || shown.is_sorted(), "oldest first: {shown:?}");
-        shown
+        count
     }
 
     /// Asks everything there is to ask about letters.
@@ -369,8 +374,8 @@ impl Office {
             waiting += counts[0];
             flying += counts[1];
             users += usize::from(counts[0] > 0);
-            assert_eq!(self.letters(user, Shelf::Queue, false).len(), counts[0] + counts[1]);
-            assert_eq!(self.letters(user, Shelf::DeadLetters, false).len(), counts[2]);
+            assert_eq!(self.letters(user, Shelf::Queue, false), counts[0] + counts[1]);
+            assert_eq!(self.letters(user, Shelf::DeadLetters, false), counts[2]);
         }
         let asked = Question::Snapshot;
         let answer = self.state.handle_question(&asked, self.now, &mut self.sockets);

@@ -40,9 +40,9 @@ pub(super) fn number(id: NotificationId) -> u64 {
 fn letter_id(frame: &Frame) -> Option<NotificationId> {
     match frame {
         Frame::Notification(notification) | Frame::Personal(notification, _) => {
-            Some(notification.id)
+            Some(notification.head().id)
         }
-        Frame::Letter(repeated) => Some(repeated.letter.id),
+        Frame::Letter(repeated) => Some(repeated.letter.id()),
         Frame::Bytes(_) => None,
     }
 }
@@ -85,10 +85,10 @@ impl Socket {
         let frame = self.outbox.pop_front()?;
         self.is_begun = false;
         let (id, sequence, attempts) = match &*frame {
-            Frame::Personal(notification, taken) => (notification.id, taken.sequence, 1),
+            Frame::Personal(notification, sequence) => (notification.head().id, *sequence, 1),
             Frame::Letter(repeated) => {
                 let letter = &repeated.letter;
-                (letter.id, letter.sequence, letter.attempts)
+                (letter.id(), letter.sequence(), letter.attempts())
             }
             _ => return None,
         };
@@ -297,8 +297,8 @@ fn kind(frame: &Frame) -> Kind {
     let Frame::Letter(repeated) = frame else { return Kind::Live };
     let text = websocket::payload_of(frame.bytes(Transport::WebSocket));
     let json: Value = serde_json::from_slice(text).unwrap();
-    let attempts = u64::from(repeated.letter.attempts);
-    assert_eq!(json["n"], number(repeated.letter.id));
+    let attempts = u64::from(repeated.letter.attempts());
+    assert_eq!(json["n"], number(repeated.letter.id()));
     assert_eq!(json["attempt"].as_u64(), (attempts > 1).then_some(attempts));
     if json["replayed"] == true { Kind::Replayed } else { Kind::Again }
 }

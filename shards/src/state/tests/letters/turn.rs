@@ -16,7 +16,7 @@ impl Office {
     /// What `Shard::turn` does after its inputs. Returns whether a socket is empty again.
     pub(super) fn end_turn(&mut self) -> bool {
         for key in self.sockets.take_drained() {
-            self.state.handle_room(ConnectionKey(key));
+            self.state.handle_room(ConnectionKey(key), &self.sockets);
         }
         self.deadlines();
         for turn in 0.. {
@@ -33,7 +33,9 @@ impl Office {
             self.expect_no_one_waits();
             return false;
         }
-        drained.iter().for_each(|key| self.state.handle_room(ConnectionKey(*key)));
+        for key in drained {
+            self.state.handle_room(ConnectionKey(key), &self.sockets);
+        }
         true
     }
 

@@ -1,0 +1,302 @@
+//! The durable side of a shard's letters: a record for each, a note for each end.
+//!
+//! **Runs on**: a shard. **Owns**: its journal, and what waits to be written down or committed.
+//! **Never**: waits for the disk; says that a letter is queued before the fsync policy holds.
+//!
+//! A letter's record is appended when the letter begins, and named by its [`Position`]. Ends and
+//! changes are collected over a turn and noted together; only then are the records released, as
+//! the journal demands. A report that says "queued" is held until what it speaks of is committed.
+
+mod record;
+mod recovery;
+mod rehome;
+
+use std::collections::VecDeque;
+
+use ahash::AHashMap;
+
+use crate::clock::Clock;
+use crate::id::Tick;
+use crate::journal::{AppendError, Condition, Full, Journal, Position, Ticket};
+use crate::limits::{COMPACTION_BYTES_PER_TURN, LETTERS_PER_NOTE};
+use crate::message::{DiskHealth, Report};
+use crate::meter::DiskSnapshot;
+use crate::placement::{Placement, UserHash};
+use crate::state::mailbox::Letter;
+use record::{Change, Entry, LetterRecord};
+
+pub use recovery::{Recovered, Summary, open};
+pub use rehome::{RehomeError, Rehomed, rehome};
+
+/// How often at most a full queue is logged.
+const LOG_INTERVAL_TICKS: u32 = 100;
+
+/// Where a letter is whose record has been moved.
+pub(crate) struct Found {
+    /// Its user's place in the directory.
+    pub(crate) slot: u32,
+    /// Its attempts and whether it is given up; `None` = only its record was known.
+    pub(crate) letter: Option<(u8, bool)>,
+}
+
+/// A record that compaction has moved.
+pub(crate) struct Moved<'a> {
+    pub(crate) tenant: &'a str,
+    pub(crate) user: &'a str,
+    pub(crate) hash: UserHash,
+    pub(crate) sequence: u64,
+    pub(crate) from: Position,
+    pub(crate) to: Position,
+}
+
+/// The store of one shard's letters.
+#[derive(Debug)]
+pub struct Vault {
+    journal: Journal,
+    clock: Clock,
+    placement: Placement,
+    bytes_max: u64,
+    /// Records whose letters have ended, to be noted and released.
+    ended: Vec<Position>,
+    changed: Vec<Change>,
+    /// Letters handed to sockets with acknowledgement off, by user: their sequence and place.
+    sent: AHashMap<u32, Vec<(u64, Position)>>,
+    /// Reports that wait for a commit, in order.
+    held: VecDeque<(Ticket, Report)>,
+    /// Covers the letter kept last.
+    last: Ticket,
+    health: DiskHealth,
+    /// What the router has been told.
+    told: DiskHealth,
+    logged_at: Option<Tick>,
+    buffer: Vec<u8>,
+}
+
+impl Vault {
+    /// What chooses users' homes.
+    pub(crate) const fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// Writes a letter down and tells it its place. False if the disk does not take it.
+    pub(crate) fn keep(&mut self, (tenant, user): (&str, &str), letter: &mut Letter) -> bool {
+        let head = letter.kept().head();
+        let record = LetterRecord {
+            tenant,
+            user,
+            sequence: letter.sequence(),
+            expires_unix_ms: self.clock.unix_ms_of(head.expires_at),
+            id: head.id,
+            priority: head.priority,
+            attempts: letter.attempts(),
+            is_given_up: false,
+            audience: None,
+            json: letter.kept().json(),
+        };
+        record.encode(head.audience.as_deref(), &mut self.buffer);
+        match self.journal.append(&self.buffer) {
+            Ok(place) => {
+                letter.place = Some(place);
+                self.last = place.ticket();
+                true
+            }
+            Err(error) => {
+                self.health = match error {
+                    AppendError::Full(Full::Buffer) => DiskHealth::Behind,
+                    AppendError::Full(Full::Limit) | AppendError::TooLong { .. } => {
+                        DiskHealth::Limit
+                    }
+                    AppendError::Full(Full::Disk) => DiskHealth::Full,
+                    AppendError::Failed { .. } => DiskHealth::Failed,
+                };
+                false
+            }
+        }
+    }
+
+    /// The letter at this place has ended.
+    pub(crate) fn end(&mut self, place: Position) {
+        self.ended.push(place);
+    }
+
+    /// The letter at this place was sent so often, and is given up or not.
+    pub(crate) fn change(&mut self, place: Position, attempts: u8, is_given_up: bool) {
+        self.changed.push(Change { place, attempts, is_given_up });
+    }
+
+    /// A letter was handed to a user's sockets and ends when it is written.
+    pub(crate) fn sent(&mut self, slot: u32, sequence: u64, place: Position) {
+        self.sent.entry(slot).or_default().push((sequence, place));
+    }
+
+    /// All a user's sockets were handed is written.
+    pub(crate) fn end_sent(&mut self, slot: u32) {
+        let written = self.sent.remove(&slot).unwrap_or_default();
+        self.ended.extend(written.into_iter().map(|(_, place)| place));
+    }
+
+    /// What a user's sockets were handed and may not have written.
+    pub(crate) fn take_sent(&mut self, slot: u32) -> Vec<(u64, Position)> {
+        self.sent.remove(&slot).unwrap_or_default()
+    }
+
+    /// Holds a report until all that has been kept so far is committed.
+    pub(crate) fn hold(&mut self, report: Report) {
+        self.held.push_back((self.last, report));
+    }
+
+    /// One turn's work: notes, a slice of compaction, what the disk has done. Reports that need
+    /// not wait any longer go to `reports`; `find` says where the letter of a moved record is, and
+    /// tells it its new place. Returns whether there is more to do at once.
+    pub(crate) fn poll(
+        &mut self,
+        now: Tick,
+        reports: &mut VecDeque<Report>,
+        find: impl FnMut(&Moved<'_>) -> Option<Found>,
+    ) -> bool {
+        let committed = self.journal.poll();
+        self.write_notes();
+        let more = self.compact(find);
+        self.journal.flush();
+        self.examine(now);
+        if self.health != self.told {
+            self.told = self.health;
+            reports.push_back(Report::Disk(self.health));
+        }
+        let is_broken = self.health >= DiskHealth::Full;
+        while let Some((ticket, report)) = self.held.pop_front() {
+            if ticket <= committed {
+                reports.push_back(report);
+            } else if is_broken {
+                reports.push_back(refused(report));
+            } else {
+                self.held.push_front((ticket, report));
+                break;
+            }
+        }
+        more
+    }
+
+    /// Notes what has ended and changed, then releases it. What finds no room waits.
+    fn write_notes(&mut self) {
+        while !self.changed.is_empty() {
+            let count = self.changed.len().min(LETTERS_PER_NOTE);
+            let noted = self.changed.get(..count).unwrap_or_default();
+            record::encode_changed(noted, &mut self.buffer);
+            if self.journal.note(&self.buffer).is_err() {
+                break;
+            }
+            self.changed.drain(..count);
+        }
+        while !self.ended.is_empty() {
+            let count = self.ended.len().min(LETTERS_PER_NOTE);
+            let noted = self.ended.get(..count).unwrap_or_default();
+            record::encode_ended(noted, &mut self.buffer);
+            if self.journal.note(&self.buffer).is_err() {
+                break;
+            }
+            for place in self.ended.drain(..count) {
+                self.journal.release(place);
+            }
+        }
+    }
+
+    fn compact(&mut self, mut find: impl FnMut(&Moved<'_>) -> Option<Found>) -> bool {
+        let Self { journal, placement, ended, changed, sent, .. } = self;
+        journal.compact(COMPACTION_BYTES_PER_TURN, |from, to, bytes| {
+            let found = match record::decode(bytes) {
+                Some(Entry::Letter(LetterRecord { tenant, user, sequence, .. })) => {
+                    let hash = placement.hash(tenant, user);
+                    find(&Moved { tenant, user, hash, sequence, from, to })
+                }
+                _ => None,
+            };
+            let Some(found) = found else {
+                // Its end is still to be noted, or nobody knows it.
+                ended.retain(|place| *place != from);
+                return ended.push(to);
+            };
+            if let Some((attempts, is_given_up)) = found.letter {
+                if attempts > 0 || is_given_up {
+                    changed.push(Change { place: to, attempts, is_given_up });
+                }
+            } else if let Some(written) = sent.get_mut(&found.slot)
+                && let Some((_, place)) = written.iter_mut().find(|(_, place)| *place == from)
+            {
+                *place = to;
+            } else {
+                ended.retain(|place| *place != from);
+                ended.push(to);
+            }
+        })
+    }
+
+    /// Looks after the disk's health, and logs what somebody has to do something about.
+    fn examine(&mut self, now: Tick) {
+        let before = self.told;
+        self.health = match self.journal.condition() {
+            Condition::Full => DiskHealth::Full,
+            Condition::Failed(_) => DiskHealth::Failed,
+            Condition::Sound if self.journal.has_room() => DiskHealth::Sound,
+            // What was refused stays so until there is some room; what was not is as it was.
+            Condition::Sound => self.health.min(DiskHealth::Limit),
+        };
+        if self.health == before {
+            return;
+        }
+        let is_due = self.logged_at.is_none_or(|at| now.0 >= at.0 + LOG_INTERVAL_TICKS);
+        match (self.health, self.journal.condition()) {
+            (DiskHealth::Full, _) => {
+                tracing::error!(
+                    "queue.path: its file system is full; nothing new is queued until there is room"
+                );
+            }
+            (_, Condition::Failed(reason)) => {
+                tracing::error!(
+                    %reason,
+                    "queue.path cannot be written; nothing new is queued, trying again"
+                );
+            }
+            (DiskHealth::Limit, _) if is_due => {
+                self.logged_at = Some(now);
+                tracing::warn!(
+                    bytes_max = self.bytes_max,
+                    "this shard's share of queue.max_disk_bytes is used up; nothing new is queued"
+                );
+            }
+            (DiskHealth::Sound, _) if before >= DiskHealth::Full => {
+                tracing::info!("queue.path can be written again");
+            }
+            _ => {}
+        }
+    }
+
+    /// How things stand.
+    pub(crate) fn snapshot(&self) -> DiskSnapshot {
+        let stats = self.journal.stats();
+        DiskSnapshot {
+            health: self.health,
+            bytes: stats.disk_bytes,
+            bytes_max: self.bytes_max,
+            records: stats.live_records,
+            uncommitted_bytes: stats.uncommitted_bytes,
+            syncs: stats.syncs,
+            lost_records: stats.lost_records,
+        }
+    }
+
+    /// Writes and syncs everything and ends the writer. Blocks.
+    pub(crate) fn close(mut self) -> std::io::Result<()> {
+        self.write_notes();
+        self.journal.close()
+    }
+}
+
+/// The same report, saying that what was to be queued is not.
+fn refused(report: Report) -> Report {
+    let Report::Delivered { ticket, mut total, mut parts } = report else { return report };
+    for tally in parts.iter_mut().chain([&mut total]) {
+        tally.refused = tally.refused.saturating_add(std::mem::take(&mut tally.queued));
+    }
+    Report::Delivered { ticket, total, parts }
+}

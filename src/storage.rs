@@ -1,0 +1,205 @@
+//! The directory of the disk backend: whose it is, which shard's letters are where, and moving
+//! them when the number of shards has changed.
+//!
+//! **Runs on**: main, before any shard starts. **Owns**: the directory, by its lock.
+//! **Never**: leaves two truths behind: until the new layout's file has its name, the old counts.
+//!
+//! ```text
+//! queue.path/lock              locked while a gateway runs
+//! queue.path/layout            which generation counts, its shards, and what chooses among them
+//! queue.path/generation-7/shard-0/*.journal
+//! ```
+//!
+//! Users' homes come from a keyed hash. Its keys are drawn for each directory and kept in the
+//! layout, so that the next run finds everybody where they were. If the number of shards differs,
+//! or this processor's hash does, all letters are copied to a new generation first.
+
+mod layout;
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ara_shards::clock::Clock;
+use ara_shards::journal::Options;
+use ara_shards::placement::Placement;
+use ara_shards::vault;
+
+use crate::boot::Failure;
+use crate::config::settled::Disk;
+use layout::Layout;
+
+/// The least a shard's journal needs: four segments of the least length that holds any record.
+const SHARD_BYTES_MIN: u64 = 4 * SEGMENT_BYTES_MIN;
+/// A record has at most the 64 KiB of a request's body, its audience once more, and its envelope.
+const SEGMENT_BYTES_MIN: u64 = 256 * 1024;
+/// Segments are deleted whole: many small ones free space sooner, few large ones cost less.
+const SEGMENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// A journal's share in segments.
+const SEGMENTS: u64 = 16;
+/// The file that names what counts.
+const LAYOUT: &str = "layout";
+
+/// The disk backend's directory, ours until it is dropped.
+#[derive(Debug)]
+pub struct Storage {
+    /// Held, not read.
+    _lock: File,
+    options: Vec<Options>,
+    placement: Placement,
+}
+
+impl Storage {
+    /// Takes the directory, makes what is missing, and moves letters if that is needed.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made, locked, read or written.
+    pub fn open(disk: &Disk, shards: usize, clock: Clock) -> Result<Self, Failure> {
+        let fault = |doing: &str, error: &dyn std::fmt::Display| fault(&disk.path, doing, error);
+        let bytes_max = disk.bytes_max / u64::try_from(shards).unwrap_or(u64::MAX);
+        if bytes_max < SHARD_BYTES_MIN {
+            return Err(Failure::new(format!(
+                "queue.max_disk_bytes: {} bytes are {bytes_max} for each of {shards} shards, which \
+                 need {SHARD_BYTES_MIN} each: raise it, or lower shards.count",
+                disk.bytes_max
+            )));
+        }
+        fs::create_dir_all(&disk.path).map_err(|error| fault("making it", &error))?;
+        let lock = lock(&disk.path)?;
+        let file = disk.path.join(LAYOUT);
+        let found = Layout::read(&file).map_err(|error| fault("reading its layout", &error))?;
+        let layout = match found {
+            Some(layout) if layout.serves(shards) => layout,
+            Some(old) => migrate(disk, &old, shards, clock)?,
+            None => {
+                let first = Layout::first(shards);
+                make(&disk.path, &first).map_err(|error| fault("making it", &error))?;
+                first.write(&file).map_err(|error| fault("writing its layout", &error))?;
+                first
+            }
+        };
+        sweep(&disk.path, &layout);
+        let options = journals(disk, &layout, bytes_max);
+        Ok(Self { _lock: lock, options, placement: layout.placement() })
+    }
+
+    /// Where each shard's journal is, and within which bounds.
+    #[must_use]
+    pub fn options(&self) -> &[Options] {
+        &self.options
+    }
+
+    /// What chooses users' homes.
+    #[must_use]
+    pub const fn placement(&self) -> &Placement {
+        &self.placement
+    }
+}
+
+fn fault(path: &Path, doing: &str, error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(format!("queue.path: {}: {doing} failed: {error}", path.display()))
+}
+
+fn lock(path: &Path) -> Result<File, Failure> {
+    let open = File::options().create(true).truncate(false).write(true).open(path.join("lock"));
+    let file = open.map_err(|error| fault(path, "writing to it", &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Failure::new(format!(
+            "queue.path: {}: another process uses it: stop that, or choose another directory",
+            path.display()
+        ))),
+        Err(TryLockError::Error(error)) => Err(fault(path, "locking it", &error)),
+    }
+}
+
+fn generation(path: &Path, layout: &Layout) -> PathBuf {
+    path.join(format!("generation-{}", layout.generation))
+}
+
+/// Makes the directories of a generation.
+fn make(path: &Path, layout: &Layout) -> io::Result<()> {
+    for shard in 0..layout.shards {
+        fs::create_dir_all(generation(path, layout).join(format!("shard-{shard}")))?;
+    }
+    File::open(generation(path, layout))?.sync_all()?;
+    File::open(path)?.sync_all()
+}
+
+fn journals(disk: &Disk, layout: &Layout, bytes_max: u64) -> Vec<Options> {
+    let options = |shard| Options {
+        directory: generation(&disk.path, layout).join(format!("shard-{shard}")),
+        segment_bytes: (bytes_max / SEGMENTS).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX),
+        max_disk_bytes: bytes_max,
+        fsync: disk.fsync,
+    };
+    (0..layout.shards).map(options).collect()
+}
+
+/// Copies all letters to a new generation for `shards` shards, and makes that the one that counts.
+fn migrate(disk: &Disk, old: &Layout, shards: usize, clock: Clock) -> Result<Layout, Failure> {
+    let fault = |doing: &str, error: &dyn std::fmt::Display| fault(&disk.path, doing, error);
+    tracing::info!(from = old.shards, to = shards, "moving queued notifications to their shards");
+    let new = old.next(shards);
+    let directory = generation(&disk.path, &new);
+    // What an earlier try may have left.
+    if directory.exists() {
+        fs::remove_dir_all(&directory).map_err(|error| fault("making room in it", &error))?;
+    }
+    make(&disk.path, &new).map_err(|error| fault("making room in it", &error))?;
+    // However they are spread now: the bounds hold for what comes.
+    let unbounded = u64::MAX / 2;
+    let (from, to) = (journals(disk, old, unbounded), journals(disk, &new, unbounded));
+    let rehomed = vault::rehome(&from, &to, clock, &new.placement()).map_err(|error| {
+        // The next start tries again from what still counts.
+        let _left = fs::remove_dir_all(&directory);
+        let count = old.shards;
+        let doing = format!("moving what is queued from {count} shards to {shards}");
+        let advice = format!("{error}; nothing is lost: start with shards.count = {count}");
+        fault(&doing, &advice)
+    })?;
+    rehomed.reports.iter().for_each(log_damage);
+    new.write(&disk.path.join(LAYOUT)).map_err(|error| fault("writing its layout", &error))?;
+    tracing::info!(letters = rehomed.letters, expired = rehomed.expired, "moved");
+    Ok(new)
+}
+
+/// Removes generations that do not count: of a move that was interrupted, or is over.
+fn sweep(path: &Path, layout: &Layout) {
+    let current = generation(path, layout);
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    for entry in entries {
+        let is_generation = entry.file_name().to_string_lossy().starts_with("generation-");
+        if is_generation
+            && entry.path() != current
+            && let Err(error) = fs::remove_dir_all(entry.path())
+        {
+            tracing::warn!(path = %entry.path().display(), %error, "cannot be removed");
+        }
+    }
+}
+
+/// Says what a journal had lost.
+pub fn log_damage(report: &ara_shards::journal::RecoveryReport) {
+    if report.torn_bytes > 0 || report.gap_bytes > 0 {
+        let bytes = report.torn_bytes + report.gap_bytes;
+        tracing::warn!(
+            bytes,
+            "the last write to queue.path was interrupted; nothing that was said to be kept was in it"
+        );
+    }
+    if report.is_damaged() {
+        tracing::error!(
+            places = report.damages,
+            bytes = report.damaged_bytes,
+            "records in queue.path are damaged: what they held is lost, all else is kept"
+        );
+    }
+    if let Some(error) = &report.read_error {
+        tracing::error!(%error, "a file in queue.path cannot be read");
+    }
+}
+
+#[cfg(test)]
+mod tests;
