@@ -28,7 +28,7 @@ from websockets.asyncio.client import connect
 from clients import NO_TLS, EventStream
 from durable import Store
 from gateway import Gateway, make_token, wait_until
-from raw import CLOSE, TEXT, RawWebSocket
+from raw import CLOSE, TEXT, RawConnection, RawWebSocket
 
 # httpcore looks for this module, which is not installed, several times a request, all over the disk.
 sys.modules.setdefault("sniffio", None)
@@ -64,9 +64,9 @@ class Trigger:
 
 
 class Chaos:
-    def __init__(self, store: Store, *, letters: int, seed: str, acks: bool, kills: int, users: int = 200,
+    def __init__(self, store: Store, *, letters: int, seed: str, acks: bool, keys: bool, kills: int, users: int = 200,
                  publishers: int = 8):
-        self.store, self.seed, self.acks, self.kills_wanted = store, seed, acks, kills
+        self.store, self.seed, self.acks, self.keys, self.kills_wanted = store, seed, acks, keys, kills
         self.random = self.random_of("chaos")
         # Never started: it knows the address that all gateways have, one after the other.
         self.address = Gateway(store.new_folder("address"), **store.settings)
@@ -74,13 +74,13 @@ class Chaos:
         self.people = [self._person(n) for n in range(users)]
         self.publishers = publishers
         self.triggers: dict[tuple[int, int], Trigger] = {}
-        self.letters_sent = self.letters_received = self.kills = self.replays_of_keys = 0
+        self.letters_sent = self.letters_received = self.kills = self.keys_asked_again = 0
         self.refusals: collections.Counter = collections.Counter()
         self.faults: list[str] = []
         self.up = asyncio.Event()
         self.over = asyncio.Event()
         self.draining = False
-        self.born = 0.0
+        self.born = self.lived_s = 0.0
         self.deaths: list[float] = []
         self.live_disorder = 0
 
@@ -111,16 +111,27 @@ class Chaos:
         self.born = time.monotonic()
         self.up.set()
 
+    def _lived_s(self) -> float:
+        return self.lived_s + (time.monotonic() - self.born if self.up.is_set() else 0)
+
     async def _kill_until(self, done):
         while not done() or self.kills < self.kills_wanted:
-            await asyncio.sleep(self.random.uniform(*LIVES_S))
-            await self._kill_and_start()
+            await self._kill_and_start(self.random.uniform(*LIVES_S))
 
-    async def _kill_and_start(self):
+    async def _kill_and_start(self, life_s: float = 0):
+        # By another process: this one's moments are not the gateway's.
+        killer = await asyncio.create_subprocess_exec(
+            "sh", "-c", f"sleep {life_s:.3f}; exec kill -9 {self.store.gateway.process.pid}")
+        try:
+            await killer.wait()
+        finally:
+            if killer.returncode is None:
+                killer.kill()
         await self.store.kill()
+        self.lived_s = self._lived_s()
+        self.up.clear()
         self.deaths.append(time.monotonic())
         self.kills += 1
-        self.up.clear()
         await self.store.start(SHARDS_COUNT=self.random.choice(SHARDS))
         self._is_up()
 
@@ -134,24 +145,27 @@ class Chaos:
     # --- publishing
 
     async def _publish(self, publisher: int):
-        """One request after the other. Its share is spread over the kills."""
+        """One request after the other, or bursts of them on one connection. Its share is spread over all lives."""
         rng = self.random_of(f"publisher-{publisher}")
         share = self.letters_wanted / self.publishers
-        sent, keyed = 0, []
+        pipelines = publisher % 2 == 1 and not self.keys
+        numbers, sent, answered = itertools.count(), 0, []
         async with httpx.AsyncClient(base_url=self.address.url, timeout=30, trust_env=False, verify=NO_TLS) as client:
-            for number in itertools.count():
-                if sent >= share:
-                    return
-                await wait_until(lambda: sent < share * (self.kills + 1) / self.kills_wanted, 60, "the next kill")
-                trigger = self._trigger(rng, publisher, number)
-                key = f"key-{publisher}-{number}" if rng.random() < 0.1 else None
-                answer = await self._post(client, trigger, key)
-                sent += len(trigger.users)
-                self.letters_sent += len(trigger.users)
-                if key and answer is not None:
-                    keyed.append((trigger, key, answer))
-                if keyed and rng.random() < 0.05:
-                    await self._ask_again(client, *rng.choice(keyed))
+            while sent < share:
+                await wait_until(lambda: sent <= share * self._lived_s() / (self.kills_wanted * sum(LIVES_S) / 2), 60)
+                triggers = [self._trigger(rng, publisher, next(numbers))
+                            for _ in range(rng.choice([2, 10, 30]) if pipelines else 1)]
+                sent += sum(len(trigger.users) for trigger in triggers)
+                if pipelines:
+                    answers = await self._burst(triggers)
+                else:
+                    answers = [await self._request(client, triggers[0])]
+                    if self.keys and answers[0] is not None:
+                        answered.append((triggers[0], answers[0]))
+                for trigger, answer in itertools.zip_longest(triggers, answers):
+                    self._note(trigger, answer)
+                if answered and rng.random() < 0.2:
+                    await self._ask_again(client, *rng.choice(answered))
 
     def _trigger(self, rng: random.Random, publisher: int, number: int) -> Trigger:
         count = 1 if rng.random() < 0.6 else rng.randint(20, 50)
@@ -159,31 +173,49 @@ class Chaos:
         trigger = Trigger(publisher, number, rng.choice(PRIORITIES), rng.sample([p.name for p in self.people], count),
                           {"p": publisher, "n": number, "fill": f"{publisher}.{number}." * (fill // 4)})
         self.triggers[publisher, number] = trigger
+        self.letters_sent += count
         return trigger
 
-    async def _request(self, client: httpx.AsyncClient, trigger: Trigger, key: str | None):
+    async def _request(self, client: httpx.AsyncClient, trigger: Trigger) -> httpx.Response | None:
         """The answer; None where it is not known whether the gateway took the request."""
-        headers = self.address.headers() | ({"Idempotency-Key": key} if key else {})
+        key = {"Idempotency-Key": f"key-{trigger.publisher}-{trigger.number}"} if self.keys else {}
         while True:
             await self.up.wait()
             try:
-                return await client.post(trigger.path, json=trigger.body, headers=headers)
+                return await client.post(trigger.path, json=trigger.body, headers=self.address.headers() | key)
             except httpx.ConnectError:  # nothing was sent
                 await asyncio.sleep(0.01)
             except httpx.TransportError:
                 return None
 
-    async def _post(self, client: httpx.AsyncClient, trigger: Trigger, key: str | None):
-        response = await self._request(client, trigger, key)
+    async def _burst(self, triggers: list[Trigger]) -> list[httpx.Response]:
+        """All requests in one write; as many answers as there were before the connection ended."""
+        answers = []
+        while True:
+            await self.up.wait()
+            with contextlib.suppress(OSError, EOFError):
+                async with RawConnection(self.address) as connection:
+                    with contextlib.suppress(OSError, EOFError):
+                        await connection.send(b"".join(
+                            connection.request("POST", trigger.path, json.dumps(trigger.body).encode(),
+                                               **self.address.headers()) for trigger in triggers))
+                        for _ in triggers:
+                            status, headers, body = await connection.response(patience_s=30)
+                            answers.append(httpx.Response(status, headers=headers, content=body))
+                    return answers
+            await asyncio.sleep(0.01)  # not connected: nothing was sent
+
+    def _note(self, trigger: Trigger, response: httpx.Response | None):
+        """What this answer means for each user."""
         trigger.answered = time.monotonic()
         if response is None or response.status_code == 500:
             trigger.fates = dict.fromkeys(trigger.users, "unknown")
-            return None
+            return
         answer = response.json()
         if response.status_code != 200:
             self.refusals[answer["error"]["code"]] += 1
             trigger.fates = dict.fromkeys(trigger.users, "refused")
-            return None
+            return
         trigger.id = answer["notification_id"]
         results = answer.get("results") or {trigger.users[0]: {"delivered": answer["delivered_to"],
                                                                "queued": answer["queued"]}}
@@ -192,14 +224,14 @@ class Chaos:
             trigger.fates[user] = "queued" if result["queued"] else "live"
             if not result["queued"] and not result["delivered"]:
                 self.fault(f"{user}: neither delivered nor queued: {answer}")
-        return response
 
-    async def _ask_again(self, client: httpx.AsyncClient, trigger: Trigger, key: str, first: httpx.Response):
-        again = await self._request(client, trigger, key)
+    async def _ask_again(self, client: httpx.AsyncClient, trigger: Trigger, first: httpx.Response):
+        again = await self._request(client, trigger)
         if again is not None:
-            self.replays_of_keys += 1
+            self.keys_asked_again += 1
             if again.headers.get("idempotent-replayed") != "true" or again.content != first.content:
-                self.fault(f"{key} is not answered like the first time: {again.status_code} {again.text}")
+                self.fault(f"the key of {trigger.publisher, trigger.number} was answered {first.text}, "
+                           f"and now {again.status_code} {again.text}")
 
     # --- the book
 
@@ -221,6 +253,8 @@ class Chaos:
                     lost.append((user, key, trigger.id))
                 elif fate == "refused" and seen:
                     self.fault(f"{user} received {key}, which was refused")
+                elif fate == "unknown":
+                    fates["unknown, received"] += seen
                 elif fate == "live" and not seen:
                     lost_live["soon" if self._was_killed_soon_after(trigger.answered) else "late"] += 1
         if lost:
@@ -233,7 +267,7 @@ class Chaos:
         return (f"seed {self.seed}: {self.letters_sent} letters in {len(self.triggers)} triggers: {dict(fates)}, refused "
                 f"triggers {dict(self.refusals)}; {self.kills} kills; {distinct} received, "
                 f"{self.letters_received - distinct} more times than once; live ones lost {dict(lost_live)}; "
-                f"{self.replays_of_keys} keys asked again; out of order with live ones {self.live_disorder}; faults {len(self.faults)}")
+                f"{self.keys_asked_again} keys asked again; out of order with live ones {self.live_disorder}; faults {len(self.faults)}")
 
     def _was_killed_soon_after(self, moment: float) -> bool:
         return any(-1 < death - moment < LIVE_SAFE_S for death in self.deaths)
@@ -272,7 +306,7 @@ class Person:
             if self.orderly:
                 await self._away(born)
             if not self.chaos.draining:
-                await asyncio.sleep(self.random.choice([0, 0.1, 0.5, 1]) * self.random.random())
+                await asyncio.sleep(self.random.choice([0, 0.1, 1, 4]) * self.random.random())
 
     async def visit(self):
         raise NotImplementedError

@@ -16,7 +16,7 @@ import pytest
 
 from chaos import Chaos
 from clients import EventStream, WebSocket
-from durable import everything_before_is_on_disk, letters
+from durable import MIB, everything_before_is_on_disk, letters
 from gateway import assert_error, make_token, wait_until
 from raw import post_pipelined
 from test_idempotency import assert_repeated, post, send_body
@@ -82,8 +82,9 @@ async def test_what_waits_is_the_same_to_the_last_field(new_store, user, end):
     gateway = await store.restart(end)
     assert await gateway.queue(user) == before
     async with WebSocket(gateway, user, claims={"roles": ["admin"]}) as client:
-        for entry in before:
-            assert await client.notification() == entry["notification"] | {"replayed": True}
+        received = [await client.notification() for _ in before]
+        assert sorted(received, key=lambda message: message["id"]) == \
+            [entry["notification"] | {"replayed": True} for entry in before]
         await client.assert_nothing_waits()
 
 
@@ -113,6 +114,24 @@ async def test_what_was_queued_before_and_after_a_restart_comes_in_this_order_be
         received = [await client.notification() for _ in range(81)]
         assert ids_of(received) == [*expected, (await live)["notification_id"]]
         assert all(message["replayed"] for message in received[:80])
+
+
+@ends
+async def test_the_order_of_one_priority_is_kept(new_store, user, end):
+    store = new_store()
+    gateway = await store.start()
+    priorities = ["Low", "Normal", "High", "Critical"]
+    ids = {priority: [] for priority in priorities}
+    for n in range(40):
+        if n == 20:
+            gateway = await store.restart(end, SHARDS_COUNT=3)
+        priority = priorities[n * 7 % 4]
+        ids[priority].append((await gateway.send(user, priority=priority))["notification_id"])
+    gateway = await store.restart(end)
+    received = await letters(gateway, user)
+    assert len(received) == 40
+    for priority in priorities:
+        assert ids_of(m for m in received if m["metadata"]["priority"] == priority) == ids[priority]
 
 
 @ends
@@ -355,7 +374,7 @@ async def test_the_same_key_after_a_restart_is_answered_the_same_and_sends_nothi
             assert_repeated(first, await post(gateway, path, body, "key"))
         assert_error(await post(gateway, path, body | {"payload": 2}, "key"), 409, "IDEMPOTENCY_CONFLICT")
         await client.assert_nothing_waits()
-        await post(gateway, path, body, "another key".replace(" ", "-"))
+        await post(gateway, path, body, "another-key")
         await client.notification()
     if kind == "send-to-users":
         assert ids_of(await letters(gateway, f"{user}-away"))[0] == first.json()["notification_id"]
@@ -379,18 +398,17 @@ async def test_many_keys_are_remembered_and_what_they_queued_is_queued_once(new_
         assert ids_of(received) == [first[n, tenant].json()["notification_id"] for n in range(50)]
 
 
-@pytest.mark.parametrize("rounds", [10])
-async def test_a_key_answered_at_the_moment_of_the_kill_is_remembered(new_store, user, rounds):
+async def test_a_key_answered_at_the_moment_of_the_kill_is_remembered(new_store, user):
     """The kill follows the answer at once."""
     store = new_store()
-    for n in range(rounds):
+    for n in range(10):
         gateway = await store.start(SHARDS_COUNT=1 + n % 3)
         first = await post(gateway, SEND, send_body(user, payload=n), f"key-{n}")
         gateway = await store.restart("killed")
         assert_repeated(first, await post(gateway, SEND, send_body(user, payload=n), f"key-{n}"))
         await store.kill()
     gateway = await store.start()
-    assert [m["payload"] for m in await letters(gateway, user)] == list(range(rounds))
+    assert [m["payload"] for m in await letters(gateway, user)] == list(range(10))
 
 
 # --- the directory
@@ -404,13 +422,13 @@ async def test_the_directory_is_made_with_its_parents(new_store, new_folder, use
 
 
 async def test_many_restarts_keep_everything_and_do_not_fill_the_directory(new_store, user):
-    """4 MiB are allowed. What a restart leaves of the shards before it must not pile up."""
-    store = new_store(QUEUE_MAX_DISK_BYTES=4 << 20)
+    """8 MiB are allowed. What a restart leaves of the shards before it must not pile up."""
+    store = new_store(QUEUE_MAX_DISK_BYTES=8 * MIB)
     expected, payload = [], "x" * 2000
     for n in range(20):
         gateway = await store.restart(("killed", "stopped")[n % 2], SHARDS_COUNT=1 + n % 4)
-        expected += (await queue_up(gateway, [user], 20, payload=payload))[user]
-    assert store.bytes_used() <= 4 << 20
+        expected += (await queue_up(gateway, [user], 15, payload=payload))[user]
+    assert store.bytes_used() <= 8 * MIB
     gateway = await store.restart("killed")
     assert ids_of(await letters(gateway, user)) == expected
 
@@ -426,14 +444,14 @@ async def test_the_memory_backend_touches_no_disk(start_gateway, new_folder, use
 
 # --- chaos
 
-CHAOS_LETTERS = int(os.environ.get("ARA_CHAOS_NOTIFICATIONS", 12_000))
+CHAOS_LETTERS = int(os.environ.get("ARA_CHAOS_NOTIFICATIONS", 10_000))
 CHAOS_SEED = os.environ.get("ARA_CHAOS_SEED") or str(random.randrange(10**9))
 CHAOS_KILLS = 8
 
 
-async def run_chaos(store, acks: bool):
+async def run_chaos(store, letters: int, acks: bool, keys: bool = False):
     print(f"\nARA_CHAOS_SEED={CHAOS_SEED} ARA_CHAOS_NOTIFICATIONS={CHAOS_LETTERS}")
-    chaos = Chaos(store, letters=CHAOS_LETTERS, seed=CHAOS_SEED, acks=acks, kills=CHAOS_KILLS)
+    chaos = Chaos(store, letters=letters, seed=CHAOS_SEED, acks=acks, keys=keys, kills=CHAOS_KILLS)
     try:
         await chaos.run()
     finally:
@@ -447,11 +465,19 @@ async def run_chaos(store, acks: bool):
         assert "panicked" not in log.read_text(errors="replace"), log
 
 
+ACK_SOON = {"ACK_ENABLED": "true", "ACK_TIMEOUT_SECONDS": 2, "ACK_MAX_ATTEMPTS": 255}
+
+
 async def test_chaos_kills_lose_nothing_that_was_queued_and_not_acknowledged(new_store):
     """Users acknowledge what they read, but some die in the middle of reading, and some stop to read."""
-    await run_chaos(new_store(ACK_ENABLED="true", ACK_TIMEOUT_SECONDS=2, ACK_MAX_ATTEMPTS=255), acks=True)
+    await run_chaos(new_store(**ACK_SOON), CHAOS_LETTERS, acks=True)
 
 
 async def test_chaos_kills_lose_nothing_that_was_queued_and_not_written(new_store):
     """Acknowledgement is off. Users read to the end of each connection: what was written has been received."""
-    await run_chaos(new_store(), acks=False)
+    await run_chaos(new_store(), CHAOS_LETTERS, acks=False)
+
+
+async def test_chaos_kills_forget_no_answer_to_a_key(new_store):
+    """Each trigger has a key, and is now and then repeated."""
+    await run_chaos(new_store(**ACK_SOON), CHAOS_LETTERS // 3, acks=True, keys=True)
