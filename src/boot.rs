@@ -17,15 +17,17 @@ use ara_shards::clock::Clock;
 use ara_shards::conversation::Contract;
 use ara_shards::doorbell::Doorbell;
 use ara_shards::journal::Options;
-use ara_shards::pin;
 use ara_shards::placement::Placement;
 use ara_shards::vault::{Recovered, Summary};
 use ara_shards::worker::{self, Ending, Seat, Unstarted};
+use ara_shards::{ShardLink, pin};
+use core_affinity::CoreId;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
+use crate::api::AnswerStore;
 use crate::capacity::{self, Capacity};
 use crate::cli::EXIT_FAILURE;
 use crate::config::settled::{RunMode, Settings};
@@ -105,6 +107,7 @@ pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure>
     let clock = Clock::start();
     let disk = settings.disk.as_ref();
     let storage = disk.map(|disk| Storage::open(disk, count, clock)).transpose()?;
+    let answers = open_answers(&settings)?;
     let placement = storage.as_ref().map(|storage| storage.placement().clone());
     let placement = placement.unwrap_or_else(|| Placement::new(count));
     let gate = Arc::new(gate(&settings, verifier, placement));
@@ -115,19 +118,8 @@ pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure>
     let hallway = Hallway { arrivals: arrivals_in, bell: Arc::clone(&bell), closing: closed };
     let grace = settings.server.shutdown_grace;
 
-    let seat = |index: usize| {
-        let pinned = settings.shards.pin_to_cores && !cores.is_empty();
-        Seat {
-            index,
-            core: pinned.then(|| cores.get(index % cores.len()).copied()).flatten(),
-            inbox_capacity: settings.shards.inbox_capacity,
-            limits: settings.limits.clone(),
-            clock,
-        }
-    };
-    let seats = (0..count).map(|index| worker::prepare(seat(index), Arc::clone(&bell)));
-    let (links, mut unstarted): (Vec<_>, Vec<_>) =
-        seats.collect::<io::Result<Vec<_>>>().map_err(no_thread)?.into_iter().unzip();
+    let (links, mut unstarted) =
+        prepare(&settings, (count, &cores), clock, &bell).map_err(no_thread)?;
     if let Some(storage) = &storage {
         recover(&mut unstarted, storage)?;
     }
@@ -152,6 +144,7 @@ pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure>
         wake,
         closing,
         api_listener,
+        answers,
         stop: stop_out,
         news,
     };
@@ -165,6 +158,27 @@ struct Door {
     gate: Arc<Gate>,
     hallway: Hallway,
     newcomers_max: usize,
+}
+
+/// Makes every shard's lanes and poller.
+fn prepare(
+    settings: &Settings,
+    (count, cores): (usize, &[CoreId]),
+    clock: Clock,
+    bell: &Arc<Doorbell>,
+) -> io::Result<(Vec<ShardLink>, Vec<Unstarted>)> {
+    let seat = |index: usize| {
+        let pinned = settings.shards.pin_to_cores && !cores.is_empty();
+        Seat {
+            index,
+            core: pinned.then(|| cores.get(index % cores.len()).copied()).flatten(),
+            inbox_capacity: settings.shards.inbox_capacity,
+            limits: settings.limits.clone(),
+            clock,
+        }
+    };
+    let seats = (0..count).map(|index| worker::prepare(seat(index), Arc::clone(bell)));
+    Ok(seats.collect::<io::Result<Vec<_>>>()?.into_iter().unzip())
 }
 
 /// Has every shard read what an earlier run has left for it, all at a time.
@@ -255,6 +269,13 @@ fn log_start(settings: &Settings, shards: usize, cores: usize, capacity: Capacit
             "server.max_connections is more than the open-file limit holds; raise it (ulimit -Hn)"
         );
     }
+}
+
+/// The store of answers by `Idempotency-Key`, where the queue is on disk too.
+fn open_answers(settings: &Settings) -> Result<Option<AnswerStore>, Failure> {
+    let disk = settings.disk.as_ref();
+    let opened = disk.map(|disk| AnswerStore::open(&disk.path, disk.fsync)).transpose();
+    opened.map_err(|error| Failure(format!("queue.path: {error}")))
 }
 
 fn bind_api(address: Option<SocketAddr>) -> Result<Option<std::net::TcpListener>, Failure> {

@@ -62,8 +62,8 @@ mod tests {
 
     #[test]
     fn the_calendar_outlives_the_run() {
-        let first = Clock { epoch: Instant::now(), epoch_unix_ms: 1_700_000_000_000 };
-        let second = Clock { epoch: Instant::now(), epoch_unix_ms: 1_700_000_060_000 };
+        let first = Clock { epoch_unix_ms: 1_700_000_000_000, ..Clock::start() };
+        let second = Clock { epoch_unix_ms: 1_700_000_060_000, ..Clock::start() };
         let due = first.unix_ms_of(Tick(900));
         assert_eq!(second.tick_of(due), Tick(300));
         assert_eq!(second.tick_of(first.unix_ms_of(Tick(5))), Tick(0));

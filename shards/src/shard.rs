@@ -83,7 +83,7 @@ impl Shard {
 
     /// Waits until what is kept on disk is there.
     pub(crate) fn close(&mut self) -> io::Result<()> {
-        self.state.close_vault()
+        self.state.take_vault().map_or(Ok(()), |vault| vault.close())
     }
 
     /// One turn: everything it does is bounded, and nothing in it waits.

@@ -13,7 +13,6 @@ pub mod serve;
 mod stats;
 mod watch;
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -34,7 +33,8 @@ use crate::names;
 use crate::redis::Status as RedisStatus;
 use crate::refusal::{Code, Refusal};
 use crate::router::Router;
-use idempotency::Answered;
+pub use idempotency::AnswerStore;
+use idempotency::Answers;
 
 /// The body of every response: complete before it is sent.
 pub type Reply = Response<Full<Bytes>>;
@@ -52,7 +52,7 @@ pub struct Api {
     pub redis: Rc<RedisStatus>,
     letters: Letters,
     /// Answers by `Idempotency-Key`.
-    answered: Rc<RefCell<Answered>>,
+    answers: Rc<Answers>,
 }
 
 /// What becomes of notifications nobody took.
@@ -121,18 +121,25 @@ impl<'a> Route<'a> {
 }
 
 impl Api {
-    /// An API that accepts the settings' key.
+    /// An API that accepts the settings' key. `answers`: where those by `Idempotency-Key` outlive
+    /// the process.
     #[must_use]
     pub fn new(
         router: Router,
         gate: Arc<Gate>,
         settings: &Settings,
         redis: Rc<RedisStatus>,
+        answers: Option<AnswerStore>,
     ) -> Self {
         let key_digest = digest(&SHA256, settings.api.key.as_bytes()).as_ref().to_vec();
         let letters =
             Letters { queue: settings.limits.queue.is_some(), ack: settings.limits.ack.is_some() };
-        Self { router, gate, key_digest, redis, letters, answered: Rc::default() }
+        Self { router, gate, key_digest, redis, letters, answers: Answers::new(answers) }
+    }
+
+    /// Brings to the disk what belongs there. Blocks for it; call when nobody is served any more.
+    pub fn close(&self) {
+        self.answers.close();
     }
 
     /// Answers one request.
@@ -199,9 +206,10 @@ impl Api {
                     idempotency::Request { tenant: &tenant, path: parts.uri.path(), body: &bytes };
                 let (router, tenant, body) =
                     (self.router.clone(), Arc::clone(&tenant), bytes.clone());
-                let work =
-                    async move { notifications::trigger(&router, tenant, kind, &body).await };
-                idempotency::once(&self.answered, key, &request, work).await
+                let work = move |id| async move {
+                    notifications::trigger(&router, tenant, kind, &body, id).await
+                };
+                self.answers.once(key, &request, work).await
             }
             Route::Acks => {
                 let user = self.gate.user(parts)?;

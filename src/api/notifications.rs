@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use ahash::AHashSet;
+use ara_shards::id::NotificationId;
 use ara_shards::message::Tally;
 use ara_shards::notification::{Audience, Priority};
 use http::StatusCode;
@@ -80,12 +81,14 @@ enum WireAudience {
 /// Where a notification comes from when the caller does not say.
 const SOURCE: &str = "http-api";
 
-/// Sends what the body asks for and answers with the exact counts.
+/// Sends what the body asks for, by the name of `id` if there is one, and answers with the exact
+/// counts.
 pub(super) async fn trigger(
     router: &Router,
     tenant: Arc<str>,
     kind: Kind,
     bytes: &[u8],
+    id: Option<NotificationId>,
 ) -> Result<Reply, Refusal> {
     let mut request: Request<'_> = body::parse(bytes)?;
     let target = request.take_target(kind)?;
@@ -107,7 +110,7 @@ pub(super) async fn trigger(
         audience,
     };
     let trigger = Trigger { tenant, target, event };
-    let dispatched = router.dispatch(&trigger)?;
+    let dispatched = router.dispatch(&trigger, id)?;
     let (id, occurred_at) = (dispatched.id.to_string(), dispatched.occurred_at.clone());
     let receipt = dispatched.receipt().await?;
     let mut answer = Answer::new(&id, &occurred_at, receipt.total);

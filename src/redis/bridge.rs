@@ -43,7 +43,7 @@ pub fn dispatch(
         correlation_id: trigger.event.correlation_id.as_deref(),
         audience: None,
     };
-    router.dispatch(&Trigger { tenant: tenant.into(), target, event }).map(drop)
+    router.dispatch(&Trigger { tenant: tenant.into(), target, event }, None).map(drop)
 }
 
 const fn lane(priority: Priority) -> Lane {

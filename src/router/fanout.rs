@@ -97,19 +97,23 @@ pub(super) struct Share {
 }
 
 impl Router {
-    /// Hands a trigger to the shards it concerns.
+    /// Hands a trigger to the shards it concerns, under `id` if it had one before.
     ///
     /// # Errors
     ///
     /// The gateway is stopping, or a shard has no room; then no shard was sent anything.
-    pub fn dispatch(&self, trigger: &Trigger<'_>) -> Result<Dispatched, Refusal> {
+    pub fn dispatch(
+        &self,
+        trigger: &Trigger<'_>,
+        id: Option<NotificationId>,
+    ) -> Result<Dispatched, Refusal> {
         let mut state = self.0.borrow_mut();
         if state.phase == Phase::Draining {
             return Err(shutting_down());
         }
         // Whatever a client was told before this trigger came, the router knows now.
         state.take_reports();
-        let id = NotificationId(*Uuid::now_v7().as_bytes());
+        let id = id.unwrap_or_else(|| NotificationId(*Uuid::now_v7().as_bytes()));
         let occurred_at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
         let shares = state.shares(trigger, id, &occurred_at);
         let priority = trigger.event.priority;

@@ -64,13 +64,13 @@ fn a_full_inbox_refuses_the_whole_trigger() {
     let full = user_at(&router, 0);
     for _ in 0..CAPACITY {
         let sent = trigger(&payload, Target::Users(vec![Arc::clone(&full)]));
-        router.dispatch(&sent).unwrap();
+        router.dispatch(&sent, None).unwrap();
     }
     let depths = router.overview().inbox_depths;
     assert_eq!(depths, [CAPACITY, 0]);
     let both = Target::Users(vec![full, user_at(&router, 1)]);
     for target in [Target::Everyone, both] {
-        let refusal = router.dispatch(&trigger(&payload, target)).unwrap_err();
+        let refusal = router.dispatch(&trigger(&payload, target), None).unwrap_err();
         assert_eq!(refusal.code, Code::Overloaded);
         assert_eq!(refusal.status(), 503);
         assert!(refusal.headers.contains(&("retry-after", "1".to_owned())));
@@ -79,10 +79,10 @@ fn a_full_inbox_refuses_the_whole_trigger() {
     assert_eq!(router.overview().counters.overloaded, 2);
     // Another lane, and a trigger for the other shard alone, still have room.
     let other = Target::Users(vec![user_at(&router, 1)]);
-    router.dispatch(&trigger(&payload, other)).unwrap();
+    router.dispatch(&trigger(&payload, other), None).unwrap();
     let mut urgent = trigger(&payload, Target::Everyone);
     urgent.event.priority = Priority::Critical;
-    router.dispatch(&urgent).unwrap();
+    router.dispatch(&urgent, None).unwrap();
 }
 
 #[test]
@@ -112,6 +112,6 @@ fn a_stopping_gateway_refuses_triggers_and_clients_in_its_own_words() {
     let (router, _shards) = rig(1);
     router.0.borrow_mut().phase = Phase::Draining;
     let payload = RawValue::from_string("{}".into()).unwrap();
-    let refusal = router.dispatch(&trigger(&payload, Target::Everyone)).unwrap_err();
+    let refusal = router.dispatch(&trigger(&payload, Target::Everyone), None).unwrap_err();
     assert_eq!(refusal.code, Code::ShuttingDown);
 }

@@ -20,8 +20,8 @@ use tokio::time::sleep;
 
 use super::Router;
 use super::fanout::Lifetimes;
-use crate::api::Api;
 use crate::api::serve::{Server, turn_away};
+use crate::api::{AnswerStore, Api};
 use crate::capacity::Capacity;
 use crate::config::settled::Settings;
 use crate::door::gate::Gate;
@@ -66,6 +66,8 @@ pub struct Parts {
     pub closing: watch::Sender<bool>,
     /// The API's own socket, if it has one.
     pub api_listener: Option<std::net::TcpListener>,
+    /// Where answers by `Idempotency-Key` outlive the process, if they do.
+    pub answers: Option<AnswerStore>,
     /// Main's word to stop.
     pub stop: mpsc::Receiver<()>,
     /// The way to main.
@@ -102,8 +104,10 @@ async fn route(parts: Parts) -> io::Result<()> {
     let lifetimes = Lifetimes::new(clock, &settings.limits);
     let router = Router::new(links, gate.placement.clone(), capacity.clients, lifetimes);
     let status = Rc::new(RedisStatus::new());
-    let api = Rc::new(Api::new(router.clone(), Arc::clone(&gate), &settings, Rc::clone(&status)));
-    let server = Server::new(api, capacity.callers, closing.subscribe());
+    let api =
+        Api::new(router.clone(), Arc::clone(&gate), &settings, Rc::clone(&status), parts.answers);
+    let api = Rc::new(api);
+    let server = Server::new(Rc::clone(&api), capacity.callers, closing.subscribe());
     if let Some(listener) = parts.api_listener {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         spawn_local(Rc::clone(&server).accept(listener));
@@ -139,6 +143,7 @@ async fn route(parts: Parts) -> io::Result<()> {
         sleep(Duration::from_millis(10)).await;
     }
     router.stop_shards().await;
+    api.close();
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::State;
 use crate::id::Tick;
-use crate::vault::{Found, Recovered};
+use crate::vault::{Found, Recovered, Vault};
 
 impl State {
     /// Takes over what an earlier run has left. Call once, before anything else.
@@ -57,8 +57,8 @@ impl State {
         })
     }
 
-    /// Writes and syncs what is kept on disk. Blocks; nothing may follow.
-    pub fn close_vault(&mut self) -> std::io::Result<()> {
-        self.vault.take().map_or(Ok(()), |vault| vault.close())
+    /// Gives up what is kept on disk, to be closed. Nothing may follow.
+    pub fn take_vault(&mut self) -> Option<Box<Vault>> {
+        self.vault.take()
     }
 }

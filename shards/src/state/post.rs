@@ -55,8 +55,10 @@ impl State {
         let mut letter = Letter::new(notification.keep(), sequence);
         if taken {
             letter = letter.sent(1);
-            // It has been delivered: a disk that refuses it costs only its repetition.
-            let _counted = self.keep(slot, &mut letter);
+            if head.expires_at > self.now && self.limits.ack.is_some_and(|ack| ack.requeue) {
+                // It has been delivered: a disk that refuses it costs only its repetition.
+                let _counted = self.keep(slot, &mut letter);
+            }
             self.meter.ack_tracked += 1;
             self.depart(slot, letter);
             return offered;

@@ -271,6 +271,26 @@ impl Vault {
         }
     }
 
+    /// What a user's sockets have been handed and may not have written.
+    #[cfg(test)]
+    pub(crate) fn sent_to(&self, slot: u32) -> impl Iterator<Item = &(u64, Position)> {
+        self.sent.get(&slot).into_iter().flatten()
+    }
+
+    /// Records compaction has moved.
+    #[cfg(test)]
+    pub(crate) fn moved_records(&self) -> u64 {
+        self.journal.stats().moved_records
+    }
+
+    /// Whether nothing waits to be written down.
+    #[cfg(test)]
+    pub(crate) fn is_settled(&self) -> bool {
+        self.ended.is_empty()
+            && self.changed.is_empty()
+            && self.journal.stats().uncommitted_bytes == 0
+    }
+
     /// How things stand.
     pub(crate) fn snapshot(&self) -> DiskSnapshot {
         let stats = self.journal.stats();

@@ -10,6 +10,7 @@
 //! is sent more often than allowed; and no letter leaves nothing behind.
 //! Why it matters: at-least-once delivery is this, and nothing else shows when it is broken.
 
+mod crash;
 mod ledger;
 mod office;
 mod script;
@@ -17,7 +18,9 @@ mod sockets;
 mod turn;
 
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use crate::id::Tick;
@@ -42,6 +45,33 @@ proptest! {
         }
         office.close();
     }
+}
+
+/// The same with letters on disk and the process killed now and then: what was held before is held
+/// after it, with its attempts and in its order, and nothing that had ended.
+#[test]
+fn what_is_held_outlives_the_process() {
+    let lives = prop::collection::vec(prop::collection::vec(script::step(), 1..25), 1..4);
+    let histories = (script::limits_with_queue(), any::<u64>(), lives, any::<bool>());
+    let moved = Cell::new(0);
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(400));
+    let result = runner.run(&histories, |(limits, seed, lives, stirs)| {
+        let directory = tempfile::tempdir().unwrap();
+        let mut office = Office::on_disk(limits, seed, directory.path());
+        for steps in &lives {
+            for step in steps {
+                office.step(step);
+            }
+            if stirs {
+                office.stir();
+            }
+            moved.set(moved.get() + office.die_and_return());
+        }
+        office.close();
+        Ok(())
+    });
+    result.unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(moved.get() > 0, "no letter was moved by compaction: this shows too little");
 }
 
 /// A replay waits for the room of the only reader a letter is for, who goes: what came meanwhile

@@ -15,8 +15,8 @@ use crate::placement::UserHash;
 use crate::state::State;
 use crate::state::mailbox::Letter;
 
-/// All users share one hash.
-pub(super) const HASH: UserHash = UserHash(7);
+/// In memory all users share one hash.
+pub(super) const HASHES: [UserHash; USERS.len()] = [UserHash(7); USERS.len()];
 
 /// What a letter was when it was triggered.
 #[derive(Debug, Clone, Copy)]
@@ -79,18 +79,21 @@ const ACK_EXPIRED: u8 = 8;
 #[derive(Debug)]
 pub(super) struct Ledger {
     limits: Limits,
+    /// The users'.
+    pub(super) hashes: [UserHash; USERS.len()],
     pub(super) records: BTreeMap<Name, Record>,
     /// As of the last account.
     pub(super) held: BTreeMap<Name, Held>,
     /// Sent without acknowledgement and not read yet, as of then.
-    unread: BTreeSet<Name>,
-    meter: Meter,
+    pub(super) unread: BTreeSet<Name>,
+    pub(super) meter: Meter,
 }
 
 impl Ledger {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
+            hashes: HASHES,
             records: BTreeMap::new(),
             held: BTreeMap::new(),
             unread: BTreeSet::new(),
@@ -228,7 +231,7 @@ impl Ledger {
     }
 
     /// Whether the letter can have given way: its user's queue is full, of better ones.
-    fn evicted(&self, name: Name) -> u8 {
+    pub(super) fn evicted(&self, name: Name) -> u8 {
         let most = self.limits.queue.map_or(0, |queue| queue.per_user_max);
         let waiting: Vec<u64> = self
             .of(name.0)
@@ -318,11 +321,11 @@ impl Ledger {
     }
 
     /// Every letter the state keeps, each in one place and as it was triggered.
-    fn inspect(&self, state: &State, sockets: &Sockets) -> BTreeMap<Name, Held> {
+    pub(super) fn inspect(&self, state: &State, sockets: &Sockets) -> BTreeMap<Name, Held> {
         let mut all = BTreeMap::new();
         let mut flying = 0;
         for (user, (tenant, name)) in USERS.iter().enumerate() {
-            let slot = state.directory.find_user(tenant, name, HASH);
+            let slot = state.directory.find_user(tenant, name, self.hashes[user]);
             let kept = all.len();
             let mut enter = |letter: &Letter, place, sent_at| {
                 let held = Held {

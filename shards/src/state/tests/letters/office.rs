@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use proptest::sample::Index;
 
-use super::ledger::{Facts, HASH, Held, Ledger, Place, Record};
+use super::crash::Disk;
+use super::ledger::{Facts, Held, Ledger, Place, Record};
 use super::script::{Action, Newcomer, Step, Trigger, USERS};
 use super::sockets::{Event, Kind, Name, Sockets, identity, number};
 use crate::codec::dialect::ClientMessage;
@@ -33,6 +34,8 @@ pub(super) struct Office {
     pub(super) reached: Tick,
     /// The ids so far; the number of one is its place, from 1.
     ids: Vec<NotificationId>,
+    /// Where letters are kept, if not in memory alone.
+    pub(super) disk: Option<Disk>,
 }
 
 impl Office {
@@ -46,6 +49,7 @@ impl Office {
             now: Tick(1_000),
             reached: Tick(0),
             ids: Vec::new(),
+            disk: None,
         }
     }
 
@@ -114,7 +118,7 @@ impl Office {
         let member = Member {
             tenant: tenant.into(),
             user: user.into(),
-            hash: HASH,
+            hash: self.ledger.hashes[who.user],
             roles: if who.in_role { Box::new(["x".into()]) } else { Box::default() },
             grants: None,
             listens: Listens::Nothing,
@@ -183,7 +187,7 @@ impl Office {
                 ticket: Ticket(number(id)),
                 audience: Recipients::Users {
                     notification: Arc::clone(&notification),
-                    users: users.clone().map(recipient).collect(),
+                    users: users.clone().map(|user| self.recipient(user)).collect(),
                 },
             };
             let users: Vec<usize> = users.collect();
@@ -197,13 +201,30 @@ impl Office {
         }
     }
 
+    fn recipient(&self, user: usize) -> Recipient {
+        let (tenant, name) = USERS[user];
+        Recipient { tenant: tenant.into(), user: name.into(), hash: self.ledger.hashes[user] }
+    }
+
+    /// The next report; on disk it may wait for a commit.
+    fn report(&mut self) -> Option<Report> {
+        loop {
+            let report = self.state.poll_report();
+            if report.is_some() || self.disk.is_none() {
+                return report;
+            }
+            self.state.poll_vault(self.now);
+            std::thread::yield_now();
+        }
+    }
+
     fn settle_delivery(
         &mut self,
         number: u64,
         users: &[usize],
         is_now_or_never: bool,
     ) -> Vec<Tally> {
-        let Some(Report::Delivered { total, parts, .. }) = self.state.poll_report() else {
+        let Some(Report::Delivered { total, parts, .. }) = self.report() else {
             panic!("a delivery is reported");
         };
         let parts = if parts.is_empty() { vec![total; users.len()] } else { parts.into_vec() };
@@ -322,7 +343,7 @@ impl Office {
         let settle = |id: &NotificationId| self.expect_settled((user, number(*id)), &mut facts);
         let expected: Vec<bool> = ids.iter().map(settle).collect();
         let listeners = self.listeners(user, None);
-        let asked = Question::Acknowledge { user: recipient(user), ids: ids.clone() };
+        let asked = Question::Acknowledge { user: self.recipient(user), ids: ids.clone() };
         let answer = self.state.handle_question(&asked, self.now, &mut self.sockets);
         let Answer::Acknowledged(answer) = answer else { panic!("an Acknowledge was asked") };
         assert_eq!(&*answer, expected);
@@ -344,7 +365,7 @@ impl Office {
 
     /// The letters on a shelf, compared with where they are.
     fn letters(&mut self, user: usize, shelf: Shelf, clear: bool) -> usize {
-        let asked = Question::Letters { user: recipient(user), shelf, clear };
+        let asked = Question::Letters { user: self.recipient(user), shelf, clear };
         let answer = self.state.handle_question(&asked, self.now, &mut self.sockets);
         let Answer::Letters { shown: views, count } = answer else {
             panic!("letters were asked for")
@@ -403,9 +424,4 @@ impl Office {
         }
         assert!(self.state.directory.is_clear(), "left behind: {:?}", self.state.directory);
     }
-}
-
-fn recipient(user: usize) -> Recipient {
-    let (tenant, user) = USERS[user];
-    Recipient { tenant: tenant.into(), user: user.into(), hash: HASH }
 }

@@ -89,6 +89,13 @@ pub(super) fn limits() -> impl Strategy<Value = Limits> {
     )
 }
 
+pub(super) fn limits_with_queue() -> impl Strategy<Value = Limits> {
+    limits().prop_map(|limits| {
+        let queue = QueueLimits { per_user_max: 0, ttl: Duration::from_secs(60) };
+        Limits { queue: limits.queue.or(Some(queue)), ..limits }
+    })
+}
+
 fn newcomer() -> impl Strategy<Value = Newcomer> {
     let transport = select(vec![Transport::WebSocket, Transport::WebSocket, Transport::Sse]);
     let seen = prop::option::weighted(0.15, any::<Index>());

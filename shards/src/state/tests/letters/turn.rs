@@ -28,6 +28,7 @@ impl Office {
                 break;
             }
         }
+        self.state.poll_vault(self.now);
         let drained = self.sockets.take_drained();
         if drained.is_empty() {
             self.expect_no_one_waits();

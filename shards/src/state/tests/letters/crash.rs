@@ -1,0 +1,141 @@
+//! The office on a real journal, and its sudden end.
+//!
+//! **Runs on**: a test, in virtual time; the journal's writer in real time. **Owns**: nothing: the
+//! directory is the test's. **Never**: closes a journal: a killed process does not either.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::ledger::{Held, Place};
+use super::office::Office;
+use super::script::USERS;
+use super::sockets::Sockets;
+use crate::clock::Clock;
+use crate::doorbell::Doorbell;
+use crate::id::{NotificationId, Tick};
+use crate::journal::{Fsync, OpenError, Options};
+use crate::limits::Limits;
+use crate::notification::{Head, Kept, Priority};
+use crate::placement::Placement;
+use crate::state::State;
+use crate::state::mailbox::Letter;
+use crate::vault;
+
+/// Where letters are kept.
+#[derive(Debug)]
+pub(super) struct Disk {
+    directory: PathBuf,
+    clock: Clock,
+}
+
+impl Office {
+    pub(super) fn on_disk(limits: Limits, seed: u64, directory: &Path) -> Self {
+        let mut office = Self::new(limits, seed);
+        let placement = Placement::with_seeds(1, [1, 2, 3, 4]);
+        office.ledger.hashes = USERS.map(|(tenant, user)| placement.hash(tenant, user));
+        office.disk = Some(Disk { directory: directory.to_owned(), clock: Clock::start() });
+        office.start();
+        office
+    }
+
+    /// A process begins.
+    fn start(&mut self) {
+        let disk = self.disk.as_ref().unwrap();
+        let options = Options {
+            directory: disk.directory.clone(),
+            // Small, so that the log is compacted and loses segments all the time.
+            segment_bytes: 4096,
+            max_disk_bytes: 4 * 1024 * 1024,
+            // What is written outlives a process: only a loss of power would ask for more.
+            fsync: Fsync::Never,
+        };
+        let placement = Placement::with_seeds(1, [1, 2, 3, 4]);
+        let bell = || Arc::new(Doorbell::new(|| {}));
+        // What the last process had in memory is gone.
+        self.state = State::new(self.limits.clone(), 0);
+        let recovered = loop {
+            match vault::open(&options, disk.clock, &placement, bell()) {
+                // The last process is still writing.
+                Err(OpenError::Locked { .. }) => std::thread::yield_now(),
+                opened => break opened.unwrap(),
+            }
+        };
+        assert!(!recovered.summary().report.is_damaged());
+        assert_eq!(recovered.summary().strange, 0);
+        self.state.restore(recovered);
+    }
+
+    /// Letters of somebody else come and go, until what is live has been moved.
+    pub(super) fn stir(&mut self) {
+        let id = NotificationId([0xFF; 16]);
+        let (audience, priority, expires_at) = (None, Priority::Normal, Tick(u32::MAX));
+        let head = Head { id, audience, expires_at, priority };
+        let letter = Letter::new(Kept::new(head, &[b' '; 1000]), 0);
+        for _ in 0..24 {
+            let vault = self.state.vault.as_mut().unwrap();
+            let mut filler = letter.clone();
+            assert!(vault.keep(("nobody", "nobody"), &mut filler));
+            vault.end(filler.place.unwrap());
+            self.settle();
+        }
+    }
+
+    /// What sockets of a user have been handed, by its sequence, while one of them has not written
+    /// all: it may come twice. Only with acknowledgement off.
+    fn in_doubt(&self) -> BTreeSet<(usize, u64)> {
+        let mut all = BTreeSet::new();
+        for (user, (tenant, name)) in USERS.iter().enumerate() {
+            let hash = self.ledger.hashes[user];
+            let Some(slot) = self.state.directory.find_user(tenant, name, hash) else { continue };
+            let vault = self.state.vault.as_ref().unwrap();
+            let sequences = vault.sent_to(slot).map(|(sequence, _)| (user, *sequence));
+            all.extend(sequences);
+            let has_read_all = self.sockets.of(user).all(|(_, socket)| socket.has_read_all());
+            assert!(!has_read_all || vault.sent_to(slot).next().is_none(), "written, not ended");
+        }
+        assert!(all.is_empty() || self.limits.ack.is_none());
+        all
+    }
+
+    fn settle(&mut self) {
+        while !self.state.vault.as_ref().unwrap().is_settled() {
+            self.state.poll_vault(self.now);
+            std::thread::yield_now();
+        }
+    }
+
+    /// The process is killed, once what it has said is written, and another begins.
+    /// Returns how many records compaction has moved in its life.
+    pub(super) fn die_and_return(&mut self) -> u64 {
+        while self.end_turn() {}
+        self.settle();
+        let in_doubt = self.in_doubt();
+        let moved = self.state.vault.as_ref().unwrap().moved_records();
+        self.start();
+        self.sockets = Sockets::new(self.limits.ack.is_none());
+        let after = self.ledger.inspect(&self.state, &self.sockets);
+        let before = std::mem::replace(&mut self.ledger.held, after);
+        self.ledger.unread.clear();
+        let is_requeued = self.limits.ack.is_none_or(|ack| ack.requeue);
+        for (name, held) in &before {
+            let Some(now) = self.ledger.held.get(name) else {
+                // Never to be sent again, it was not written down.
+                let may_go = self.ledger.records[name].is_now_or_never
+                    || (held.place == Place::InFlight && !is_requeued);
+                let has_given_way = held.place != Place::Dead && self.ledger.evicted(*name) != 0;
+                assert!(may_go || has_given_way, "{name:?} is lost: {held:?}");
+                continue;
+            };
+            let place = if held.place == Place::Dead { Place::Dead } else { Place::Waiting };
+            let seen = |held: &Held| (held.attempts, held.sequence);
+            assert_eq!((now.place, seen(now)), (place, seen(held)), "{name:?}");
+        }
+        for (name, held) in &self.ledger.held {
+            let may_come = in_doubt.contains(&(name.0, held.sequence));
+            assert!(before.contains_key(name) || may_come, "{name:?} has come back to life");
+        }
+        self.ledger.meter = self.state.meter;
+        moved
+    }
+}

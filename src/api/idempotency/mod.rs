@@ -1,0 +1,266 @@
+//! `Idempotency-Key`: the same key answers the first response again and sends nothing.
+//!
+//! **Runs on**: the router's thread. **Owns**: the answers of the last 24 hours, in memory and,
+//! with a store, on disk. **Never**: sends twice for one key while its answer is known; sends
+//! under two names for one key where only a crash or a failure hid the answer.
+
+mod answered;
+mod clock;
+mod keeper;
+mod log;
+mod record;
+mod recovery;
+mod store;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ara_shards::id::NotificationId;
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::{HeaderMap, HeaderValue};
+use http_body_util::{BodyExt, Full};
+use tokio::task::spawn_local;
+use uuid::Uuid;
+
+use super::{Reply, json_bytes};
+use crate::refusal::{Code, Refusal};
+use answered::{Answered, Attempt, Begin, Name};
+use keeper::Keeper;
+use record::Head;
+pub use store::AnswerStore;
+
+/// The longest key.
+const KEY_BYTES_MAX: usize = 128;
+
+/// The request's key, if it has one.
+pub(super) fn key(headers: &HeaderMap) -> Result<Option<Box<str>>, Refusal> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let text = value.to_str().ok().filter(|text| {
+        (1..=KEY_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+    });
+    text.map(|text| Some(text.into())).ok_or_else(|| {
+        let sentence = "`Idempotency-Key` is 1 to 128 visible ASCII characters";
+        Refusal::field("Idempotency-Key", sentence)
+    })
+}
+
+/// What a key stands for.
+pub(super) struct Request<'a> {
+    pub(super) tenant: &'a Arc<str>,
+    pub(super) path: &'a str,
+    pub(super) body: &'a [u8],
+}
+
+impl Request<'_> {
+    fn digest(&self) -> [u8; 32] {
+        digest_of(self.path, self.body)
+    }
+}
+
+fn digest_of(path: &str, body: &[u8]) -> [u8; 32] {
+    let mut bytes = Vec::with_capacity(path.len() + body.len() + 1);
+    bytes.extend_from_slice(path.as_bytes());
+    bytes.push(b'\n');
+    bytes.extend_from_slice(body);
+    let mut array = [0; 32];
+    array.copy_from_slice(digest(&SHA256, &bytes).as_ref());
+    array
+}
+
+/// The known keys and, if they outlive the process, their store.
+#[derive(Debug)]
+pub(super) struct Answers {
+    answered: RefCell<Answered>,
+    keeper: Option<Rc<Keeper>>,
+}
+
+impl Answers {
+    /// With a store, what it holds; without, nothing yet. On a runtime for local tasks.
+    pub(super) fn new(store: Option<AnswerStore>) -> Rc<Self> {
+        let Some(store) = store else {
+            return Rc::new(Self { answered: RefCell::default(), keeper: None });
+        };
+        let AnswerStore { log, remembered, next_serial, clock, bell, wake } = store;
+        let answered = Answered::recovered(remembered, next_serial, Instant::now());
+        let keeper = Some(Keeper::start(log, clock, bell, wake));
+        Rc::new(Self { answered: RefCell::new(answered), keeper })
+    }
+
+    /// Ends the store, if there is one. Blocks, for the disk only.
+    pub(super) fn close(&self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.close();
+        }
+    }
+
+    /// Does `work` once for a key. Refusals are not remembered: nothing was sent, so it may be
+    /// tried again. The work goes on when its caller hangs up: the next one with the key hears the
+    /// answer. With a store, `work` hears under which name to send.
+    pub(super) async fn once<W>(
+        self: &Rc<Self>,
+        key: Option<Box<str>>,
+        request: &Request<'_>,
+        work: impl FnOnce(Option<NotificationId>) -> W + 'static,
+    ) -> Result<Reply, Refusal>
+    where
+        W: Future<Output = Result<Reply, Refusal>> + 'static,
+    {
+        let Some(key) = key else { return work(None).await };
+        let name = (Arc::clone(request.tenant), key);
+        let claim = match self.begin(name, request.digest())? {
+            Start::Serve(claim) => claim,
+            Start::Repeat(reply) => return Ok(reply),
+        };
+        let task = spawn_local(claim.see_through(work));
+        task.await.unwrap_or_else(|_panicked| {
+            Err(Refusal::new(Code::Internal, "the request was not finished; it may have been sent"))
+        })
+    }
+
+    /// Claims a key, or repeats its answer.
+    fn begin(self: &Rc<Self>, name: Name, digest: [u8; 32]) -> Result<Start, Refusal> {
+        let now = Instant::now();
+        let mut answered = self.answered.borrow_mut();
+        if let Some(below) = answered.forget_old(now)
+            && let Some(keeper) = &self.keeper
+        {
+            keeper.change(|log| log.forget(below));
+        }
+        Ok(match answered.begin(&name, digest, now)? {
+            Begin::Known(status, body) => {
+                let mut reply = json_bytes(status, body.to_vec());
+                let value = HeaderValue::from_static("true");
+                reply.headers_mut().insert("idempotent-replayed", value);
+                Start::Repeat(reply)
+            }
+            Begin::Serve(serial, former) => {
+                let kept = self.keeper.as_ref().map(|keeper| Kept {
+                    keeper: Rc::clone(keeper),
+                    attempt: former.unwrap_or_else(|| Attempt::new(keeper)),
+                    digest,
+                });
+                // A repeated attempt that is refused does not undo the first.
+                let refused = if former.is_some() { Ending::Unknown } else { Ending::NothingSent };
+                let answers = Rc::clone(self);
+                let ending = Ending::Unknown;
+                Start::Serve(Claim { answers, name, serial, kept, refused, ending })
+            }
+        })
+    }
+}
+
+impl Attempt {
+    fn new(keeper: &Keeper) -> Self {
+        Self { id: NotificationId(*Uuid::now_v7().as_bytes()), since_ms: keeper.now_ms() }
+    }
+}
+
+/// What is done about a request.
+enum Start {
+    Serve(Claim),
+    Repeat(Reply),
+}
+
+/// A key whose request is under way; settled however that ends.
+struct Claim {
+    answers: Rc<Answers>,
+    name: Name,
+    serial: u64,
+    /// With a store.
+    kept: Option<Kept>,
+    /// What a refusal means.
+    refused: Ending,
+    ending: Ending,
+}
+
+struct Kept {
+    keeper: Rc<Keeper>,
+    attempt: Attempt,
+    digest: [u8; 32],
+}
+
+/// How a request ends.
+#[derive(Clone, Copy)]
+enum Ending {
+    /// With an answer.
+    Answered,
+    /// Refused before anything was sent.
+    NothingSent,
+    /// It may have been sent.
+    Unknown,
+}
+
+impl Claim {
+    async fn see_through<W>(
+        mut self,
+        work: impl FnOnce(Option<NotificationId>) -> W,
+    ) -> Result<Reply, Refusal>
+    where
+        W: Future<Output = Result<Reply, Refusal>>,
+    {
+        if let Some(kept) = &self.kept {
+            // Before anything is sent: whoever asks again after a crash sends by the same name.
+            kept.keeper.keep(|log| log.begin(&self.head(kept))).await;
+        }
+        let reply = match work(self.kept.as_ref().map(|kept| kept.attempt.id)).await {
+            Ok(reply) => reply,
+            Err(refusal) => {
+                if refusal.code != Code::Internal {
+                    self.ending = self.refused;
+                }
+                return Err(refusal);
+            }
+        };
+        let (parts, body) = reply.into_parts();
+        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        if let Some(kept) = &self.kept {
+            let put = |log: &mut log::Log| log.answer(&self.head(kept), parts.status, &body);
+            kept.keeper.keep(put).await;
+        }
+        self.finish(parts.status, &body);
+        Ok(Reply::from_parts(parts, Full::new(body)))
+    }
+
+    fn finish(&mut self, status: StatusCode, body: &Bytes) {
+        self.answers.answered.borrow_mut().finish(&self.name, self.serial, status, body);
+        self.ending = Ending::Answered;
+    }
+
+    fn head<'a>(&'a self, kept: &Kept) -> Head<'a> {
+        Head {
+            serial: self.serial,
+            since_ms: kept.attempt.since_ms,
+            id: kept.attempt.id,
+            digest: kept.digest,
+            tenant: &self.name.0,
+            key: &self.name.1,
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut answered = self.answers.answered.borrow_mut();
+        match (self.ending, &self.kept) {
+            (Ending::Answered, _) => {}
+            (Ending::Unknown, Some(kept)) => {
+                answered.interrupt(&self.name, self.serial, kept.attempt);
+            }
+            (Ending::NothingSent, Some(kept)) => {
+                answered.abandon(&self.name, self.serial);
+                kept.keeper.change(|log| log.abandon(self.serial));
+            }
+            // Without a name of its own an attempt cannot be told from another.
+            (Ending::NothingSent | Ending::Unknown, None) => {
+                answered.abandon(&self.name, self.serial);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

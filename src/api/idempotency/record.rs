@@ -1,0 +1,169 @@
+//! The bytes of a key's life on disk: begun, answered, and the notes about its end.
+//!
+//! **Runs on**: the router's thread, and main while the store opens. **Owns**: nothing.
+//! **Never**: trusts a length it has read; panics on any bytes.
+//!
+//! The first byte is the version (high four bits) and the kind; numbers are little-endian:
+//!
+//! | kind | then |
+//! |---|---|
+//! | 1 begun | serial 8, unix ms 8, notification id 16, digest 32, tenant 1 + n, key 1 + n |
+//! | 2 answered | as begun, then status 2, body 4 + n |
+//! | 3 abandoned (note) | serial 8 |
+//! | 4 forgotten (note) | serial 8: everything below it |
+//! | 5 clock (note) | unix ms 8: it was that late already |
+
+use ara_shards::id::NotificationId;
+use http::StatusCode;
+
+/// In the high four bits of the first byte.
+const VERSION: u8 = 1 << 4;
+const BEGUN: u8 = VERSION | 1;
+const ANSWERED: u8 = VERSION | 2;
+const ABANDONED: u8 = VERSION | 3;
+const FORGOTTEN: u8 = VERSION | 4;
+const CLOCK: u8 = VERSION | 5;
+
+/// One record or note.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Record<'a> {
+    /// A request with a key is about to be served.
+    Begun(Head<'a>),
+    /// It was answered so. Says all that the record of its beginning says, and replaces it.
+    Answered(Head<'a>, StatusCode, &'a [u8]),
+    /// Nothing was sent for it: its key is free again. A note.
+    Abandoned {
+        /// Of the request.
+        serial: u64,
+    },
+    /// Everything older has left. A note.
+    Forgotten {
+        /// The oldest that is remembered.
+        below: u64,
+    },
+    /// It was that late already, whatever the wall clock says. A note.
+    Clock {
+        /// By the store's clock.
+        ms: u64,
+    },
+}
+
+/// What is known of a request from its beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head<'a> {
+    /// Numbers the requests of a store in their order, whatever the clock says.
+    pub(super) serial: u64,
+    /// When it began, by the store's clock.
+    pub(super) since_ms: u64,
+    /// What is sent for it goes by this name, however often.
+    pub(super) id: NotificationId,
+    /// Of path and body.
+    pub(super) digest: [u8; 32],
+    /// Whose key it is.
+    pub(super) tenant: &'a str,
+    /// The key.
+    pub(super) key: &'a str,
+}
+
+impl<'a> Record<'a> {
+    /// Appends the record's bytes to `into`.
+    pub(super) fn encode(&self, into: &mut Vec<u8>) {
+        match self {
+            Self::Begun(head) => {
+                into.push(BEGUN);
+                head.encode(into);
+            }
+            Self::Answered(head, status, body) => {
+                into.push(ANSWERED);
+                head.encode(into);
+                into.extend_from_slice(&status.as_u16().to_le_bytes());
+                // The journal takes nothing that long.
+                let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
+                into.extend_from_slice(&bytes.to_le_bytes());
+                into.extend_from_slice(body);
+            }
+            Self::Abandoned { serial } => {
+                into.push(ABANDONED);
+                into.extend_from_slice(&serial.to_le_bytes());
+            }
+            Self::Forgotten { below } => {
+                into.push(FORGOTTEN);
+                into.extend_from_slice(&below.to_le_bytes());
+            }
+            Self::Clock { ms } => {
+                into.push(CLOCK);
+                into.extend_from_slice(&ms.to_le_bytes());
+            }
+        }
+    }
+
+    /// The record these bytes are, if they are exactly one that this version knows.
+    pub(super) fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let (kind, bytes) = bytes.split_first()?;
+        let mut reader = Reader(bytes);
+        let record = match *kind {
+            BEGUN => Self::Begun(reader.head()?),
+            ANSWERED => {
+                let head = reader.head()?;
+                let status = StatusCode::from_u16(u16::from_le_bytes(reader.array()?)).ok()?;
+                let bytes = u32::from_le_bytes(reader.array()?);
+                Self::Answered(head, status, reader.slice(usize::try_from(bytes).ok()?)?)
+            }
+            ABANDONED => Self::Abandoned { serial: reader.number()? },
+            FORGOTTEN => Self::Forgotten { below: reader.number()? },
+            CLOCK => Self::Clock { ms: reader.number()? },
+            _ => return None,
+        };
+        reader.0.is_empty().then_some(record)
+    }
+}
+
+impl Head<'_> {
+    fn encode(&self, into: &mut Vec<u8>) {
+        into.extend_from_slice(&self.serial.to_le_bytes());
+        into.extend_from_slice(&self.since_ms.to_le_bytes());
+        into.extend_from_slice(&self.id.0);
+        into.extend_from_slice(&self.digest);
+        for name in [self.tenant, self.key] {
+            // Both are checked to be much shorter before they come here.
+            let bytes = u8::try_from(name.len()).unwrap_or(u8::MAX);
+            into.push(bytes);
+            into.extend(name.bytes().take(usize::from(bytes)));
+        }
+    }
+}
+
+/// What is left to read.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn slice(&mut self, bytes: usize) -> Option<&'a [u8]> {
+        let (slice, rest) = self.0.split_at_checked(bytes)?;
+        self.0 = rest;
+        Some(slice)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.slice(N)?.try_into().ok()
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        let [bytes] = self.array()?;
+        std::str::from_utf8(self.slice(usize::from(bytes))?).ok()
+    }
+
+    fn head(&mut self) -> Option<Head<'a>> {
+        Some(Head {
+            serial: self.number()?,
+            since_ms: self.number()?,
+            id: NotificationId(self.array()?),
+            digest: self.array()?,
+            tenant: self.text()?,
+            key: self.text()?,
+        })
+    }
+}

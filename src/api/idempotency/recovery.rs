@@ -1,0 +1,177 @@
+//! From the records of a former process to what is remembered of it.
+//!
+//! **Runs on**: main, while the store opens. **Owns**: what was read so far.
+//! **Never**: does I/O or reads a clock; fails because of what it reads.
+//!
+//! A beginning and an answer are told apart from those of other requests by their serial, so it
+//! matters neither in which order copies come nor how often.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ahash::AHashSet;
+use ara_shards::journal::Position;
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::answered::{ANSWERS_MAX, Attempt, BYTES_MAX, Name, REMEMBERED, Remembered};
+use super::record::{Head, Record};
+
+/// Where the records of one request are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Places {
+    pub(super) begun: Option<Position>,
+    pub(super) answered: Option<Position>,
+}
+
+/// What was read so far.
+#[derive(Debug, Default)]
+pub(super) struct Recovery {
+    requests: BTreeMap<u64, Request>,
+    /// The latest time anything speaks of.
+    latest_ms: u64,
+    floor: u64,
+    next_serial: u64,
+    dead: Vec<Position>,
+    unknown: u64,
+}
+
+#[derive(Debug)]
+struct Request {
+    name: Name,
+    digest: [u8; 32],
+    attempt: Attempt,
+    answer: Option<(StatusCode, Bytes)>,
+    places: Places,
+}
+
+/// What a former process leaves behind.
+#[derive(Debug, Default)]
+pub(super) struct Legacy {
+    /// What is remembered, oldest first.
+    pub(super) remembered: Vec<Remembered>,
+    /// Where the records are: of what is remembered, and of what is forgotten now.
+    pub(super) places: BTreeMap<u64, Places>,
+    /// To be released: copies, what notes declare dead, what nobody can read.
+    pub(super) dead: Vec<Position>,
+    /// Everything below is forgotten.
+    pub(super) floor: u64,
+    /// Requests whose key has been used again since.
+    pub(super) replaced: Vec<u64>,
+    /// The time, by a clock that never goes back.
+    pub(super) now_ms: u64,
+    /// The first serial that was never used.
+    pub(super) next_serial: u64,
+    /// Records of a kind or version that this program does not know.
+    pub(super) unknown: u64,
+}
+
+impl Recovery {
+    /// Takes a record or note, in the journal's order.
+    pub(super) fn take(&mut self, position: Position, bytes: &[u8]) {
+        match Record::decode(bytes) {
+            Some(Record::Begun(head)) => self.found(&head, position, None),
+            Some(Record::Answered(head, status, body)) => {
+                self.found(&head, position, Some((status, Bytes::copy_from_slice(body))));
+            }
+            Some(Record::Abandoned { serial }) => {
+                self.used(serial.saturating_add(1));
+                let request = self.requests.remove(&serial);
+                self.bury(request);
+            }
+            Some(Record::Forgotten { below }) => {
+                self.used(below);
+                self.floor = self.floor.max(below);
+                while let Some(oldest) = self.requests.first_entry()
+                    && *oldest.key() < below
+                {
+                    let request = oldest.remove();
+                    self.bury(Some(request));
+                }
+            }
+            Some(Record::Clock { ms }) => self.latest_ms = self.latest_ms.max(ms),
+            None => {
+                self.unknown += 1;
+                self.dead.push(position);
+            }
+        }
+    }
+
+    fn found(&mut self, head: &Head<'_>, position: Position, answer: Option<(StatusCode, Bytes)>) {
+        self.used(head.serial.saturating_add(1));
+        self.latest_ms = self.latest_ms.max(head.since_ms);
+        if head.serial < self.floor {
+            self.dead.push(position);
+            return;
+        }
+        let request = self.requests.entry(head.serial).or_insert_with(|| Request {
+            name: (head.tenant.into(), head.key.into()),
+            digest: head.digest,
+            attempt: Attempt { id: head.id, since_ms: head.since_ms },
+            answer: None,
+            places: Places::default(),
+        });
+        let is_answer = answer.is_some();
+        request.answer = answer.or_else(|| request.answer.take());
+        let Places { begun, answered } = &mut request.places;
+        let place = if is_answer { answered } else { begun };
+        // A copy that was interrupted: the later one stays.
+        self.dead.extend(place.replace(position));
+    }
+
+    fn used(&mut self, next_serial: u64) {
+        self.next_serial = self.next_serial.max(next_serial);
+    }
+
+    fn bury(&mut self, request: Option<Request>) {
+        let places = request.map(|request| request.places).unwrap_or_default();
+        self.dead.extend(places.begun);
+        self.dead.extend(places.answered);
+    }
+
+    /// All has been read; by the wall clock it is `wall_ms`.
+    pub(super) fn conclude(mut self, wall_ms: u64) -> Legacy {
+        let now_ms = self.latest_ms.max(wall_ms);
+        for request in self.requests.values_mut() {
+            if request.places.answered.is_some() {
+                self.dead.extend(request.places.begun.take());
+            }
+        }
+        let floor = self.floor.max(self.first_kept(now_ms));
+        let mut legacy = Legacy {
+            places: self.requests.iter().map(|(serial, found)| (*serial, found.places)).collect(),
+            dead: self.dead,
+            floor,
+            now_ms,
+            next_serial: self.next_serial,
+            unknown: self.unknown,
+            ..Legacy::default()
+        };
+        let mut names = AHashSet::with_capacity(self.requests.len());
+        for (serial, request) in self.requests.split_off(&floor).into_iter().rev() {
+            if !names.insert(request.name.clone()) {
+                legacy.replaced.push(serial);
+                continue;
+            }
+            let Request { name, digest, attempt, answer, .. } = request;
+            let age = Duration::from_millis(now_ms.saturating_sub(attempt.since_ms));
+            legacy.remembered.push(Remembered { name, digest, serial, attempt, answer, age });
+        }
+        legacy.remembered.reverse();
+        legacy
+    }
+
+    /// The serial of the oldest request that is neither too old nor too much.
+    fn first_kept(&self, now_ms: u64) -> u64 {
+        let (mut answers, mut bytes) = (0, 0);
+        for (serial, request) in self.requests.iter().rev() {
+            answers += 1;
+            bytes += request.answer.as_ref().map_or(0, |(_, body)| body.len());
+            let age = Duration::from_millis(now_ms.saturating_sub(request.attempt.since_ms));
+            if age >= REMEMBERED || answers > ANSWERS_MAX || bytes > BYTES_MAX {
+                return serial.saturating_add(1);
+            }
+        }
+        0
+    }
+}

@@ -1,0 +1,99 @@
+//! The store of the keys: opening it, and what it was opened with until the router takes it over.
+//!
+//! **Runs on**: main, before any thread is started. **Owns**: a directory.
+//! **Never**: starts on a directory that another process has open.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ara_shards::doorbell::Doorbell;
+use ara_shards::journal::{Fsync, Journal, OpenError, Options, Position, RecoveryReport};
+use tokio::sync::Notify;
+
+use super::answered::Remembered;
+use super::clock::{Clock, wall_ms};
+use super::log::Log;
+use super::recovery::Recovery;
+
+/// Where the store is, below `queue.path`.
+const DIRECTORY: &str = "answers";
+/// The longest record, an answer with thousands of names, is 1 MiB.
+const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
+/// Live are at most 64 MiB of bodies and 100,000 times 288 bytes of what goes with them, which is
+/// 92 MiB. A journal wants twice that and two segments.
+const DISK_BYTES_MAX: u64 = 192 * 1024 * 1024;
+
+/// The answers of a former process, and the journal for those of this one.
+#[derive(Debug)]
+pub struct AnswerStore {
+    pub(super) log: Log,
+    pub(super) remembered: Vec<Remembered>,
+    pub(super) next_serial: u64,
+    pub(super) clock: Clock,
+    /// Rung by the journal's writer.
+    pub(super) bell: Arc<Doorbell>,
+    /// What the bell wakes.
+    pub(super) wake: Arc<Notify>,
+}
+
+impl AnswerStore {
+    /// Opens the store below `queue_path`, which is made if it is missing. Blocks until all is
+    /// read.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be used, or another process has it open.
+    pub fn open(queue_path: &Path, fsync: Fsync) -> Result<Self, OpenError> {
+        let options = Options {
+            directory: queue_path.join(DIRECTORY),
+            segment_bytes: SEGMENT_BYTES,
+            max_disk_bytes: DISK_BYTES_MAX,
+            fsync,
+        };
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&options.directory);
+        made.map_err(|source| OpenError::Directory { path: options.directory.clone(), source })?;
+        Self::open_with(wall_ms(), |take, bell| Journal::open(&options, take, bell))
+    }
+
+    /// The store over whatever journal `open` opens, at `wall_ms` by the wall clock.
+    pub(super) fn open_with(
+        wall_ms: u64,
+        open: impl FnOnce(
+            &mut dyn FnMut(Position, &[u8]),
+            Arc<Doorbell>,
+        ) -> Result<(Journal, RecoveryReport), OpenError>,
+    ) -> Result<Self, OpenError> {
+        let wake = Arc::new(Notify::new());
+        let clapper = Arc::clone(&wake);
+        let bell = Arc::new(Doorbell::new(move || clapper.notify_one()));
+        let mut recovery = Recovery::default();
+        let mut take = |position, bytes: &[u8]| recovery.take(position, bytes);
+        let (journal, report) = open(&mut take, Arc::clone(&bell))?;
+        let mut legacy = recovery.conclude(wall_ms);
+        let remembered = std::mem::take(&mut legacy.remembered);
+        tell(&report, remembered.len(), legacy.unknown);
+        let next_serial = legacy.next_serial;
+        let clock = Clock::new(legacy.now_ms, Instant::now());
+        // The log has notes and releases to hand over.
+        wake.notify_one();
+        Ok(Self { log: Log::new(journal, legacy), remembered, next_serial, clock, bell, wake })
+    }
+}
+
+fn tell(report: &RecoveryReport, remembered: usize, unknown: u64) {
+    if report.is_damaged() || report.read_error.is_some() || unknown > 0 {
+        tracing::warn!(
+            remembered,
+            damages = report.damages,
+            damaged_bytes = report.damaged_bytes,
+            read_error = report.read_error,
+            unknown,
+            "some answers by Idempotency-Key could not be read and are forgotten"
+        );
+    } else if report.files > 0 {
+        tracing::info!(remembered, "answers by Idempotency-Key of a former run");
+    }
+}
