@@ -74,7 +74,8 @@ class Chaos:
         self.people = [self._person(n) for n in range(users)]
         self.publishers = publishers
         self.triggers: dict[tuple[int, int], Trigger] = {}
-        self.letters_sent = self.letters_received = self.kills = self.keys_asked_again = 0
+        self.letters_sent = self.letters_received = self.kills = 0
+        self.keys_asked_again = self.keys_tried_again = 0
         self.refusals: collections.Counter = collections.Counter()
         self.faults: list[str] = []
         self.up = asyncio.Event()
@@ -177,16 +178,24 @@ class Chaos:
         return trigger
 
     async def _request(self, client: httpx.AsyncClient, trigger: Trigger) -> httpx.Response | None:
-        """The answer; None where it is not known whether the gateway took the request."""
+        """The answer; None where it is not known whether the gateway took the request.
+
+        With a key it is asked until it answers: what was taken before has the same id.
+        """
         key = {"Idempotency-Key": f"key-{trigger.publisher}-{trigger.number}"} if self.keys else {}
         while True:
             await self.up.wait()
             try:
-                return await client.post(trigger.path, json=trigger.body, headers=self.address.headers() | key)
+                response = await client.post(trigger.path, json=trigger.body, headers=self.address.headers() | key)
+                if response.status_code != 409 or "retry-after" not in response.headers:
+                    return response
             except httpx.ConnectError:  # nothing was sent
-                await asyncio.sleep(0.01)
+                pass
             except httpx.TransportError:
-                return None
+                if not key:
+                    return None
+                self.keys_tried_again += 1
+            await asyncio.sleep(0.01)
 
     async def _burst(self, triggers: list[Trigger]) -> list[httpx.Response]:
         """All requests in one write; as many answers as there were before the connection ended."""
@@ -267,7 +276,7 @@ class Chaos:
         return (f"seed {self.seed}: {self.letters_sent} letters in {len(self.triggers)} triggers: {dict(fates)}, refused "
                 f"triggers {dict(self.refusals)}; {self.kills} kills; {distinct} received, "
                 f"{self.letters_received - distinct} more times than once; live ones lost {dict(lost_live)}; "
-                f"{self.keys_asked_again} keys asked again; out of order with live ones {self.live_disorder}; faults {len(self.faults)}")
+                f"keys: {self.keys_tried_again} tried again, {self.keys_asked_again} asked again; out of order with live ones {self.live_disorder}; faults {len(self.faults)}")
 
     def _was_killed_soon_after(self, moment: float) -> bool:
         return any(-1 < death - moment < LIVE_SAFE_S for death in self.deaths)

@@ -479,5 +479,5 @@ async def test_chaos_kills_lose_nothing_that_was_queued_and_not_written(new_stor
 
 
 async def test_chaos_kills_forget_no_answer_to_a_key(new_store):
-    """Each trigger has a key, and is now and then repeated."""
+    """Each trigger has a key. It is tried until it is answered, and now and then repeated: one id, one answer."""
     await run_chaos(new_store(**ACK_SOON), CHAOS_LETTERS // 3, acks=True, keys=True)
