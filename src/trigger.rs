@@ -38,6 +38,9 @@ pub struct Event<'a> {
     pub correlation_id: Option<&'a str>,
     /// Who among the recipients is meant; `None` = all.
     pub audience: Option<Audience>,
+    /// Whether it waits for the users an audience names who are away. To single users everything
+    /// does; this is for broadcasts and channels.
+    pub queue: bool,
 }
 
 /// One checked trigger.

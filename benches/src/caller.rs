@@ -17,6 +17,8 @@ pub(crate) struct Answer {
     pub(crate) caller: usize,
     pub(crate) delivered_to: u64,
     pub(crate) failed: u64,
+    /// It waits for a user: of several, for at least one.
+    pub(crate) queued: bool,
     pub(crate) took: Duration,
 }
 
@@ -24,6 +26,8 @@ pub(crate) struct Answer {
 struct Verdict {
     delivered_to: u64,
     failed: u64,
+    #[serde(default)]
+    queued: bool,
 }
 
 #[derive(Debug)]
@@ -132,8 +136,8 @@ impl Caller {
             return Err(bad("without a request"));
         };
         self.partial.drain(..head.bytes + used);
-        let Verdict { delivered_to, failed } = verdict;
-        Ok(Some(Answer { caller, delivered_to, failed, took: asked.elapsed() }))
+        let Verdict { delivered_to, failed, queued } = verdict;
+        Ok(Some(Answer { caller, delivered_to, failed, queued, took: asked.elapsed() }))
     }
 
     fn flush(&mut self) -> Result<(), String> {
@@ -153,7 +157,7 @@ impl Caller {
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
     pub(crate) key: String,
-    /// Length of the JSON in `payload`.
+    /// Length of the JSON in `payload`; below [`NUMBERED_BYTES`] without a sequence number.
     pub(crate) payload_bytes: usize,
 }
 
@@ -164,6 +168,18 @@ impl Api {
 
     pub(crate) fn to_user(&self, number: u32, seq: u32) -> Vec<u8> {
         self.request("send", &format!(r#""target_user_id":"u{number}""#), seq)
+    }
+
+    /// To all of these at once, waiting at most `ttl` seconds where it is given.
+    pub(crate) fn to_users(&self, users: &Users, seq: u32, ttl: Option<u32>) -> Vec<u8> {
+        let ttl = ttl.map_or(String::new(), |ttl| format!(r#","ttl":{ttl}"#));
+        let target = format!(r#""target_user_ids":[{}]{ttl}"#, users.0);
+        self.request("send-to-users", &target, seq)
+    }
+
+    /// To everyone, which never waits for anybody.
+    pub(crate) fn to_all(&self, seq: u32) -> Vec<u8> {
+        self.request("broadcast", r#""source":"http-api""#, seq)
     }
 
     fn request(&self, path: &str, target: &str, seq: u32) -> Vec<u8> {
@@ -177,12 +193,41 @@ impl Api {
         .into_bytes()
     }
 
+    /// `payload_bytes` of JSON, with the sequence number as far as there is room for it.
     fn payload(&self, seq: u32) -> String {
-        let pad = "x".repeat(self.payload_bytes.saturating_sub(PAYLOAD_BYTES_MIN));
+        if self.payload_bytes < NUMBERED_BYTES {
+            return format!(r#""{}""#, "x".repeat(self.payload_bytes.saturating_sub(2)));
+        }
+        if self.payload_bytes < PAYLOAD_BYTES_MIN {
+            return format!(r#"{{"ara_seq":"{seq:0SEQ_DIGITS$}"}}"#);
+        }
+        let pad = "x".repeat(self.payload_bytes - PAYLOAD_BYTES_MIN);
         format!(r#"{{"ara_seq":"{seq:0SEQ_DIGITS$}","pad":"{pad}"}}"#)
     }
 }
 
+/// The users of a trigger to many, written once for all its repetitions.
+#[derive(Clone, Debug)]
+pub(crate) struct Users(String);
+
+impl Users {
+    /// `count` users from number `first` on.
+    pub(crate) fn new(first: u32, count: u32) -> Self {
+        let names: Vec<String> =
+            (first..first + count).map(|number| format!(r#""u{number}""#)).collect();
+        Self(names.join(","))
+    }
+}
+
+/// A payload of the sequence number alone.
+pub(crate) const NUMBERED_BYTES: usize = r#"{"ara_seq":"00000000"}"#.len();
+/// The JSON of a notification to a user, as the client gets it, without its payload.
+pub(crate) const ENVELOPE_BYTES: usize = concat!(
+    r#"{"type":"notification","id":"00000000-0000-7000-8000-000000000000","#,
+    r#""occurred_at":"2026-01-01T00:00:00.000Z","event_type":"bench","payload":,"#,
+    r#""metadata":{"source":"http-api","priority":"Normal"}}"#
+)
+.len();
 /// A payload with an empty `pad`.
 pub(crate) const PAYLOAD_BYTES_MIN: usize = r#"{"ara_seq":"00000000","pad":""}"#.len();
 
@@ -198,6 +243,12 @@ mod tests {
             assert_eq!(payload.len(), payload_bytes);
             let json: serde_json::Value = serde_json::from_str(&payload).expect("JSON");
             assert_eq!(json.get("ara_seq").and_then(|seq| seq.as_str()), Some("00000042"));
+        }
+        for payload_bytes in [3, 21, NUMBERED_BYTES] {
+            let payload = Api { key: "k".to_owned(), payload_bytes }.payload(42);
+            assert_eq!(payload.len(), payload_bytes);
+            let json: serde_json::Value = serde_json::from_str(&payload).expect("JSON");
+            assert_eq!(json.is_object(), payload_bytes == NUMBERED_BYTES);
         }
     }
 }

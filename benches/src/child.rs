@@ -82,6 +82,12 @@ impl Child {
         self.process.try_wait().context("cannot ask after a child process")
     }
 
+    /// SIGKILL, at once; the process is reaped when this returns.
+    pub(crate) fn kill(&mut self) -> Outcome<()> {
+        self.process.kill().context("cannot kill a child process")?;
+        self.process.wait().context("cannot reap a child process").map(drop)
+    }
+
     /// SIGTERM, then patience, then SIGKILL; the process is reaped when this returns.
     pub(crate) fn end(&mut self) -> Outcome<()> {
         if self.exited()?.is_some() {
@@ -97,8 +103,7 @@ impl Child {
             }
             let grace = if self.stop.raised() { STOP_GRACE_INTERRUPTED } else { STOP_GRACE };
             if asked.elapsed() > grace {
-                self.process.kill().context("cannot kill a child process")?;
-                self.process.wait().context("cannot reap a child process")?;
+                self.kill()?;
                 return failed(format!(
                     "a child had to be killed {} s after SIGTERM",
                     grace.as_secs()

@@ -1,13 +1,16 @@
 //! The command line: one subcommand for each scenario, and the options they share. Ranges are
 //! checked here, so that every loop behind is bounded.
 
+mod queue;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, value_parser};
 
+pub(crate) use self::queue::{Part, QueueArgs, Store};
 use crate::caller::PAYLOAD_BYTES_MIN;
-use crate::subscriber::Transport;
+use crate::subscriber::{Reply, Transport};
 
 /// Measures the Ara gateway over loopback: memory and CPU for each connection, delivery and publish.
 ///
@@ -36,6 +39,8 @@ pub(crate) enum Command {
     Churn(ChurnArgs),
     /// Fan-out and unicast for several shard counts, side by side
     Shards(ShardsArgs),
+    /// What waits and what awaits its Ack: rates, memory, recovery, the cost to who is connected
+    Queue(QueueArgs),
     /// The reference server of `fanout`; started by the tool itself
     #[command(hide = true)]
     BareServer,
@@ -93,6 +98,12 @@ impl Common {
 
     pub(crate) fn generator_core(&self) -> Option<usize> {
         self.pin.then_some(self.generator_core)
+    }
+
+    /// With more of an environment for the gateway; what the command line says still wins.
+    pub(crate) fn with_environment(&self, more: impl Iterator<Item = (String, String)>) -> Self {
+        let environment = more.chain(self.environment.iter().cloned()).collect();
+        Self { environment, ..self.clone() }
     }
 
     pub(crate) fn patience(&self) -> Duration {
@@ -173,6 +184,9 @@ pub(crate) struct UnicastLoad {
     /// Length of the notification's payload, as JSON
     #[arg(long, default_value_t = 150, value_parser = payload_bytes())]
     pub(crate) payload_bytes: u32,
+    /// What a client says to each notification it gets
+    #[arg(long, value_enum, default_value_t = Reply::None)]
+    pub(crate) reply: Reply,
 }
 
 #[derive(Debug, Args)]
@@ -277,6 +291,8 @@ mod tests {
             &["ara-bench", "fanout", "--payload-bytes", "3"],
             &["ara-bench", "unicast", "--seconds", "100000"],
             &["ara-bench", "idle", "--subscribe", "a b"],
+            &["ara-bench", "queue", "--users", "10001"],
+            &["ara-bench", "queue", "--stores", "tape"],
         ] {
             assert!(Cli::try_parse_from(args).is_err(), "{args:?}");
         }

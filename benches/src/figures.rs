@@ -12,6 +12,8 @@ pub(crate) struct Figure {
     pub(crate) label: String,
     pub(crate) unit: &'static str,
     pub(crate) samples: Vec<f64>,
+    /// What it is meant to stay at or below. Shown, never judged.
+    pub(crate) target: Option<f64>,
 }
 
 impl Figure {
@@ -21,7 +23,12 @@ impl Figure {
         unit: &'static str,
         sample: f64,
     ) -> Self {
-        Self { key, label: label.into(), unit, samples: vec![sample] }
+        Self { key, label: label.into(), unit, samples: vec![sample], target: None }
+    }
+
+    /// Names what it is meant to stay at or below.
+    pub(crate) fn at_most(self, target: f64) -> Self {
+        Self { target: Some(target), ..self }
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -33,6 +40,7 @@ impl Figure {
             "median": self.median(),
             "max": self.max(),
             "samples": self.samples,
+            "target_at_most": self.target,
         })
     }
 
@@ -87,6 +95,7 @@ mod tests {
             label: String::new(),
             unit: "",
             samples: samples.to_vec(),
+            target: None,
         };
         assert!((figure(&[3.0, 1.0, 2.0]).median() - 2.0).abs() < 1e-9);
         assert!((figure(&[4.0, 1.0, 2.0, 3.0]).median() - 2.5).abs() < 1e-9);

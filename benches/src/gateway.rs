@@ -13,7 +13,7 @@ use crate::cli::Common;
 use crate::fault::{Context, Outcome, failed};
 use crate::http;
 use crate::stop::Stop;
-use crate::subscriber::{Script, Transport};
+use crate::subscriber::{Reply, Script, Transport};
 use crate::swarm::Swarm;
 use crate::token::Tokens;
 
@@ -30,6 +30,16 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts it with `shards` shards; returns when it answers that it is ready.
     pub(crate) fn start(common: &Common, shards: usize, stop: &Stop) -> Outcome<Self> {
+        let mut gateway = Self::launch(common, shards, stop)?;
+        gateway.wait(READY_WITHIN, "was not ready", stop, |gateway| {
+            let answer = http::get(gateway.address, "/health/ready", &gateway.api_key);
+            Ok(matches!(answer, Ok((200, _))).then_some(()))
+        })?;
+        Ok(gateway)
+    }
+
+    /// Starts it and waits for nothing.
+    pub(crate) fn launch(common: &Common, shards: usize, stop: &Stop) -> Outcome<Self> {
         let address = free_address()?;
         let (jwt_secret, api_key) = (secret()?, secret()?);
         let environment = environment(common, shards, address, (&jwt_secret, &api_key));
@@ -44,9 +54,7 @@ impl Gateway {
             piped: false,
         };
         let child = Child::start(&recipe, stop)?;
-        let mut gateway = Self { child, address, jwt_secret, api_key };
-        gateway.wait_ready(stop)?;
-        Ok(gateway)
+        Ok(Self { child, address, jwt_secret, api_key })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -65,6 +73,7 @@ impl Gateway {
             transport,
             channel: channel.map(str::to_owned),
             tokens: Tokens::new(&self.jwt_secret),
+            reply: Reply::None,
         };
         Swarm::new(self.address, script, stop.clone(), common.patience())
     }
@@ -78,19 +87,30 @@ impl Gateway {
         self.child.end()
     }
 
-    fn wait_ready(&mut self, stop: &Stop) -> Outcome<()> {
-        let ready = stop.poll(READY_WITHIN, || {
+    /// SIGKILL: what a crash leaves behind is what it had written by now.
+    pub(crate) fn kill(mut self) -> Outcome<()> {
+        self.child.kill()
+    }
+
+    /// Asks it until it answers, and fails if it ends or takes longer than `limit`.
+    pub(crate) fn wait(
+        &mut self,
+        limit: Duration,
+        fault: &str,
+        stop: &Stop,
+        mut ready: impl FnMut(&Self) -> Outcome<Option<()>>,
+    ) -> Outcome<()> {
+        let ready = stop.poll(limit, || {
             if let Some(status) = self.child.exited()? {
                 return failed(format!("the gateway ended before it was ready ({status})"));
             }
-            let answer = http::get(self.address, "/health/ready", &self.api_key);
-            Ok(matches!(answer, Ok((200, _))).then_some(()))
+            ready(self)
         })?;
         match ready {
             Some(()) => Ok(()),
             None => failed(format!(
-                "the gateway was not ready after {} s; --gateway-log FILE keeps what it says",
-                READY_WITHIN.as_secs()
+                "the gateway {fault} after {} s; --gateway-log FILE keeps what it says",
+                limit.as_secs()
             )),
         }
     }

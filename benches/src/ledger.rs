@@ -38,6 +38,8 @@ enum Rule {
     Unicast { base: u32, sent: Vec<Sent> },
     /// What a subscriber gets has rising sequence numbers; it may have missed some.
     Rising,
+    /// Each of the users from `first` on gets each of `base..base + size` once, in any order.
+    Letters { first: u32, base: u32, size: u32, seen: Vec<bool> },
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +50,8 @@ pub(crate) struct Ledger {
     /// Notifications it did not: a second copy, another group's, another user's.
     pub(crate) strays: u64,
     pub(crate) heartbeats: u64,
+    /// Answers to what subscribers say to a notification: `acked`, `pong`.
+    pub(crate) replies: u64,
     pub(crate) pings: u64,
     /// Subscribers that reached their last stage, ever.
     pub(crate) ready: u64,
@@ -72,6 +76,13 @@ impl Ledger {
     pub(crate) fn expect_rising(&mut self) {
         self.arrived = 0;
         self.rule = Rule::Rising;
+    }
+
+    /// Expects `size` notifications numbered from `base`, once at each of `users` from `first` on.
+    pub(crate) fn expect_letters(&mut self, first: u32, users: u32, base: u32, size: u32) {
+        self.arrived = 0;
+        let seen = vec![false; users as usize * size as usize];
+        self.rule = Rule::Letters { first, base, size, seen };
     }
 
     /// A unicast with the next sequence number is about to be written.
@@ -135,6 +146,15 @@ fn expected(
             mark.base = mark.base.max(seq + 1);
             rising
         }
+        Rule::Letters { first, base, size, seen } => {
+            let place = seq.checked_sub(*base).filter(|place| place < size);
+            let place = user
+                .checked_sub(*first)
+                .zip(place)
+                .map(|(user, place)| user as usize * *size as usize + place as usize);
+            let entry = place.and_then(|place| seen.get_mut(place));
+            entry.is_some_and(|entry| !std::mem::replace(entry, true))
+        }
     }
 }
 
@@ -195,6 +215,21 @@ mod tests {
             ledger.delivered(0, &mut mark, &message(seq));
         }
         assert_eq!((ledger.arrived, ledger.strays), (3, 2));
+    }
+
+    #[test]
+    fn letters_count_once_at_each_of_their_users() {
+        let (mut ledger, mut mark) = (Ledger::default(), Mark::default());
+        ledger.expect_letters(100, 2, 7, 3);
+        for seq in [7, 9, 8] {
+            ledger.delivered(100, &mut mark, &message(seq));
+            ledger.delivered(101, &mut mark, &message(seq));
+        }
+        assert_eq!((ledger.arrived, ledger.strays), (6, 0));
+        for (user, seq) in [(100, 7), (99, 8), (102, 8), (101, 6), (101, 10)] {
+            ledger.delivered(user, &mut mark, &message(seq));
+        }
+        assert_eq!((ledger.arrived, ledger.strays), (6, 5));
     }
 
     #[test]

@@ -11,14 +11,42 @@ const TICK_NS: u64 = 10_000_000;
 
 /// CPU time of all living threads of `pid`, in nanoseconds.
 pub(crate) fn cpu_ns(pid: u32) -> Outcome<u64> {
+    match threads_ns(pid, "")? {
+        Some(total) => Ok(total),
+        None => ticks_ns(pid),
+    }
+}
+
+/// The same of the threads whose name begins with `name`; 0 where the scheduler's account is not
+/// compiled in.
+pub(crate) fn cpu_ns_of(pid: u32, name: &str) -> Outcome<u64> {
+    Ok(threads_ns(pid, name)?.unwrap_or(0))
+}
+
+fn threads_ns(pid: u32, name: &str) -> Outcome<Option<u64>> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).context("cannot list threads")?;
     let mut total = 0;
     for task in tasks {
-        let path = task.context("cannot list threads")?.path().join("schedstat");
-        let Ok(text) = fs::read_to_string(path) else { return ticks_ns(pid) };
+        let path = task.context("cannot list threads")?.path();
+        if !name.is_empty()
+            && !fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.starts_with(name))
+        {
+            continue;
+        }
+        let Ok(text) = fs::read_to_string(path.join("schedstat")) else { return Ok(None) };
         total += text.split(' ').next().and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
     }
-    Ok(total)
+    Ok(Some(total))
+}
+
+/// Bytes it has caused to be written to a disk, now or later.
+pub(crate) fn written_bytes(pid: u32) -> Outcome<u64> {
+    let text =
+        fs::read_to_string(format!("/proc/{pid}/io")).context("cannot read what it wrote")?;
+    let field = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    field
+        .and_then(|field| field.parse().ok())
+        .ok_or_else(|| Fault::Failed("cannot understand /proc/PID/io".to_owned()))
 }
 
 fn ticks_ns(pid: u32) -> Outcome<u64> {
@@ -90,5 +118,7 @@ mod tests {
         let pid = std::process::id();
         assert!(rss_bytes(pid).expect("memory") > 100_000);
         assert!(open_files(pid).expect("files") >= 3);
+        assert!(written_bytes(pid).is_ok());
+        assert!(cpu_ns_of(pid, "no such thread").expect("threads") == 0);
     }
 }

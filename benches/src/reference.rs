@@ -10,7 +10,7 @@ use crate::cli::Common;
 use crate::fault::{Context, Fault, Outcome};
 use crate::ledger::sequence_offset;
 use crate::stop::Stop;
-use crate::subscriber::{Script, Transport};
+use crate::subscriber::{Reply, Script, Transport};
 use crate::swarm::Swarm;
 use crate::token::Tokens;
 
@@ -68,6 +68,7 @@ impl Reference {
             transport: Transport::Ws,
             channel: Some(channel.to_owned()),
             tokens: Tokens::new("unused"),
+            reply: Reply::None,
         };
         Swarm::new(self.address, script, stop.clone(), common.patience())
     }

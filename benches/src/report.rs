@@ -34,11 +34,15 @@ impl Report {
             _ = writeln!(text, "  {key:<8} {value}");
         }
         text.push('\n');
-        text.push_str(&if let [group] = self.groups.as_slice() {
-            table(&group_rows(group))
-        } else {
-            table(&comparison_rows(&self.groups))
-        });
+        let tables = self.groups.chunk_by(|one, other| keys(one).eq(keys(other)));
+        let tables: Vec<String> = tables
+            .map(|groups| match groups {
+                [group] if self.groups.len() == 1 => table(&group_rows(group, "")),
+                [group] => table(&group_rows(group, &group.name)),
+                groups => table(&comparison_rows(groups)),
+            })
+            .collect();
+        text.push_str(&tables.join("\n"));
         for note in &self.notes {
             _ = writeln!(text, "\n{note}");
         }
@@ -66,12 +70,18 @@ fn group_json(group: &Group) -> Value {
     json!({ "name": group.name, "figures": figures })
 }
 
+/// What a group measures: groups that measure the same stand side by side.
+fn keys(group: &Group) -> impl Iterator<Item = &'static str> {
+    group.figures.iter().map(|figure| figure.key)
+}
+
 /// All samples of one group: a value, or minimum, median and maximum where there were rounds.
-fn group_rows(group: &Group) -> Vec<Vec<String>> {
+fn group_rows(group: &Group, name: &str) -> Vec<Vec<String>> {
     let rounds = group.figures.iter().map(|figure| figure.samples.len()).max().unwrap_or(0);
-    let heading: &[&str] =
-        if rounds > 1 { &["", "min", "median", "max", "unit"] } else { &["", "value", "unit"] };
-    let mut rows = vec![heading.iter().map(|&cell| cell.to_owned()).collect()];
+    let columns: &[&str] = if rounds > 1 { &["min", "median", "max"] } else { &["value"] };
+    let mut heading = vec![name.to_owned()];
+    heading.extend(columns.iter().map(|&cell| cell.to_owned()));
+    let mut rows = vec![heading];
     for figure in &group.figures {
         let mut row = vec![figure.label.clone()];
         if rounds > 1 {
@@ -79,19 +89,20 @@ fn group_rows(group: &Group) -> Vec<Vec<String>> {
         } else {
             row.push(number(figure.median()));
         }
-        row.push(figure.unit.to_owned());
         rows.push(row);
     }
-    rows
+    with_target_and_unit(rows, &group.figures)
 }
 
 /// Medians of several groups side by side.
 fn comparison_rows(groups: &[Group]) -> Vec<Vec<String>> {
-    let mut heading = vec!["median (min–max)".to_owned()];
+    let figures = groups.first().map(|group| group.figures.as_slice()).unwrap_or_default();
+    let rounds = figures.iter().map(|figure| figure.samples.len()).max().unwrap_or(0);
+    let what = if rounds > 1 { "median (min–max)" } else { "" };
+    let mut heading = vec![what.to_owned()];
     heading.extend(groups.iter().map(|group| group.name.clone()));
-    heading.push("unit".to_owned());
     let mut rows = vec![heading];
-    for figure in groups.first().map(|group| group.figures.as_slice()).unwrap_or_default() {
+    for figure in figures {
         let mut row = vec![figure.label.clone()];
         for group in groups {
             let same = group.figures.iter().find(|other| other.key == figure.key);
@@ -99,12 +110,32 @@ fn comparison_rows(groups: &[Group]) -> Vec<Vec<String>> {
                 || "–".to_owned(),
                 |figure| {
                     let (least, most) = (number(figure.min()), number(figure.max()));
-                    format!("{} ({least}–{most})", number(figure.median()))
+                    let spread =
+                        if rounds > 1 { format!(" ({least}–{most})") } else { String::new() };
+                    number(figure.median()) + &spread
                 },
             ));
         }
-        row.push(figure.unit.to_owned());
         rows.push(row);
+    }
+    with_target_and_unit(rows, figures)
+}
+
+/// The last columns: targets only where there is one.
+fn with_target_and_unit(mut rows: Vec<Vec<String>>, figures: &[Figure]) -> Vec<Vec<String>> {
+    let any = figures.iter().any(|figure| figure.target.is_some());
+    let lines = std::iter::once(None).chain(figures.iter().map(Some));
+    for (row, figure) in rows.iter_mut().zip(lines) {
+        if any {
+            let target = figure.map(|figure| figure.target);
+            row.push(match target {
+                None => "target".to_owned(),
+                Some(target) => {
+                    target.map_or(String::new(), |target| format!("≤ {}", number(target)))
+                }
+            });
+        }
+        row.push(figure.map_or("unit", |figure| figure.unit).to_owned());
     }
     rows
 }
@@ -177,6 +208,23 @@ mod tests {
              -----------------------------\n  \
              CPU per delivery   4.25  µs\n  \
              µ                     9  B\n"
+        );
+    }
+
+    #[test]
+    fn targets_stand_beside_their_figures() {
+        let figures = vec![
+            Figure::one("a", "A letter", "B", 250.4).at_most(300.0),
+            Figure::one("b", "Letters", "", 5.0),
+        ];
+        let rows = group_rows(&Group { name: "memory".to_owned(), figures }, "memory");
+        assert_eq!(
+            rows,
+            [
+                ["memory", "value", "target", "unit"],
+                ["A letter", "250", "≤ 300", "B"],
+                ["Letters", "5", "", ""],
+            ]
         );
     }
 

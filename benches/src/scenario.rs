@@ -4,6 +4,7 @@
 pub(crate) mod churn;
 pub(crate) mod fanout;
 pub(crate) mod idle;
+pub(crate) mod queue;
 pub(crate) mod shards;
 pub(crate) mod unicast;
 

@@ -15,7 +15,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
-use self::hub::{Fault, Hub};
+use self::hub::{Fault, Hub, Published};
 use self::request::{Request, Route};
 use crate::bare::listen;
 use crate::fault::{Context, Outcome};
@@ -69,7 +69,11 @@ pub(crate) fn serve() -> Outcome<()> {
         poll: Poll::new().context("cannot create an epoll")?,
         listener: TcpListener::from_std(listener),
         peers: Slab::new(),
-        hub: Hub::new(fault),
+        hub: Hub::new(
+            fault,
+            variable("QUEUE_ENABLED") == "true",
+            variable("ACK_ENABLED") == "true",
+        ),
         tokens: Tokens::new(&variable("JWT_SECRET")),
         api_key: variable("API_KEY"),
         buffer: vec![0; 64 * 1024],
@@ -178,14 +182,15 @@ impl Server {
                 0 => status = 404,
                 count => body = format!(r#"{{"name":"{name}","subscriber_count":{count}}}"#),
             },
+            Route::Stats => body = self.hub.stats(),
             Route::Publish => match self.hub.publish(request.body) {
-                Some((text, targets)) => {
+                Some(Published { text, targets, queued }) => {
                     let count = targets.len();
                     for target in self.hub.pretend(&targets) {
                         self.tell(target, "notification", &text);
                     }
                     body = format!(
-                        r#"{{"success":true,"notification_id":"0","delivered_to":{count},"failed":0,"queued":false}}"#
+                        r#"{{"success":true,"notification_id":"0","delivered_to":{count},"failed":0,"queued":{queued}}}"#
                     );
                 }
                 None => status = 400,
@@ -226,8 +231,11 @@ impl Server {
         peer.out.extend_from_slice(head.as_bytes());
         let greeting =
             format!(r#"{{"type":"connected","connection_id":"{at}","user_id":"{user}"}}"#);
-        self.hub.join(at, user);
+        let waiting = self.hub.join(at, user);
         self.tell(at, "connected", &greeting);
+        for text in waiting {
+            self.tell(at, "notification", &text);
+        }
         Some(())
     }
 

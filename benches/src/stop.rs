@@ -50,7 +50,7 @@ impl Stop {
             if Instant::now() >= until {
                 return Ok(None);
             }
-            park_timeout(Duration::from_millis(20));
+            park_timeout(Duration::from_millis(5));
         }
     }
 }

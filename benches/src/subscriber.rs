@@ -24,6 +24,18 @@ pub(crate) enum Transport {
     Sse,
 }
 
+/// What a subscriber says to each notification.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub(crate) enum Reply {
+    /// Nothing
+    #[default]
+    None,
+    /// An `Ack`
+    Ack,
+    /// A `Ping`: what one inbound message and its answer cost without acknowledgement
+    Ping,
+}
+
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Stage {
     Connecting,
@@ -44,6 +56,7 @@ pub(crate) struct Script {
     pub(crate) transport: Transport,
     pub(crate) channel: Option<String>,
     pub(crate) tokens: Tokens,
+    pub(crate) reply: Reply,
 }
 
 impl Script {
@@ -270,10 +283,11 @@ impl Subscriber {
             if let Some(capture) = ledger.capture.as_mut().filter(|capture| capture.is_empty()) {
                 capture.extend_from_slice(raw);
             }
-            return Ok(());
+            return self.reply(text, script.reply);
         }
         match (kind(text), self.stage) {
             (b"heartbeat", _) => ledger.heartbeats += 1,
+            (b"acked" | b"pong", _) if script.reply != Reply::None => ledger.replies += 1,
             (b"connected", Stage::Greeting) => match &script.channel {
                 Some(channel) => {
                     self.stage = Stage::Subscribing;
@@ -311,6 +325,18 @@ impl Subscriber {
         Ok(used)
     }
 
+    fn reply(&mut self, text: &[u8], reply: Reply) -> Result<(), String> {
+        match reply {
+            Reply::None => Ok(()),
+            Reply::Ping => self.say(Opcode::Text, br#"{"type":"Ping"}"#),
+            Reply::Ack => {
+                let id = notification_id(text).ok_or("a notification without an id")?;
+                let ack = format!(r#"{{"type":"Ack","payload":{{"notification_id":"{id}"}}}}"#);
+                self.say(Opcode::Text, ack.as_bytes())
+            }
+        }
+    }
+
     fn set_ready(&mut self, ledger: &mut Ledger) {
         self.stage = Stage::Ready;
         ledger.ready += 1;
@@ -342,4 +368,10 @@ impl Subscriber {
 fn kind(text: &[u8]) -> &[u8] {
     let rest = text.strip_prefix(br#"{"type":""#).unwrap_or_default();
     rest.split(|&byte| byte == b'"').next().unwrap_or_default()
+}
+
+/// The UUID of a notification, which is its second member.
+fn notification_id(text: &[u8]) -> Option<&str> {
+    let rest = text.strip_prefix(br#"{"type":"notification","id":""#)?;
+    str::from_utf8(rest.get(..36)?).ok()
 }

@@ -15,7 +15,7 @@ use crate::caller::{Answer, Caller};
 use crate::fault::{Context, Fault, Outcome, failed};
 use crate::ledger::Ledger;
 use crate::stop::{LOOK_EVERY, Stop};
-use crate::subscriber::{Script, Subscriber};
+use crate::subscriber::{Reply, Script, Subscriber};
 
 /// Connections from one source address; the kernel has some 28,000 ports for each by default.
 const PER_SOURCE: u32 = 25_000;
@@ -23,6 +23,9 @@ const PER_SOURCE: u32 = 25_000;
 const SOURCES: u32 = 250;
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 const EVENTS_PER_TURN: usize = 1024;
+/// As over Ethernet. A segment over loopback has 64 KB, more than the server's send buffer: a long
+/// answer would wait for a delayed acknowledgement, 40 ms, again and again.
+const CALLER_SEGMENT_BYTES: u32 = 1460;
 /// Callers' tokens lie above every slab key.
 const CALLER_TOKEN: usize = 1 << 40;
 
@@ -80,6 +83,11 @@ impl Swarm {
 
     pub(crate) fn ledger(&mut self) -> &mut Ledger {
         &mut self.world.ledger
+    }
+
+    /// What subscribers say to each notification from now on.
+    pub(crate) fn reply_with(&mut self, reply: Reply) {
+        self.world.script.reply = reply;
     }
 
     /// Answers to publishes since this was last asked.
@@ -157,7 +165,7 @@ impl Swarm {
 
     /// Starts to connect user `number`.
     pub(crate) fn connect(&mut self, number: u32) -> Outcome<()> {
-        let stream = self.open()?;
+        let stream = self.open(None)?;
         let transport = self.world.script.transport;
         let entry = self.world.subscribers.vacant_entry();
         let token = Token(entry.key());
@@ -170,7 +178,7 @@ impl Swarm {
 
     pub(crate) fn add_callers(&mut self, count: usize) -> Outcome<()> {
         for _ in 0..count {
-            let mut caller = Caller::new(self.open()?);
+            let mut caller = Caller::new(self.open(Some(CALLER_SEGMENT_BYTES))?);
             let token = Token(CALLER_TOKEN + self.world.callers.len());
             self.poll
                 .registry()
@@ -217,7 +225,7 @@ impl Swarm {
     }
 
     /// A non-blocking socket on its way to the target.
-    fn open(&mut self) -> Outcome<TcpStream> {
+    fn open(&mut self, segment_bytes: Option<u32>) -> Outcome<TcpStream> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), Some(Protocol::TCP))
             .context("cannot open a socket (is the open-file limit too low?)")?;
         let source = (self.opened / PER_SOURCE) % SOURCES;
@@ -228,6 +236,9 @@ impl Swarm {
             socket.bind(&address.into()).context("cannot bind a source address")?;
         }
         socket.set_tcp_nodelay(true).context("TCP_NODELAY")?;
+        if let Some(bytes) = segment_bytes {
+            socket.set_tcp_mss(bytes).context("TCP_MAXSEG")?;
+        }
         match socket.connect(&self.target.into()) {
             Ok(()) => {}
             Err(error)

@@ -111,6 +111,64 @@ fn the_other_scenarios_come_to_their_end() {
     assert!(table.contains("2 shards"), "{table}");
 }
 
+/// Tiny loads of `queue`; what it writes in the directory goes again.
+fn assert_queue(parts: &str, load: &[&str], figures: &[&str]) {
+    let name = format!("ara-bench-{parts}-{}", std::process::id());
+    let directory = std::env::temp_dir().join(name);
+    let path = directory.to_str().expect("UTF-8");
+    let which = ["queue", "--parts", parts, "--stores", "memory", "--directory", path];
+    let table = assert_good(&[&which[..], load].concat());
+    for figure in figures {
+        assert!(table.contains(figure), "{figure}: {table}");
+    }
+    let left = fs::read_dir(&directory).expect("the directory").count();
+    fs::remove_dir(&directory).expect("the directory");
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn letters_into_the_queue_and_out_of_it_are_counted() {
+    let rates =
+        ["--users", "30", "--letters", "3", "--replay-users", "10", "--replay-letters", "5"];
+    let connected = ["--seconds", "0", "--connections", "20", "--callers", "8"];
+    assert_queue(
+        "rates,device,connected",
+        &[&rates[..], &connected, &["--long-queue", "20", "--rounds", "1"]].concat(),
+        &[
+            "Into the queue, letters",
+            "To 10 users who return, 5 each, letters",
+            "To one user who returns, 20, letters",
+            "Write and fdatasync",
+            "Queue in memory, an Ack to each / off",
+        ],
+    );
+}
+
+#[test]
+fn memory_of_letters_is_read_when_all_are_there() {
+    let load = ["--memory-users", "30", "--pending-users", "10", "--pending-letters", "3"];
+    assert_queue(
+        "memory,pending",
+        &load,
+        &[
+            "RSS per notification of 200 B JSON, 6 users × 100, none shared",
+            "RSS growth of 10 users × 3 pending",
+            "RSS per pending Ack, 3 more for each",
+        ],
+    );
+}
+
+#[test]
+fn a_letter_lost_or_doubled_fails_the_run() {
+    let load = ["queue", "--stores", "memory", "--parts", "pending", "--pending-users", "10"];
+    let directory = std::env::temp_dir();
+    let directory = ["--directory", directory.to_str().expect("UTF-8"), "--timeout", "1"];
+    for (fault, because) in [("lose", "nothing for 1 s"), ("duplicate", "arrived twice")] {
+        let fault = format!("STAND_IN_FAULT={fault}");
+        assert_fails(&[&load[..], &directory, &["--env", &fault]].concat(), because);
+    }
+}
+
 #[test]
 fn a_signal_ends_the_run_and_its_server() {
     let mut tool = bench(&["idle", "--connections", "20", "--idle-seconds", "600"])

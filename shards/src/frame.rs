@@ -10,6 +10,7 @@ use tungstenite::protocol::frame::coding::OpCode;
 
 use crate::codec::dialect::{self, ServerMessage};
 use crate::codec::{sse, websocket};
+use crate::id::NotificationId;
 use crate::message::Transport;
 use crate::notification::{Notification, Priority};
 use crate::state::mailbox::Letter;
@@ -63,6 +64,18 @@ impl Frame {
                 Some(notification.head().priority)
             }
             Self::Letter(repeated) => Some(repeated.letter.priority()),
+            Self::Bytes(_) => None,
+        }
+    }
+
+    /// Which notification it is, if it is one.
+    #[must_use]
+    pub fn id(&self) -> Option<NotificationId> {
+        match self {
+            Self::Notification(notification) | Self::Personal(notification, _) => {
+                Some(notification.head().id)
+            }
+            Self::Letter(repeated) => Some(repeated.letter.id()),
             Self::Bytes(_) => None,
         }
     }

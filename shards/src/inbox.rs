@@ -30,11 +30,11 @@ pub struct ShardLink {
 }
 
 impl ShardLink {
-    /// Whether one more delivery of that priority would be taken.
+    /// Whether so many more deliveries of that priority would be taken.
     #[must_use]
-    pub fn has_room(&self, priority: Priority) -> bool {
+    pub fn has_room(&self, priority: Priority, count: usize) -> bool {
         let lane = self.lane(priority);
-        lane.capacity().is_none_or(|capacity| lane.len() < capacity)
+        lane.capacity().is_none_or(|capacity| lane.len() + count <= capacity)
     }
 
     /// Hands a delivery to the shard. Ring afterwards, once per batch.

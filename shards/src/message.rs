@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::id::{NotificationId, Ticket};
 use crate::meter::ShardSnapshot;
-use crate::notification::{Kept, Notification};
+use crate::notification::{Head, Kept, Notification};
 use crate::placement::UserHash;
 
 /// Router → shard, control lane: never behind deliveries. Each is answered by a [`Report`].
@@ -204,6 +204,14 @@ pub enum Recipients {
         /// Users whose home this shard is.
         users: Box<[Recipient]>,
     },
+    /// The queues of those of these users who have no connection. Sent before the delivery it
+    /// belongs to, with the same ticket: who comes in between gets it twice rather than not.
+    Absent {
+        /// What they get.
+        notification: Arc<Notification>,
+        /// Users whose home this shard is.
+        users: Box<[Recipient]>,
+    },
     /// Every connection of a tenant.
     Everyone {
         /// The tenant.
@@ -218,6 +226,21 @@ pub enum Recipients {
         /// Each channel and the notification as it reads there.
         parts: Arc<[(Arc<str>, Arc<Notification>)]>,
     },
+}
+
+impl Recipients {
+    /// What is known of the event, the same for all parts; `None` without parts.
+    #[must_use]
+    pub fn head(&self) -> Option<&Head> {
+        match self {
+            Self::Users { notification, .. }
+            | Self::Absent { notification, .. }
+            | Self::Everyone { notification, .. } => Some(notification.head()),
+            Self::Channels { parts, .. } => {
+                parts.first().map(|(_, notification)| notification.head())
+            }
+        }
+    }
 }
 
 /// One user a delivery or a question is about.

@@ -125,7 +125,7 @@ impl Shard {
             return Ok(Flow::Held);
         }
         while let Some(key) = self.connections.next_drained() {
-            self.state.handle_room(key, &self.connections);
+            self.state.handle_room(key, &mut self.connections);
         }
         let more_letters = self.state.handle_deadlines(now, &mut self.connections)
             | self.state.poll_replays(now, &mut self.connections)

@@ -67,6 +67,8 @@ struct Request<'a> {
     correlation_id: Option<String>,
     #[serde(default)]
     audience: Option<WireAudience>,
+    #[serde(default)]
+    queue: bool,
 }
 
 #[derive(Deserialize)]
@@ -94,6 +96,12 @@ pub(super) async fn trigger(
     let target = request.take_target(kind)?;
     let audience = request.audience.take().map(audience).transpose()?.flatten();
     request.check()?;
+    if request.queue
+        && (matches!(target, Target::Users(_)) || !matches!(audience, Some(Audience::Users(_))))
+    {
+        let sentence = "`queue` is for broadcasts and channels with an `audience` of users";
+        return Err(Refusal::field("queue", sentence));
+    }
     let priority = match request.priority.as_deref() {
         None => Priority::default(),
         Some(name) => Priority::from_name(name).ok_or_else(|| {
@@ -108,6 +116,7 @@ pub(super) async fn trigger(
         source: request.source.as_deref().unwrap_or(SOURCE),
         correlation_id: request.correlation_id.as_deref(),
         audience,
+        queue: request.queue,
     };
     let trigger = Trigger { tenant, target, event };
     let dispatched = router.dispatch(&trigger, id)?;

@@ -27,6 +27,8 @@ use crate::door::gate::transport_of;
 use crate::door::listen::{is_of_one_connection, say_no};
 use crate::refusal::{Code, Refusal};
 
+/// The send buffer of a caller's socket: two of the largest segments.
+const SEND_BUFFER_BYTES: usize = 128 * 1024;
 /// The longest a caller may take to send a request head, or keep a connection idle.
 const HEAD_DEADLINE: Duration = Duration::from_secs(60);
 /// How often a connection is held against its deadlines.
@@ -109,6 +111,9 @@ impl Server {
 
     /// Serves a socket from a door, whose first `bytes` have been read already.
     pub fn take_from_door(self: &Rc<Self>, stream: TcpStream, bytes: Vec<u8>) {
+        // It has the small buffer of a client. Where that is less than a segment, as over loopback,
+        // each piece of a long answer would wait for a delayed Ack. A refusal costs only time.
+        let _larger = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES);
         self.take(stream, bytes, !self.serves_front.get());
     }
 

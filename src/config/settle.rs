@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ara_shards::journal::Fsync;
-use ara_shards::limits::{AckLimits, Limits, QueueLimits};
+use ara_shards::limits::{AckLimits, IN_FLIGHT_PER_USER_MAX, Limits, QueueLimits};
 use jsonwebtoken::Algorithm;
 
 use super::address::{parse_address, parse_host};
@@ -329,6 +329,7 @@ impl Settler<'_> {
         self.raw.switch(&keys::ACK_ENABLED).then(|| AckLimits {
             timeout: self.raw.seconds(&keys::ACK_TIMEOUT),
             requeue,
+            in_flight_max: IN_FLIGHT_PER_USER_MAX,
             attempts_max: u8::try_from(self.raw.whole(&keys::ACK_MAX_ATTEMPTS)).unwrap_or(u8::MAX),
         })
     }

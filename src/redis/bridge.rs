@@ -42,6 +42,7 @@ pub fn dispatch(
         source: SOURCE,
         correlation_id: trigger.event.correlation_id.as_deref(),
         audience: None,
+        queue: false,
     };
     router.dispatch(&Trigger { tenant: tenant.into(), target, event }, None).map(drop)
 }

@@ -10,7 +10,7 @@ use ara_shards::Limits;
 use ara_shards::clock::Clock;
 use ara_shards::id::{NotificationId, Tick};
 use ara_shards::message::{Delivery, Recipient, Recipients, Tally};
-use ara_shards::notification::{Head, Notification};
+use ara_shards::notification::{Audience, Head, Notification};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -118,7 +118,8 @@ impl Router {
         let shares = state.shares(trigger, id, &occurred_at);
         let priority = trigger.event.priority;
         let has_room = |share: &Share| {
-            state.shards.get(share.shard).is_some_and(|shard| shard.has_room(priority))
+            let messages = shares.iter().filter(|other| other.shard == share.shard).count();
+            state.shards.get(share.shard).is_some_and(|shard| shard.has_room(priority, messages))
         };
         if !shares.iter().all(has_room) {
             state.counters.overloaded += 1;
@@ -167,7 +168,7 @@ impl State {
                     tenant: Arc::clone(&trigger.tenant),
                     notification: Arc::clone(&notification),
                 });
-                shares.collect()
+                self.absent_shares(trigger, || notification.clone()).chain(shares).collect()
             }
             Target::Channels(channels) => {
                 let interested = |name: &Arc<str>| self.interest.of(&trigger.tenant, name);
@@ -186,7 +187,9 @@ impl State {
                     tenant: Arc::clone(&trigger.tenant),
                     parts: Arc::clone(&parts),
                 });
-                shares.map(|share| Share { targets: places.clone(), ..share }).collect()
+                let shares = shares.map(|share| Share { targets: places.clone(), ..share });
+                let first = || encode(channels.first().map(|name| &**name));
+                self.absent_shares(trigger, first).chain(shares).collect()
             }
         }
     }
@@ -201,32 +204,64 @@ impl State {
             .map(move |shard| Share { shard, recipients: recipients(shard), targets: Vec::new() })
     }
 
-    /// Groups users by their home shard.
+    /// What waits for the users an audience names, if it is to wait for them.
+    fn absent_shares(
+        &self,
+        trigger: &Trigger<'_>,
+        encode: impl FnOnce() -> Arc<Notification>,
+    ) -> impl Iterator<Item = Share> {
+        let users = match &trigger.event.audience {
+            Some(Audience::Users(users)) if trigger.event.queue => &users[..],
+            _ => &[],
+        };
+        let notification = (!users.is_empty()).then(encode);
+        let groups = notification.into_iter().flat_map(|notification| {
+            let users = users.iter().map(|user| Arc::from(&**user)).enumerate();
+            let groups = self.by_home(&trigger.tenant, users);
+            let share = move |(shard, users, _)| (shard, users, Arc::clone(&notification));
+            groups.into_iter().map(share)
+        });
+        groups.map(|(shard, users, notification)| Share {
+            shard,
+            recipients: Recipients::Absent { notification, users },
+            targets: Vec::new(),
+        })
+    }
+
+    /// Each user's own delivery.
     fn user_shares(
         &self,
         tenant: &Arc<str>,
         users: &[Arc<str>],
         notification: &Arc<Notification>,
     ) -> Vec<Share> {
+        let groups = self.by_home(tenant, users.iter().cloned().enumerate());
+        groups
+            .into_iter()
+            .map(|(shard, users, targets)| Share {
+                shard,
+                recipients: Recipients::Users { notification: Arc::clone(notification), users },
+                targets,
+            })
+            .collect()
+    }
+
+    /// Groups users by their home shard; each with its place among the trigger's targets.
+    fn by_home(
+        &self,
+        tenant: &Arc<str>,
+        users: impl Iterator<Item = (usize, Arc<str>)>,
+    ) -> Vec<(usize, Box<[Recipient]>, Vec<usize>)> {
         let mut groups: Vec<(Vec<Recipient>, Vec<usize>)> = Vec::new();
         groups.resize_with(self.shards.len(), Default::default);
-        for (place, user) in users.iter().enumerate() {
-            let hash = self.placement.hash(tenant, user);
+        for (place, user) in users {
+            let hash = self.placement.hash(tenant, &user);
             if let Some((group, targets)) = groups.get_mut(self.placement.home(hash)) {
-                group.push(Recipient { tenant: Arc::clone(tenant), user: Arc::clone(user), hash });
+                group.push(Recipient { tenant: Arc::clone(tenant), user, hash });
                 targets.push(place);
             }
         }
         let groups = groups.into_iter().enumerate().filter(|(_, (group, _))| !group.is_empty());
-        groups
-            .map(|(shard, (group, targets))| Share {
-                shard,
-                recipients: Recipients::Users {
-                    notification: Arc::clone(notification),
-                    users: group.into(),
-                },
-                targets,
-            })
-            .collect()
+        groups.map(|(shard, (group, targets))| (shard, group.into(), targets)).collect()
     }
 }

@@ -90,7 +90,10 @@ impl Pending {
             && let Gathered::Tallies { total, targets, shares } = &mut waiting.gathered
         {
             total.add(sum);
-            let share = shares.iter().find(|(index, _)| *index == shard);
+            // A shard that was sent two parts has at most one with targets.
+            let is_it =
+                |(index, places): &&(usize, Vec<usize>)| *index == shard && !places.is_empty();
+            let share = shares.iter().find(is_it);
             let places = share.map_or(&[][..], |(_, places)| places);
             // A shard with one target reports only the sum.
             let parts = if parts.is_empty() { std::slice::from_ref(&sum) } else { parts };

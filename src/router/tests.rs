@@ -46,6 +46,7 @@ fn trigger(payload: &RawValue, target: Target) -> Trigger<'_> {
         source: "test",
         correlation_id: None,
         audience: None,
+        queue: false,
     };
     Trigger { tenant: "default".into(), target, event }
 }
@@ -99,7 +100,7 @@ fn a_trigger_is_encoded_once_however_many_shards_it_concerns() {
             .map(|share| match &share.recipients {
                 Recipients::Users { notification, .. }
                 | Recipients::Everyone { notification, .. } => notification,
-                Recipients::Channels { .. } => panic!("no channel was meant"),
+                other => panic!("not meant: {other:?}"),
             })
             .collect();
         assert_eq!(notifications.len(), 3);

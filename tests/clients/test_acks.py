@@ -246,7 +246,6 @@ async def test_a_last_event_id_that_is_none_of_the_users_settles_nothing(gateway
         assert (await stream.notification())["id"] == expected
 
 
-@pytest.mark.xfail(strict=True, reason="Last-Event-ID is looked for among the waiting ones only")
 @pytest.mark.parametrize("last", ["broadcast", "acknowledged", "second-connection"])
 async def test_last_event_id_settles_what_was_before_it_whatever_it_is_itself(gateway, user, last):
     """A browser sends the id of the last event, which need not be one that awaits an acknowledgement."""

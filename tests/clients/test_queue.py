@@ -237,6 +237,42 @@ async def test_broadcasts_and_channels_do_not_wait_for_the_absent(gateway, user,
         await client.assert_nothing_waits()
 
 
+@pytest.mark.parametrize("kind, target, channel", [
+    ("broadcast", {}, None),
+    ("channel", {"channel": "news"}, "news"),
+    ("channels", {"channels": ["news", "sport"]}, "news"),
+], ids=["broadcast", "channel", "channels"])
+async def test_on_request_they_wait_for_absent_users_an_audience_names(gateway, user, kind, target, channel):
+    here, elsewhere, other = f"{user}-here", f"{user}-elsewhere", f"{user}-other"
+    audience = {"type": "Users", "value": [user, here, elsewhere]}
+    async with WebSocket(gateway, here) as reader, WebSocket(gateway, elsewhere) as stranger:
+        await reader.subscribe("news")
+        answer = await gateway.trigger(kind, audience=audience, queue=True, **target)
+        delivered = 2 if kind == "broadcast" else 1
+        assert (answer["delivered_to"], answer["queued"]) == (delivered, True)
+        assert (await reader.notification())["id"] == answer["notification_id"]
+        await reader.assert_nothing_waits()
+        if kind != "broadcast":
+            await stranger.assert_nothing_waits()  # present, and not on the channel: it does not wait
+        assert await gateway.queue(here) == await gateway.queue(elsewhere) == await gateway.queue(other) == []
+    async with WebSocket(gateway, user) as client:
+        message = await client.notification()
+        assert (message["id"], message["replayed"]) == (answer["notification_id"], True)
+        assert message.get("channel") == channel
+
+
+@pytest.mark.parametrize("kind, body", [
+    ("send", {"target_user_id": "ann"}),
+    ("broadcast", {}),
+    ("channel", {"channel": "news", "audience": {"type": "Roles", "value": ["admin"]}}),
+], ids=["a user", "no audience", "roles"])
+async def test_only_an_audience_of_users_can_be_queued_for(gateway, kind, body):
+    body = {"event_type": "test.event", "payload": {}, "queue": True} | body
+    response = await gateway.post(f"/api/v1/notifications/{kind}", body)
+    error = assert_error(response, 400, "VALIDATION_ERROR")
+    assert error["details"]["field"] == "queue"
+
+
 async def test_a_queue_can_be_looked_at_and_emptied(gateway, user):
     path = f"/api/v1/users/{user}/queue"
     assert await gateway.queue(user) == []
@@ -276,7 +312,7 @@ async def test_the_figures_add_up(start_gateway):
         return stats["queue"]
 
     nothing = {"enabled": True, "backend": "memory", "size": 0, "users": 0, "enqueued": 0, "replayed": 0,
-               "expired": 0, "dropped": 0}
+               "expired": 0, "dropped": 0, "refused": 0}
     assert await queue() == nothing
     for name, count in (("a", 3), ("b", 5), ("c", 1)):
         for _ in range(count):

@@ -7,6 +7,7 @@ use crate::fault::Outcome;
 use crate::figures::{Figure, join};
 use crate::report::{Group, Report};
 use crate::stop::Stop;
+use crate::subscriber::Reply;
 use crate::{limits, progress};
 
 const PAYLOAD_BYTES: u32 = 150;
@@ -26,6 +27,7 @@ pub(crate) fn run(args: &ShardsArgs, stop: &Stop) -> Outcome<Report> {
         callers: 64,
         seconds: args.seconds,
         payload_bytes: PAYLOAD_BYTES,
+        reply: Reply::None,
     };
     let mut rounds: Vec<Vec<Vec<Figure>>> = args.counts.iter().map(|_| Vec::new()).collect();
     for round in 1..=args.rounds {

@@ -11,7 +11,7 @@ use crate::figures::{Figure, join, percentile_us};
 use crate::gateway::Gateway;
 use crate::report::{Group, Report};
 use crate::stop::{LOOK_EVERY, Stop};
-use crate::subscriber::Transport;
+use crate::subscriber::{Reply, Transport};
 use crate::swarm::Swarm;
 use crate::{limits, progress};
 
@@ -23,6 +23,8 @@ struct Drive<'a> {
     api: Api,
     users: u32,
     callers: u32,
+    /// Whether a notification is answered, and that answered in turn.
+    replies: bool,
     next_seq: u32,
 }
 
@@ -67,11 +69,13 @@ pub(crate) fn round(
     let mut swarm = gateway.swarm(common, Transport::Ws, None, stop)?;
     swarm.connect_all(0, load.connections, common.at_once)?;
     swarm.add_callers(load.callers as usize)?;
+    swarm.reply_with(load.reply);
     let mut drive = Drive {
         swarm: &mut swarm,
         api: gateway.api(load.payload_bytes as usize),
         users: load.connections,
         callers: load.callers,
+        replies: load.reply != Reply::None,
         next_seq: 0,
     };
     drive.publish(WARM_UP)?;
@@ -109,6 +113,8 @@ impl Drive<'_> {
         let (base, start) = (self.next_seq, Instant::now());
         let mut responses = Vec::new();
         self.swarm.ledger().latencies.clear();
+        self.swarm.ledger().replies = 0;
+        let replies_each = u64::from(self.replies);
         self.swarm.ledger().expect_unicasts(base);
         for caller in 0..self.callers {
             self.post(caller as usize)?;
@@ -130,7 +136,11 @@ impl Drive<'_> {
             }
             check_no_strays(swarm)?;
             let (arrived, answered) = (swarm.ledger().arrived, responses.len() as u64);
-            Ok((arrived, arrived == publishes && answered == publishes))
+            let replies = swarm.ledger().replies;
+            let done = arrived == publishes
+                && answered == publishes
+                && replies == replies_each * publishes;
+            Ok((arrived + replies, done))
         })?;
         Ok(Stretch { publishes, took: start.elapsed(), responses })
     }

@@ -20,6 +20,8 @@ pub(super) enum Fault {
 struct Publish<'a> {
     channel: Option<&'a str>,
     target_user_id: Option<&'a str>,
+    target_user_ids: Option<Vec<&'a str>>,
+    ttl: Option<u64>,
     event_type: &'a str,
     #[serde(borrow)]
     payload: &'a RawValue,
@@ -28,14 +30,25 @@ struct Publish<'a> {
 #[derive(Deserialize)]
 struct Command<'a> {
     r#type: &'a str,
-    #[serde(borrow)]
-    payload: Channels<'a>,
+    #[serde(borrow, default)]
+    payload: Details<'a>,
 }
 
-#[derive(Deserialize)]
-struct Channels<'a> {
-    #[serde(borrow)]
+#[derive(Default, Deserialize)]
+struct Details<'a> {
+    #[serde(borrow, default)]
     channels: Vec<&'a str>,
+    notification_id: Option<&'a str>,
+}
+
+/// What a trigger came to.
+#[derive(Debug)]
+pub(super) struct Published {
+    pub(super) text: String,
+    /// The connections it goes to.
+    pub(super) targets: Vec<usize>,
+    /// Whether it waits for somebody.
+    pub(super) queued: bool,
 }
 
 #[derive(Debug)]
@@ -46,22 +59,31 @@ pub(super) struct Hub {
     members: BTreeMap<usize, (String, BTreeSet<String>)>,
     publishes: u64,
     fault: Fault,
+    /// What waits for each user, where the queue is on.
+    waiting: Option<BTreeMap<String, Vec<String>>>,
+    /// Users and the ids they have not acknowledged, where they must.
+    pending: Option<BTreeSet<(String, String)>>,
 }
 
 impl Hub {
-    pub(super) fn new(fault: Fault) -> Self {
+    pub(super) fn new(fault: Fault, queue: bool, ack: bool) -> Self {
         Self {
             users: BTreeMap::new(),
             channels: BTreeMap::new(),
             members: BTreeMap::new(),
             publishes: 0,
             fault,
+            waiting: queue.then(BTreeMap::new),
+            pending: ack.then(BTreeSet::new),
         }
     }
 
-    pub(super) fn join(&mut self, at: usize, user: String) {
+    /// A client has come; returns what waited for its user.
+    pub(super) fn join(&mut self, at: usize, user: String) -> Vec<String> {
+        let waiting = self.waiting.as_mut().and_then(|waiting| waiting.remove(&user));
         self.users.entry(user.clone()).or_default().insert(at);
         self.members.entry(at).or_default().0 = user;
+        waiting.unwrap_or_default()
     }
 
     pub(super) fn subscribe(&mut self, at: usize, channel: &str) {
@@ -84,8 +106,17 @@ impl Hub {
     /// Carries out a client's message; returns the confirmation.
     pub(super) fn command(&mut self, at: usize, text: &[u8]) -> Option<String> {
         let command: Command<'_> = serde_json::from_slice(text).ok()?;
-        if command.r#type != "Subscribe" {
-            return None;
+        match command.r#type {
+            "Subscribe" => {}
+            "Ping" => return Some(r#"{"type":"pong"}"#.to_owned()),
+            "Ack" => {
+                let id = command.payload.notification_id?;
+                let user = self.members.get(&at)?.0.clone();
+                let settled = self.pending.as_mut()?.remove(&(user, id.to_owned()));
+                let kind = if settled { "acked" } else { "error" };
+                return Some(format!(r#"{{"type":"{kind}","notification_id":"{id}"}}"#));
+            }
+            _ => return None,
         }
         for channel in &command.payload.channels {
             self.subscribe(at, channel);
@@ -94,23 +125,52 @@ impl Hub {
         Some(format!(r#"{{"type":"subscribed","payload":{names}}}"#))
     }
 
-    /// The notification a trigger asks for, and the connections it goes to.
-    pub(super) fn publish(&mut self, body: &[u8]) -> Option<(String, Vec<usize>)> {
+    /// The notification a trigger asks for, and what becomes of it.
+    pub(super) fn publish(&mut self, body: &[u8]) -> Option<Published> {
         let publish: Publish<'_> = serde_json::from_slice(body).ok()?;
-        let (index, target) = match (publish.channel, publish.target_user_id) {
-            (Some(channel), None) => (&self.channels, channel),
-            (None, Some(user)) => (&self.users, user),
-            _ => return None,
-        };
-        let targets = index.get(target).map(|set| set.iter().copied().collect());
         self.publishes += 1;
+        let id = format!("00000000-0000-7000-8000-{:012x}", self.publishes);
         let channel =
             publish.channel.map_or(String::new(), |name| format!(r#","channel":"{name}""#));
         let text = format!(
-            r#"{{"type":"notification","id":"00000000-0000-7000-8000-{:012x}","occurred_at":"2026-01-01T00:00:00.000Z","event_type":"{}","payload":{},"metadata":{{"source":"http-api","priority":"Normal"}}{channel}}}"#,
-            self.publishes, publish.event_type, publish.payload,
+            r#"{{"type":"notification","id":"{id}","occurred_at":"2026-01-01T00:00:00.000Z","event_type":"{}","payload":{},"metadata":{{"source":"http-api","priority":"Normal"}}{channel}}}"#,
+            publish.event_type, publish.payload,
         );
-        Some((text, targets.unwrap_or_default()))
+        let (mut targets, mut queued) = (Vec::new(), false);
+        let users: Vec<&str> = publish
+            .target_user_id
+            .into_iter()
+            .chain(publish.target_user_ids.unwrap_or_default())
+            .collect();
+        for &user in &users {
+            match self.users.get(user) {
+                Some(connections) => {
+                    targets.extend(connections);
+                    if let Some(pending) = &mut self.pending {
+                        pending.insert((user.to_owned(), id.clone()));
+                    }
+                }
+                None if publish.ttl == Some(0) => {}
+                None => {
+                    if let Some(waiting) = &mut self.waiting {
+                        waiting.entry(user.to_owned()).or_default().push(text.clone());
+                        queued = true;
+                    }
+                }
+            }
+        }
+        if let Some(name) = publish.channel {
+            targets.extend(self.channels.get(name).into_iter().flatten());
+        } else if users.is_empty() {
+            targets.extend(self.members.keys());
+        }
+        Some(Published { text, targets, queued })
+    }
+
+    pub(super) fn stats(&self) -> String {
+        let waiting = self.waiting.iter().flat_map(BTreeMap::values).map(Vec::len).sum::<usize>();
+        let pending = self.pending.as_ref().map_or(0, BTreeSet::len);
+        format!(r#"{{"queue":{{"size":{waiting}}},"ack":{{"pending_count":{pending}}}}}"#)
     }
 
     /// `targets`, or what the fault in force makes of them.

@@ -6,6 +6,7 @@ pub(super) enum Route {
     Ws,
     Sse { channels: Vec<String> },
     Channel(String),
+    Stats,
     Publish,
     Unknown,
 }
@@ -51,13 +52,14 @@ fn route(method: &str, target: &str) -> Route {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     match (method, path) {
         ("GET", "/health/ready") => Route::Ready,
+        ("GET", "/stats") => Route::Stats,
         ("GET", "/ws") => Route::Ws,
         ("GET", "/sse") => {
             let names = query.strip_prefix("channels=").unwrap_or_default().split(',');
             let names = names.filter(|name| !name.is_empty());
             Route::Sse { channels: names.map(str::to_owned).collect() }
         }
-        ("POST", "/api/v1/notifications/channel" | "/api/v1/notifications/send") => Route::Publish,
+        ("POST", path) if path.starts_with("/api/v1/notifications/") => Route::Publish,
         ("GET", path) => path
             .strip_prefix("/api/v1/channels/")
             .map_or(Route::Unknown, |name| Route::Channel(name.to_owned())),

@@ -25,6 +25,10 @@ impl State {
         out: &mut impl Outgoing,
     ) -> u32 {
         self.now = now;
+        self.sequence += 1;
+        if let Some(head) = delivery.audience.head().filter(|_| self.keeps_letters()) {
+            self.recent.push(head, self.sequence);
+        }
         let mut parts = Vec::new();
         let mut refused = std::mem::take(&mut self.refused);
         let mut fan = Fan {
@@ -38,6 +42,9 @@ impl State {
             Recipients::Users { notification, users } => {
                 parts = self.deliver_to_users(&notification, &users, &mut refused, out);
                 sum(&parts)
+            }
+            Recipients::Absent { notification, users } => {
+                self.queue_for_absent(&notification, &users)
             }
             Recipients::Everyone { tenant, notification } => {
                 let frame = Rc::new(Frame::Notification(notification));
@@ -81,7 +88,6 @@ impl State {
         out: &mut impl Outgoing,
     ) -> Vec<Tally> {
         let mut parts = Vec::with_capacity(users.len());
-        self.sequence += 1;
         let sequence = self.sequence;
         let frame = Rc::new(Frame::Personal(Arc::clone(notification), sequence));
         for user in users {
@@ -100,6 +106,16 @@ impl State {
             parts.push(self.post(user, notification, sequence, tally));
         }
         parts
+    }
+
+    fn queue_for_absent(&mut self, notification: &Arc<Notification>, users: &[Recipient]) -> Tally {
+        let mut total = Tally::default();
+        for user in users {
+            if self.directory.connections(&user.tenant, &user.user, user.hash).is_empty() {
+                total.add(self.post(user, notification, self.sequence, Tally::default()));
+            }
+        }
+        total
     }
 
     /// Whether a connection is among an audience.

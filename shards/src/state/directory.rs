@@ -14,7 +14,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::flights::NONE;
+use super::flights::Siblings;
 use super::mailbox::Mailbox;
 use super::session::{Session, Subscription};
 use crate::id::ConnectionKey;
@@ -50,8 +50,8 @@ struct User {
     tenant: u32,
     name: Box<str>,
     connections: SmallVec<[ConnectionKey; 2]>,
-    /// The first of its letters on their way; [`NONE`] without any.
-    flights: u32,
+    /// Its letters on their way.
+    flights: Siblings,
     /// Its letters; `None` where there are none. A user stays while it has some.
     mailbox: Option<Box<Mailbox>>,
 }
@@ -171,7 +171,11 @@ impl Directory {
         }
         let connections = SmallVec::new();
         let name = name.into();
-        let user = User { hash, tenant, name, connections, flights: NONE, mailbox: None };
+        let user = User { hash, tenant, name, connections, flights: Siblings::NONE, mailbox: None };
+        if self.users.len() == self.users.capacity() {
+            // By an eighth: doubling would leave up to half of the table empty.
+            self.users.reserve_exact((self.users.len() / 8).max(64));
+        }
         let slot = narrow(self.users.insert(user));
         let users = &self.users;
         let rehash = |slot: &u32| users.get(*slot as usize).map_or(0, |user| user.hash.0);
@@ -197,12 +201,12 @@ impl Directory {
         self.users.get(slot as usize)?.mailbox.as_deref()
     }
 
-    /// The first of a user's letters on their way.
-    pub(super) fn flights(&self, slot: u32) -> u32 {
-        self.users.get(slot as usize).map_or(NONE, |user| user.flights)
+    /// A user's letters on their way.
+    pub(super) fn flights(&self, slot: u32) -> Siblings {
+        self.users.get(slot as usize).map_or(Siblings::NONE, |user| user.flights)
     }
 
-    pub(super) fn flights_mut(&mut self, slot: u32) -> Option<&mut u32> {
+    pub(super) fn flights_mut(&mut self, slot: u32) -> Option<&mut Siblings> {
         self.users.get_mut(slot as usize).map(|user| &mut user.flights)
     }
 
@@ -232,7 +236,7 @@ impl Directory {
         if user.mailbox.as_ref().is_some_and(|mailbox| mailbox.is_empty()) {
             user.mailbox = None;
         }
-        if user.mailbox.is_some() || user.flights != NONE || !user.connections.is_empty() {
+        if user.mailbox.is_some() || user.flights.count > 0 || !user.connections.is_empty() {
             return;
         }
         let (hash, tenant) = (user.hash, user.tenant);

@@ -16,7 +16,7 @@ use crate::id::{NotificationId, Tick};
 use crate::journal::Position;
 
 /// No entry.
-pub(super) const NONE: u32 = u32::MAX;
+const NONE: u32 = u32::MAX;
 
 /// The letters on their way.
 #[derive(Debug)]
@@ -51,6 +51,22 @@ struct Links {
     next: u32,
 }
 
+/// One user's letters on their way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Siblings {
+    first: u32,
+    pub(super) count: u32,
+}
+
+impl Siblings {
+    pub(super) const NONE: Self = Self { first: NONE, count: 0 };
+
+    /// One of them.
+    pub(super) const fn first(self) -> u32 {
+        self.first
+    }
+}
+
 /// A list's ends.
 #[derive(Debug, Clone, Copy)]
 struct Ends {
@@ -82,11 +98,15 @@ impl Flights {
         self.slots.is_empty()
     }
 
-    /// A letter was sent. `siblings` is the first of its user's list.
-    pub(super) fn depart(&mut self, user: u32, letter: Letter, now: Tick, siblings: &mut u32) {
+    /// A letter was sent. `siblings` are its user's.
+    pub(super) fn depart(&mut self, user: u32, letter: Letter, now: Tick, siblings: &mut Siblings) {
         let hash = self.hasher.hash_one((user, letter.id()));
         let order = Links { previous: self.order.last, next: NONE };
-        let links = Links { previous: NONE, next: *siblings };
+        let links = Links { previous: NONE, next: siblings.first };
+        if self.slots.len() == self.slots.capacity() {
+            // By an eighth: doubling would leave up to half of the table empty.
+            self.slots.reserve_exact((self.slots.len() / 8).max(64));
+        }
         let flight = Flight { letter, user, sent_at: now, order, siblings: links };
         let slot = u32::try_from(self.slots.insert(flight)).unwrap_or(NONE);
         match self.slots.get_mut(self.order.last as usize) {
@@ -94,10 +114,11 @@ impl Flights {
             None => self.order.first = slot,
         }
         self.order.last = slot;
-        if let Some(next) = self.slots.get_mut(*siblings as usize) {
+        if let Some(next) = self.slots.get_mut(siblings.first as usize) {
             next.siblings.previous = slot;
         }
-        *siblings = slot;
+        siblings.first = slot;
+        siblings.count += 1;
         let (slots, hasher) = (&self.slots, &self.hasher);
         self.by_name.insert_unique(hash, slot, |slot| {
             let flight = slots.get(*slot as usize);
@@ -106,8 +127,8 @@ impl Flights {
     }
 
     /// The flights of a user's list.
-    pub(super) fn of(&self, siblings: u32) -> impl Iterator<Item = &Flight> {
-        let mut slot = siblings;
+    pub(super) fn of(&self, siblings: Siblings) -> impl Iterator<Item = &Flight> {
+        let mut slot = siblings.first;
         std::iter::from_fn(move || {
             let flight = self.slots.get(slot as usize)?;
             slot = flight.siblings.next;
@@ -115,9 +136,14 @@ impl Flights {
         })
     }
 
+    /// The next in the list of the flight's user.
+    pub(super) const fn next_of(&self, flight: &Flight) -> u32 {
+        flight.siblings.next
+    }
+
     /// The flight, in a user's list, of the letter at this place on the disk.
-    pub(super) fn find_place(&self, siblings: u32, place: Position) -> Option<u32> {
-        let mut slot = siblings;
+    pub(super) fn find_place(&self, siblings: Siblings, place: Position) -> Option<u32> {
+        let mut slot = siblings.first;
         while let Some(flight) = self.slots.get(slot as usize) {
             if flight.letter.place == Some(place) {
                 return Some(slot);
@@ -147,8 +173,8 @@ impl Flights {
         self.slots.get_mut(slot as usize)
     }
 
-    /// Takes a letter out: it has arrived, or is called back. `siblings` is its user's list.
-    pub(super) fn land(&mut self, slot: u32, siblings: &mut u32) -> Option<Flight> {
+    /// Takes a letter out: it has arrived, or is called back. `siblings` are its user's.
+    pub(super) fn land(&mut self, slot: u32, siblings: &mut Siblings) -> Option<Flight> {
         let flight = self.slots.try_remove(slot as usize)?;
         let hash = self.hasher.hash_one((flight.user, flight.letter.id()));
         if let Ok(entry) = self.by_name.find_entry(hash, |other| *other == slot) {
@@ -166,11 +192,12 @@ impl Flights {
         let Links { previous, next } = flight.siblings;
         match self.slots.get_mut(previous as usize) {
             Some(before) => before.siblings.next = next,
-            None => *siblings = next,
+            None => siblings.first = next,
         }
         if let Some(after) = self.slots.get_mut(next as usize) {
             after.siblings.previous = previous;
         }
+        siblings.count -= 1;
         Some(flight)
     }
 

@@ -87,8 +87,8 @@ impl Letter {
 pub struct Mailbox {
     /// Waiting, in order of acceptance.
     waiting: VecDeque<Letter>,
-    /// Given up after too many attempts, oldest first.
-    dead: VecDeque<Letter>,
+    /// Given up after too many attempts, oldest first. Few users have some.
+    dead: Option<Box<GivenUp>>,
     /// Whether the replay is under way: new letters go behind the waiting ones.
     pub(super) replaying: bool,
     /// Whether it is among the shard's replays, rather than waiting for room.
@@ -97,11 +97,14 @@ pub struct Mailbox {
     pub(super) timer_at: Option<Tick>,
 }
 
+#[derive(Debug, Default)]
+struct GivenUp(VecDeque<Letter>);
+
 impl Mailbox {
     /// Whether nothing at all is kept.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.dead.is_empty()
+        self.waiting.is_empty() && self.dead.is_none()
     }
 
     /// Letters waiting.
@@ -112,8 +115,8 @@ impl Mailbox {
 
     /// Letters given up.
     #[must_use]
-    pub fn dead(&self) -> &VecDeque<Letter> {
-        &self.dead
+    pub fn dead(&self) -> impl Iterator<Item = &Letter> {
+        self.dead.iter().flat_map(|dead| &dead.0)
     }
 
     /// Puts a letter where its sequence belongs; a new one at the end, a returned one at the front.
@@ -125,8 +128,12 @@ impl Mailbox {
             // By an eighth: doubling would leave a quarter of all queues' memory empty.
             waiting.reserve_exact((waiting.len() / 8).max(2));
         }
-        let place = waiting.partition_point(|other| other.sequence() < letter.sequence());
-        waiting.insert(place, letter);
+        if waiting.back().is_none_or(|last| last.sequence() < letter.sequence()) {
+            waiting.push_back(letter);
+        } else {
+            let place = waiting.partition_point(|other| other.sequence() < letter.sequence());
+            waiting.insert(place, letter);
+        }
         if most == 0 || waiting.len() <= most {
             return None;
         }
@@ -167,8 +174,9 @@ impl Mailbox {
 
     /// Gives a letter up. Beyond `most` the oldest given up before is returned and gone for good.
     pub fn bury(&mut self, letter: Letter, most: usize) -> Option<Letter> {
-        self.dead.push_back(letter);
-        if self.dead.len() > most { self.dead.pop_front() } else { None }
+        let GivenUp(dead) = &mut **self.dead.get_or_insert_default();
+        dead.push_back(letter);
+        if dead.len() > most { dead.pop_front() } else { None }
     }
 
     /// Takes all waiting letters out.
@@ -178,7 +186,7 @@ impl Mailbox {
 
     /// Takes all given-up letters out.
     pub fn take_dead(&mut self) -> VecDeque<Letter> {
-        std::mem::take(&mut self.dead)
+        self.dead.take().map(|dead| dead.0).unwrap_or_default()
     }
 
     /// Takes out one waiting letter, if it has been sent before.
@@ -193,19 +201,24 @@ impl Mailbox {
         match self.waiting.binary_search_by_key(&sequence, Letter::sequence) {
             Ok(place) => self.waiting.get_mut(place).map(|letter| (letter, false)),
             Err(_) => {
-                let mut dead = self.dead.iter_mut();
+                let mut dead = self.dead.iter_mut().flat_map(|dead| &mut dead.0);
                 let letter = dead.find(|letter| letter.sequence() == sequence);
                 letter.map(|letter| (letter, true))
             }
         }
     }
 
-    /// Takes out the waiting letters up to and including the one with this id, if it is there.
-    pub fn take_through(&mut self, id: NotificationId) -> Vec<Letter> {
-        match self.waiting.iter().position(|letter| letter.id() == id) {
-            Some(place) => self.waiting.drain(..=place).collect(),
-            None => Vec::new(),
-        }
+    /// Takes out the waiting letters that have been seen.
+    pub(super) fn take_seen(&mut self, is_seen: impl Fn(&Letter) -> bool) -> Vec<Letter> {
+        let mut seen = Vec::new();
+        self.waiting.retain(|letter| {
+            let is_seen = is_seen(letter);
+            if is_seen {
+                seen.push(letter.clone());
+            }
+            !is_seen
+        });
+        seen
     }
 }
 

@@ -16,6 +16,7 @@ mod delivery;
 mod keeping;
 mod post;
 mod question;
+mod recent;
 mod replay;
 mod settle;
 
@@ -33,6 +34,7 @@ use crate::meter::Meter;
 use crate::vault::Vault;
 use directory::Directory;
 use flights::Flights;
+use recent::Recent;
 use session::{Grants, Session};
 use timer::Wheel;
 
@@ -109,6 +111,8 @@ pub struct State {
     expiries: Wheel,
     /// The order in which deliveries were taken; 0 is never used.
     sequence: u64,
+    /// Where in that order the last ones stood.
+    recent: Recent,
     /// Scratch: connections whose outbox refused a frame of the current delivery.
     refused: Vec<ConnectionKey>,
     /// Scratch: one bit a connection, for deliveries over several channels.
@@ -132,6 +136,7 @@ impl State {
             replays: VecDeque::new(),
             expiries: Wheel::new(Tick::default()),
             sequence: 0,
+            recent: Recent::default(),
             refused: Vec::new(),
             seen: Vec::new(),
         }
@@ -221,12 +226,11 @@ impl State {
         let Some(session) = self.directory.session(key) else { return };
         let user = session.home.user;
         let id = parse_id(id);
-        if id.is_some_and(|id| self.settle(user, id, Some(key), out)) {
-            let notification_id = id.map_or_else(String::new, |id| id.to_string());
-            self.reply(key, &ServerMessage::Acked { notification_id }, out);
-        } else {
-            self.refuse(key, "ACK_UNKNOWN", "no such notification awaits your Ack", out);
-        }
+        let Some(id) = id.filter(|id| self.settle(user, *id)) else {
+            return self.refuse(key, "ACK_UNKNOWN", "no such notification awaits your Ack", out);
+        };
+        self.tell_settled(user, id, Some(key), out);
+        self.reply(key, &ServerMessage::Acked { notification_id: id.to_string() }, out);
     }
 
     fn handle_subscribe(

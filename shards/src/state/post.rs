@@ -52,6 +52,13 @@ impl State {
             return offered;
         }
         let slot = self.directory.enter_user(&user.tenant, &user.user, user.hash);
+        let is_window_full = self.is_window_full(slot);
+        if taken && is_window_full {
+            // Without a queue there is nowhere to wait: it is delivered, and not awaited.
+            self.meter.ack_tracked += 1;
+            self.meter.ack_expired += 1;
+            return offered;
+        }
         let mut letter = Letter::new(notification.keep(), sequence);
         if taken {
             letter = letter.sent(1);
@@ -75,8 +82,8 @@ impl State {
             session.is_some_and(|session| notification.bytes(session.transport).is_empty())
                 && self.is_meant(*key, head.audience.as_deref())
         };
-        if self.directory.user_connections(slot).iter().any(late) {
-            // A client that came after the trigger was encoded gets it from the queue.
+        if is_window_full || self.directory.user_connections(slot).iter().any(late) {
+            // It waits for Acks; or a client came after the trigger was encoded.
             self.begin_replay(slot, None);
         }
         let kept = self
@@ -86,15 +93,23 @@ impl State {
         Tally { queued: u32::from(kept), ..offered }
     }
 
-    /// Whether new letters must wait behind others: the user is away, or its replay is not over.
+    /// Whether new letters must wait: the user's replay is not over, or too many are on their way.
     pub(super) fn must_wait(&self, user: &Recipient) -> bool {
         if self.limits.queue.is_none() {
             // There is nowhere to wait.
             return false;
         }
         let slot = self.directory.find_user(&user.tenant, &user.user, user.hash);
-        let mailbox = slot.and_then(|slot| self.directory.mailbox(slot));
-        mailbox.is_some_and(|mailbox| mailbox.replaying)
+        slot.is_some_and(|slot| {
+            let mailbox = self.directory.mailbox(slot);
+            self.is_window_full(slot) || mailbox.is_some_and(|mailbox| mailbox.replaying)
+        })
+    }
+
+    /// Whether as many letters of a user are on their way as may be.
+    pub(super) fn is_window_full(&self, slot: u32) -> bool {
+        let count = self.directory.flights(slot).count;
+        self.limits.ack.is_some_and(|ack| count >= ack.in_flight_max)
     }
 
     /// Gives a letter a place on the disk, where letters are kept there. False if the disk refuses.

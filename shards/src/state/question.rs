@@ -51,13 +51,28 @@ impl State {
             }
             Question::Letters { user, shelf, clear } => self.letters(user, *shelf, *clear),
             Question::Acknowledge { user, ids } => {
-                let slot = self.directory.find_user(&user.tenant, &user.user, user.hash);
-                let settle = |id: &NotificationId| {
-                    slot.is_some_and(|slot| self.settle(slot, *id, None, out))
-                };
-                Answer::Acknowledged(ids.iter().map(settle).collect())
+                Answer::Acknowledged(self.acknowledge(user, ids, out))
             }
         }
+    }
+
+    /// Settles all first: a connection that is told and is too slow for that would take letters
+    /// away that are acknowledged here.
+    fn acknowledge(
+        &mut self,
+        user: &Recipient,
+        ids: &[NotificationId],
+        out: &mut impl Outgoing,
+    ) -> Box<[bool]> {
+        let Some(slot) = self.directory.find_user(&user.tenant, &user.user, user.hash) else {
+            return ids.iter().map(|_| false).collect();
+        };
+        let settled: Box<[bool]> = ids.iter().map(|id| self.settle(slot, *id)).collect();
+        for (id, _) in ids.iter().zip(&settled).filter(|(_, settled)| **settled) {
+            self.tell_settled(slot, *id, None, out);
+        }
+        self.directory.tidy_user(slot);
+        settled
     }
 
     fn snapshot(&self) -> ShardSnapshot {
@@ -117,10 +132,11 @@ impl State {
             };
         }
         if shelf == Shelf::Queue {
-            while let Some(landed) = self.land(self.directory.flights(slot)) {
+            while let Some(landed) = self.land(self.directory.flights(slot).first()) {
                 cleared.push_back(landed.letter);
             }
         }
+        self.list_replay(slot);
         let count = cleared.len();
         self.finish_all(cleared, End::Dropped);
         count

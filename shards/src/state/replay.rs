@@ -4,7 +4,7 @@
 //! **Never**: floods an outbox, or starves other users: so many letters a user and turn, and none
 //! while much waits for the reader.
 
-use super::mailbox::Letter;
+use super::mailbox::{Letter, Mailbox};
 use super::post::End;
 use super::{Outgoing, State, Urgency};
 use crate::frame::Frame;
@@ -22,15 +22,37 @@ pub(super) struct Sending {
 impl State {
     /// Begins the replay of a user who has come back. What it says it has seen is settled first.
     pub(super) fn begin_replay(&mut self, slot: u32, seen: Option<NotificationId>) {
-        if let Some(id) = seen
-            && let Some(mailbox) = self.directory.mailbox_mut(slot)
-        {
-            let seen = mailbox.take_through(id);
-            self.finish_all(seen, End::Acked);
+        if let Some(id) = seen {
+            self.settle_seen(slot, id);
         }
         let Some(mailbox) = self.directory.mailbox_mut(slot) else { return };
         mailbox.replaying = !mailbox.waiting().is_empty();
         self.list_replay(slot);
+    }
+
+    /// A client says which notification it has seen last: what its user was sent up to that is
+    /// acknowledged, unless the notification may have overtaken it.
+    fn settle_seen(&mut self, slot: u32, id: NotificationId) {
+        let flight = self.flights.find(slot, id).and_then(|flight| self.flights.get(flight));
+        let flying = flight.map(|flight| &flight.letter);
+        let mailbox = self.directory.mailbox(slot);
+        let mut waiting = mailbox.into_iter().flat_map(Mailbox::waiting);
+        let letter = flying.or_else(|| waiting.find(|letter| letter.id() == id));
+        let last = letter.map(|letter| (letter.sequence(), letter.priority()));
+        let Some((sequence, priority)) = last.or_else(|| self.recent.find(id)) else { return };
+        let is_seen = |letter: &Letter| {
+            letter.sequence() <= sequence && letter.priority() >= priority && letter.attempts() > 0
+        };
+        let mut flight = self.directory.flights(slot).first();
+        while let Some(next) = self.flights.get(flight) {
+            let (this, is_seen) = (flight, is_seen(&next.letter));
+            flight = self.flights.next_of(next);
+            if is_seen && let Some(landed) = self.land(this) {
+                self.finish(&landed.letter, End::Acked);
+            }
+        }
+        let seen = self.directory.mailbox_mut(slot).map(|mailbox| mailbox.take_seen(is_seen));
+        self.finish_all(seen.unwrap_or_default(), End::Acked);
     }
 
     /// Puts a user whose replay is under way among those that get letters, once.
@@ -45,6 +67,9 @@ impl State {
     /// there is more to do at once.
     pub fn poll_replays(&mut self, now: Tick, out: &mut impl Outgoing) -> bool {
         self.now = now;
+        while let Some(slot) = self.vault.as_mut().and_then(|vault| vault.next_look()) {
+            self.end_written(slot, out);
+        }
         for _ in 0..REPLAYS_PER_TURN.min(self.replays.len()) {
             let Some(slot) = self.replays.pop_front() else { break };
             if let Some(mailbox) = self.directory.mailbox_mut(slot) {
@@ -58,14 +83,24 @@ impl State {
     }
 
     /// The connection's outbox has room again: nothing waits in it.
-    pub fn handle_room(&mut self, key: ConnectionKey, out: &impl Outgoing) {
+    pub fn handle_room(&mut self, key: ConnectionKey, out: &mut impl Outgoing) {
         let Some(session) = self.directory.session(key) else { return };
         let slot = session.home.user;
         self.list_replay(slot);
+        self.end_written(slot, out);
+    }
+
+    /// Acknowledgement is off: letters end once all the user's connections have written all.
+    fn end_written(&mut self, slot: u32, out: &mut impl Outgoing) {
         let Some(vault) = &mut self.vault else { return };
-        let mut keys = self.directory.user_connections(slot).iter();
-        if keys.all(|key| out.backlog_bytes(*key).is_none_or(|bytes| bytes == 0)) {
+        if !vault.has_sent(slot) {
+            return;
+        }
+        let keys = self.directory.user_connections(slot);
+        if keys.iter().all(|key| out.backlog_bytes(*key).is_none_or(|bytes| bytes == 0)) {
             vault.end_sent(slot);
+        } else {
+            watch(keys, out);
         }
     }
 
@@ -84,6 +119,11 @@ impl State {
                 watch(&keys, out);
                 return false;
             }
+            if self.is_window_full(slot) {
+                // Called again when one of those on their way is settled.
+                return false;
+            }
+            let Some(mailbox) = self.directory.mailbox_mut(slot) else { return false };
             let mut expired = Vec::new();
             let letter = mailbox.next(now, |letter| expired.push(letter));
             self.finish_all(expired, End::Expired);

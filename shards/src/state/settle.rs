@@ -3,6 +3,7 @@
 //! **Runs on**: a shard; in tests, virtual time. **Owns**: nothing beyond the call.
 //! **Never**: scans users or letters for what is due: both kinds of deadline come in their order.
 
+use super::flights::Flight;
 use super::mailbox::Letter;
 use super::post::End;
 use super::replay::Sending;
@@ -22,10 +23,16 @@ impl State {
         if !is_last {
             // The replay may have waited for its room.
             self.list_replay(slot);
+            if let Some(vault) = &mut self.vault {
+                vault.look_at(slot);
+            }
         }
         if self.limits.ack.is_some() {
             if is_last {
-                self.recall(slot);
+                let unsent = unsent.iter().filter(|unsent| !unsent.is_begun);
+                let mut unsent: Vec<_> = unsent.filter_map(|unsent| unsent.frame.id()).collect();
+                unsent.sort_unstable();
+                self.recall(slot, &unsent);
             }
         } else if is_last && self.limits.queue.is_some() {
             return self.put_back(slot, unsent);
@@ -54,9 +61,10 @@ impl State {
             // Its place may have changed since it was sent.
             let at = sent.iter().position(|(sequence, _)| *sequence == letter.sequence());
             letter.place = at.map(|at| sent.swap_remove(at).1);
-            if letter.place.is_none() {
+            match (letter.place, &mut self.vault) {
+                (Some(place), Some(vault)) => vault.change(place, letter.attempts(), false),
                 // It is in memory in any case.
-                let _counted = self.keep(slot, &mut letter);
+                _ => drop(self.keep(slot, &mut letter)),
             }
             self.put(slot, letter);
         }
@@ -69,9 +77,23 @@ impl State {
     }
 
     /// Calls every letter of a user back into its mailbox, or counts them if there is no queue.
-    fn recall(&mut self, slot: u32) {
-        while let Some(landed) = self.land(self.directory.flights(slot)) {
-            self.keep_or_expire(slot, landed.letter);
+    /// What is `unsent`, in ascending order, has not been tried by its last attempt.
+    fn recall(&mut self, slot: u32, unsent: &[NotificationId]) {
+        let Some(ack) = self.limits.ack else { return };
+        while let Some(Flight { mut letter, .. }) = self.land(self.directory.flights(slot).first())
+        {
+            let is_tried = unsent.binary_search(&letter.id()).is_err();
+            if self.limits.queue.is_none() || (is_tried && !ack.requeue) {
+                self.finish(&letter, End::Unacked);
+            } else if is_tried && letter.attempts() >= ack.attempts_max {
+                self.bury(slot, letter);
+            } else {
+                if letter.place.is_none() {
+                    // It was not to be sent again, or refused: it is in memory in any case.
+                    let _counted = self.keep(slot, &mut letter);
+                }
+                self.put(slot, letter);
+            }
         }
         let Some(mailbox) = self.directory.mailbox_mut(slot) else { return };
         mailbox.replaying = false;
@@ -82,24 +104,9 @@ impl State {
         }
     }
 
-    fn keep_or_expire(&mut self, slot: u32, letter: Letter) {
-        let requeue = self.limits.ack.is_some_and(|ack| ack.requeue);
-        if requeue && self.limits.queue.is_some() {
-            self.put(slot, letter);
-        } else {
-            self.finish(&letter, End::Unacked);
-        }
-    }
-
-    /// An Ack came from one of the user's connections, or over the API. False if nothing of that
-    /// id awaited one: unknown, another user's, and settled before all look the same.
-    pub(super) fn settle(
-        &mut self,
-        slot: u32,
-        id: NotificationId,
-        from: Option<ConnectionKey>,
-        out: &mut impl Outgoing,
-    ) -> bool {
+    /// An Ack came. False if nothing of that id awaited one: unknown, another user's, and settled
+    /// before all look the same. The user's connections are to be told ([`Self::tell_settled`]).
+    pub(super) fn settle(&mut self, slot: u32, id: NotificationId) -> bool {
         let now = self.now;
         let settled = match self.flights.find(slot, id) {
             Some(flight) => self.land(flight).map(|landed| (landed.letter, landed.sent_at)),
@@ -107,13 +114,25 @@ impl State {
             None => {
                 let mailbox = self.directory.mailbox_mut(slot);
                 let letter = mailbox.and_then(|mailbox| mailbox.take_sent(id));
-                self.list_replay(slot);
                 letter.map(|letter| (letter, now))
             }
         };
         let Some((letter, sent_at)) = settled else { return false };
+        // The replay may have waited for this one.
+        self.list_replay(slot);
         self.finish(&letter, End::Acked);
         self.meter.ack_latency_ms_sum += now.as_millis().saturating_sub(sent_at.as_millis());
+        true
+    }
+
+    /// Tells the user's connections that asked for it, but not the one it came `from`.
+    pub(super) fn tell_settled(
+        &mut self,
+        slot: u32,
+        id: NotificationId,
+        from: Option<ConnectionKey>,
+        out: &mut impl Outgoing,
+    ) {
         let others: Vec<ConnectionKey> = self.directory.user_connections(slot).to_vec();
         for key in others {
             let session = self.directory.session(key);
@@ -124,7 +143,6 @@ impl State {
             }
         }
         self.directory.tidy_user(slot);
-        true
     }
 
     /// Deals with letters whose Ack is overdue and letters whose time is over. Returns whether
@@ -146,6 +164,7 @@ impl State {
             };
             self.meter.ack_timeouts += 1;
             self.handle_overdue(landed.user, landed.letter, now, out);
+            self.list_replay(landed.user);
             self.directory.tidy_user(landed.user);
         }
         true
@@ -162,7 +181,7 @@ impl State {
         } else {
             let keys: Vec<ConnectionKey> = self.directory.user_connections(slot).to_vec();
             if keys.is_empty() {
-                self.keep_or_expire(slot, letter);
+                self.put(slot, letter);
             } else if !self.send_again(&Sending { slot, keys, replayed: false }, letter, out) {
                 self.begin_replay(slot, None);
             }

@@ -61,6 +61,8 @@ pub struct Vault {
     changed: Vec<Change>,
     /// Letters handed to sockets with acknowledgement off, by user: their sequence and place.
     sent: AHashMap<u32, Vec<(u64, Position)>>,
+    /// Users with such letters one of whose connections has left.
+    looks: Vec<u32>,
     /// Reports that wait for a commit, in order.
     held: VecDeque<(Ticket, Report)>,
     /// Covers the letter kept last.
@@ -127,6 +129,23 @@ impl Vault {
     /// A letter was handed to a user's sockets and ends when it is written.
     pub(crate) fn sent(&mut self, slot: u32, sequence: u64, place: Position) {
         self.sent.entry(slot).or_default().push((sequence, place));
+    }
+
+    /// One of a user's connections has left: the others may have written all.
+    pub(crate) fn look_at(&mut self, slot: u32) {
+        if self.has_sent(slot) {
+            self.looks.push(slot);
+        }
+    }
+
+    /// Whether a user's sockets have been handed letters that end when they are written.
+    pub(crate) fn has_sent(&self, slot: u32) -> bool {
+        self.sent.contains_key(&slot)
+    }
+
+    /// The next user to look at.
+    pub(crate) fn next_look(&mut self) -> Option<u32> {
+        self.looks.pop()
     }
 
     /// All a user's sockets were handed is written.

@@ -90,6 +90,7 @@ pub fn open(
         ended: Vec::new(),
         changed: Vec::new(),
         sent: AHashMap::new(),
+        looks: Vec::new(),
         held: VecDeque::new(),
         last: Ticket::default(),
         health: DiskHealth::Sound,

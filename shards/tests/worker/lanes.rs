@@ -23,14 +23,14 @@ fn a_full_lane_refuses_and_the_others_do_not() {
     let mut rig = Rig::waiting(quiet(), 8);
     for priority in [Priority::High, Priority::Low] {
         for number in 0..8 {
-            assert!(rig.link.has_room(priority));
+            assert!(rig.link.has_room(priority, 1));
             rig.link.deliver(priority, to_user("ann", number, priority)).unwrap();
         }
-        assert!(!rig.link.has_room(priority));
+        assert!(!rig.link.has_room(priority, 1));
         let refused = rig.link.deliver(priority, to_user("ann", 99, priority)).unwrap_err();
         assert_eq!(refused.0.ticket.0, 99, "the refused message comes back");
     }
-    assert!(rig.link.has_room(Priority::Normal) && rig.link.has_room(Priority::Critical));
+    assert!(rig.link.has_room(Priority::Normal, 1) && rig.link.has_room(Priority::Critical, 1));
     assert_eq!(rig.link.depth(), 16);
     rig.ask_for_snapshot();
     rig.spawn(|| {});
@@ -42,7 +42,7 @@ fn a_full_lane_refuses_and_the_others_do_not() {
     for _ in 0..16 {
         assert!(matches!(rig.report(), Report::Delivered { .. }));
     }
-    assert!(rig.link.has_room(Priority::High));
+    assert!(rig.link.has_room(Priority::High, 1));
     rig.stop();
 }
 
@@ -88,7 +88,7 @@ fn flood(rig: &Rig, least: u64, client_share: u64) -> u64 {
     let mut sent = 0;
     let mut since = now();
     while since.elapsed() < if sent < least { PATIENCE } else { A_WHILE } {
-        if rig.link.has_room(Priority::Normal) {
+        if rig.link.has_room(Priority::Normal, 1) {
             let user = if sent % client_share == 0 { "ann" } else { "nobody" };
             rig.deliver(Priority::Normal, to_user(user, sent, Priority::Normal));
             sent += 1;

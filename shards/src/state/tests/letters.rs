@@ -79,7 +79,12 @@ fn what_is_held_outlives_the_process() {
 #[test]
 fn a_replay_does_not_wait_for_who_has_left() {
     let queue = QueueLimits { per_user_max: 0, ttl: Duration::from_secs(60) };
-    let ack = AckLimits { timeout: Duration::from_secs(1), requeue: true, attempts_max: 3 };
+    let ack = AckLimits {
+        timeout: Duration::from_secs(1),
+        requeue: true,
+        attempts_max: 3,
+        in_flight_max: 9,
+    };
     let limits = Limits { queue: Some(queue), ack: Some(ack), ..Limits::default() };
     let mut office = Office::new(limits, 0);
     for in_role in [true, false] {

@@ -27,6 +27,8 @@ use crate::vault;
 pub(super) struct Disk {
     directory: PathBuf,
     clock: Clock,
+    /// Letters that a stop has left on their way, by user and sequence.
+    left: BTreeSet<(usize, u64)>,
 }
 
 impl Office {
@@ -34,7 +36,11 @@ impl Office {
         let mut office = Self::new(limits, seed);
         let placement = Placement::with_seeds(1, [1, 2, 3, 4]);
         office.ledger.hashes = USERS.map(|(tenant, user)| placement.hash(tenant, user));
-        office.disk = Some(Disk { directory: directory.to_owned(), clock: Clock::start() });
+        office.disk = Some(Disk {
+            directory: directory.to_owned(),
+            clock: Clock::start(),
+            left: BTreeSet::new(),
+        });
         office.start();
         office
     }
@@ -98,6 +104,16 @@ impl Office {
         all
     }
 
+    /// A connection is sent away because the process stops.
+    pub(super) fn note_doubt(&mut self, key: u32) {
+        let user = self.sockets.open[&key].owner;
+        let (tenant, name) = USERS[user];
+        let Some(disk) = &mut self.disk else { return };
+        let slot = self.state.directory.find_user(tenant, name, self.ledger.hashes[user]);
+        let vault = self.state.vault.as_ref().unwrap();
+        disk.left.extend(vault.sent_to(slot.unwrap()).map(|(sequence, _)| (user, *sequence)));
+    }
+
     fn settle(&mut self) {
         while !self.state.vault.as_ref().unwrap().is_settled() {
             self.state.poll_vault(self.now);
@@ -110,9 +126,11 @@ impl Office {
     pub(super) fn die_and_return(&mut self) -> u64 {
         while self.end_turn() {}
         self.settle();
-        let in_doubt = self.in_doubt();
+        let mut in_doubt = self.in_doubt();
+        in_doubt.append(&mut self.disk.as_mut().unwrap().left);
         let moved = self.state.vault.as_ref().unwrap().moved_records();
         self.start();
+        self.recent.clear();
         self.sockets = Sockets::new(self.limits.ack.is_none());
         let after = self.ledger.inspect(&self.state, &self.sockets);
         let before = std::mem::replace(&mut self.ledger.held, after);

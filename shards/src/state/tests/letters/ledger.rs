@@ -118,6 +118,12 @@ impl Ledger {
         })
     }
 
+    /// Whether as many letters of a user are on their way as may be.
+    pub(super) fn is_window_full(&self, user: usize) -> bool {
+        let flying = self.of(user).filter(|(_, held)| held.place == Place::InFlight).count();
+        self.limits.ack.is_some_and(|ack| flying >= ack.in_flight_max as usize)
+    }
+
     pub(super) fn is_meant(&self, name: Name, in_role: bool) -> bool {
         in_role || !self.records[&name].for_role
     }
@@ -218,7 +224,9 @@ impl Ledger {
         }
         if let Some(ack) = self.limits.ack.filter(|_| was_sent) {
             let overdue = before.is_some_and(|held| held.sent_at.after(ack.timeout) <= now);
-            if (!ack.requeue && overdue) || (is_alone && !(ack.requeue && has_queue)) {
+            let is_not_awaited = !has_queue && self.is_window_full(name.0);
+            let is_forsaken = is_alone && !(ack.requeue && has_queue);
+            if (!ack.requeue && overdue) || is_forsaken || is_not_awaited {
                 reasons |= ACK_EXPIRED;
             }
             if overdue && ack.requeue && record.expires_at <= now {
@@ -344,7 +352,7 @@ impl Ledger {
                 let most = self.limits.queue.map_or(0, |queue| queue.per_user_max);
                 assert!(most == 0 || waiting.len() <= most, "too many wait");
                 waiting.iter().for_each(|letter| enter(letter, Place::Waiting, Tick(0)));
-                mailbox.dead().iter().for_each(|letter| enter(letter, Place::Dead, Tick(0)));
+                mailbox.dead().for_each(|letter| enter(letter, Place::Dead, Tick(0)));
             }
             if let Some(slot) = slot {
                 for flight in state.flights.of(state.directory.flights(slot)) {

@@ -3,7 +3,7 @@
 //! **Runs on**: a test, in virtual time. **Owns**: all three, and the clock.
 //! **Never**: lets two calls pass under one account.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::message::{
     Answer, Delivery, Listens, Member, Question, Recipient, Recipients, Report, Shelf, Tally,
     Transport,
 };
-use crate::notification::{Audience, Head, Notification, Readers};
+use crate::notification::{Audience, Head, Notification, Priority, Readers};
 use crate::state::{Farewell, State};
 
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub(super) struct Office {
     pub(super) reached: Tick,
     /// The ids so far; the number of one is its place, from 1.
     ids: Vec<NotificationId>,
+    /// When each delivery was taken, as far as this process knows.
+    pub(super) recent: BTreeMap<u64, u64>,
     /// Where letters are kept, if not in memory alone.
     pub(super) disk: Option<Disk>,
 }
@@ -49,6 +51,7 @@ impl Office {
             now: Tick(1_000),
             reached: Tick(0),
             ids: Vec::new(),
+            recent: BTreeMap::new(),
             disk: None,
         }
     }
@@ -103,12 +106,14 @@ impl Office {
         }
         let seen = who.seen.filter(|_| !self.ids.is_empty()).map(|seen| *seen.get(&self.ids));
         let mut facts = Facts::default();
-        if let Some(place) = seen.and_then(|id| self.ledger.held.get(&(who.user, number(id))))
-            && place.place == Place::Waiting
-        {
-            let is_seen =
-                |held: &Held| held.place == Place::Waiting && held.sequence <= place.sequence;
-            let letters = self.ledger.of(who.user).filter(|(_, held)| is_seen(held));
+        if let Some((sequence, priority)) = seen.and_then(|id| self.place_of(who.user, id)) {
+            let is_seen = |(number, held): &(u64, &Held)| {
+                held.place != Place::Dead
+                    && held.attempts > 0
+                    && held.sequence <= sequence
+                    && self.ledger.records[&(who.user, *number)].priority >= priority
+            };
+            let letters = self.ledger.of(who.user).filter(is_seen);
             facts.settled = letters.map(|(number, _)| ((who.user, number), 0)).collect();
         }
         let key = self.sockets.free_key();
@@ -130,6 +135,16 @@ impl Office {
         self.account(&facts);
     }
 
+    /// Where a notification stands in the shard's order, and its priority.
+    fn place_of(&self, user: usize, id: NotificationId) -> Option<(u64, Priority)> {
+        let held = self.ledger.held.get(&(user, number(id)));
+        let held = held.filter(|held| held.place != Place::Dead).map(|held| held.sequence);
+        let sequence = held.or_else(|| self.recent.get(&number(id)).copied())?;
+        let mut records = self.ledger.records.iter();
+        let (_, record) = records.find(|(name, _)| name.1 == number(id))?;
+        Some((sequence, record.priority))
+    }
+
     pub(super) fn leave(&mut self, key: u32, abrupt: bool) {
         let flushes = !abrupt && !self.state.keeps_letters();
         let unsent = self.sockets.remove(key, abrupt, flushes);
@@ -138,6 +153,8 @@ impl Office {
 
     fn dismiss(&mut self, key: u32, farewell: Farewell) {
         if farewell == Farewell::SHUTDOWN {
+            // The process would end now: what is not written then is found by the next.
+            self.note_doubt(key);
             let window = Duration::from_secs(1);
             self.state.send_away(ConnectionKey(key), window, &mut self.sockets);
             return;
@@ -192,6 +209,7 @@ impl Office {
             };
             let users: Vec<usize> = users.collect();
             self.state.handle_delivery(delivery, self.now, &mut self.sockets);
+            self.recent.insert(number(id), self.state.sequence);
             let parts = self.settle_delivery(number(id), &users, is_now_or_never);
             for (user, part) in users.iter().zip(parts) {
                 let is_tried = part.delivered + part.failed > 0;

@@ -70,11 +70,13 @@ pub(super) fn limits() -> impl Strategy<Value = Limits> {
     let queue = (select(vec![0, 1, 2, 5]), select(vec![4_u64, 60, 7_200])).prop_map(
         |(per_user_max, ttl)| QueueLimits { per_user_max, ttl: Duration::from_secs(ttl) },
     );
-    let ack = (select(vec![1_u64, 30]), prop::bool::weighted(0.75), 1..=3_u8).prop_map(
-        |(timeout, requeue, attempts_max)| AckLimits {
+    let window = select(vec![1_u32, 2, 5, 1000, 1000]);
+    let ack = (select(vec![1_u64, 30]), prop::bool::weighted(0.75), 1..=3_u8, window).prop_map(
+        |(timeout, requeue, attempts_max, in_flight_max)| AckLimits {
             timeout: Duration::from_secs(timeout),
             requeue,
             attempts_max,
+            in_flight_max,
         },
     );
     (prop::option::weighted(0.8, queue), prop::option::weighted(0.6, ack)).prop_map(

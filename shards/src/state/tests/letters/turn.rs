@@ -16,7 +16,7 @@ impl Office {
     /// What `Shard::turn` does after its inputs. Returns whether a socket is empty again.
     pub(super) fn end_turn(&mut self) -> bool {
         for key in self.sockets.take_drained() {
-            self.state.handle_room(ConnectionKey(key), &self.sockets);
+            self.state.handle_room(ConnectionKey(key), &mut self.sockets);
         }
         self.deadlines();
         for turn in 0.. {
@@ -35,7 +35,7 @@ impl Office {
             return false;
         }
         for key in drained {
-            self.state.handle_room(ConnectionKey(key), &self.sockets);
+            self.state.handle_room(ConnectionKey(key), &mut self.sockets);
         }
         true
     }
@@ -75,7 +75,8 @@ impl Office {
             };
             let mut wanted = waiting.filter(|(number, _)| readers(*number).next().is_some());
             if let Some((number, held)) = wanted.next() {
-                let is_owed = readers(number).any(Socket::has_read_all);
+                let is_owed =
+                    readers(number).any(Socket::has_read_all) && !self.ledger.is_window_full(user);
                 assert!(!is_owed, "{number} of {user} waits for nothing: {held:?}");
             }
         }
