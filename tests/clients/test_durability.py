@@ -149,6 +149,20 @@ async def test_of_many_users_those_who_were_away_get_it_after_a_restart(new_stor
 
 
 @ends
+async def test_broadcasts_and_channels_wait_over_a_restart_for_the_users_that_an_audience_names(new_store, user, end):
+    store = new_store()
+    gateway = await store.start()
+    audience = {"type": "Users", "value": [user]}
+    expected = []
+    for kind, target in (("broadcast", {}), ("channel", {"channel": "news"}), ("channels", {"channels": ["news", "b"]})):
+        answer = await gateway.trigger(kind, audience=audience, queue=True, **target)
+        assert answer["queued"] is True
+        expected.append((answer["notification_id"], target and "news" or None))
+    gateway = await store.restart(end, SHARDS_COUNT=3)
+    assert [(m["id"], m.get("channel")) for m in await letters(gateway, user)] == expected
+
+
+@ends
 async def test_tenants_are_kept_apart_after_a_restart(new_store, user, end):
     store = new_store(TENANT_ENABLED="true")
     gateway = await store.start()
