@@ -25,6 +25,7 @@ pub mod worker;
 mod inbox;
 mod io;
 mod shard;
+mod table;
 
 pub use inbox::{Refused, ShardLink};
 pub use limits::Limits;

@@ -20,13 +20,14 @@ use super::session::{Session, Subscription};
 use crate::id::ConnectionKey;
 use crate::message::{Member, Report, Transport};
 use crate::placement::UserHash;
+use crate::table::Table;
 
 /// The indexes of one shard.
 #[derive(Debug, Default)]
 pub struct Directory {
     /// By connection key.
     sessions: Vec<Option<Session>>,
-    users: Slab<User>,
+    users: Table<User>,
     /// User slots by hash.
     users_by_name: HashTable<u32>,
     pub(super) tenants: Slab<Tenant>,
@@ -94,12 +95,12 @@ impl Directory {
 
     /// Users with at least one connection.
     pub(super) fn connected_users(&self) -> usize {
-        self.users.iter().filter(|(_, user)| !user.connections.is_empty()).count()
+        self.users.iter().filter(|user| !user.connections.is_empty()).count()
     }
 
     /// Users with letters, and all their waiting letters.
     pub(super) fn queue_sizes(&self) -> (usize, usize) {
-        let waiting = self.users.iter().filter_map(|(_, user)| user.mailbox.as_ref());
+        let waiting = self.users.iter().filter_map(|user| user.mailbox.as_ref());
         let sizes = waiting.map(|mailbox| mailbox.waiting().len()).filter(|size| *size > 0);
         sizes.fold((0, 0), |(users, letters), size| (users + 1, letters + size))
     }
@@ -118,7 +119,7 @@ impl Directory {
             .tenants_by_name
             .get(tenant)
             .and_then(|tenant| self.user_slot(*tenant, user, hash))
-            .and_then(|slot| self.users.get(slot as usize));
+            .and_then(|slot| self.users.get(slot));
         found.map_or(&[], |user| &user.connections)
     }
 
@@ -128,14 +129,12 @@ impl Directory {
 
     /// The name of a session's user.
     pub(super) fn user_name(&self, session: &Session) -> &str {
-        self.users.get(session.home.user as usize).map_or("", |user| &user.name)
+        self.users.get(session.home.user).map_or("", |user| &user.name)
     }
 
     fn user_slot(&self, tenant: u32, name: &str, hash: UserHash) -> Option<u32> {
         let same = |slot: &u32| {
-            self.users
-                .get(*slot as usize)
-                .is_some_and(|user| user.tenant == tenant && &*user.name == name)
+            self.users.get(*slot).is_some_and(|user| user.tenant == tenant && &*user.name == name)
         };
         self.users_by_name.find(hash.0, same).copied()
     }
@@ -144,8 +143,8 @@ impl Directory {
     pub(super) fn join(&mut self, key: ConnectionKey, member: &Member, mut session: Session) {
         let (user, hash) = (&*member.user, member.hash);
         let user_slot = self.enter_user(&member.tenant, user, hash);
-        let tenant_slot = self.users.get(user_slot as usize).map_or(0, |user| user.tenant);
-        if let Some(user) = self.users.get_mut(user_slot as usize) {
+        let tenant_slot = self.users.get(user_slot).map_or(0, |user| user.tenant);
+        if let Some(user) = self.users.get_mut(user_slot) {
             user.connections.push(key);
         }
         session.home.tenant = tenant_slot;
@@ -172,13 +171,9 @@ impl Directory {
         let connections = SmallVec::new();
         let name = name.into();
         let user = User { hash, tenant, name, connections, flights: Siblings::NONE, mailbox: None };
-        if self.users.len() == self.users.capacity() {
-            // By an eighth: doubling would leave up to half of the table empty.
-            self.users.reserve_exact((self.users.len() / 8).max(64));
-        }
-        let slot = narrow(self.users.insert(user));
+        let slot = self.users.insert(user);
         let users = &self.users;
-        let rehash = |slot: &u32| users.get(*slot as usize).map_or(0, |user| user.hash.0);
+        let rehash = |slot: &u32| users.get(*slot).map_or(0, |user| user.hash.0);
         self.users_by_name.insert_unique(hash.0, slot, rehash);
         if let Some(tenant) = self.tenants.get_mut(tenant as usize) {
             tenant.users += 1;
@@ -193,43 +188,43 @@ impl Directory {
 
     /// The connections of a user slot.
     pub(super) fn user_connections(&self, slot: u32) -> &[ConnectionKey] {
-        self.users.get(slot as usize).map_or(&[], |user| &user.connections)
+        self.users.get(slot).map_or(&[], |user| &user.connections)
     }
 
     /// A user's letters, if it has any.
     pub(super) fn mailbox(&self, slot: u32) -> Option<&Mailbox> {
-        self.users.get(slot as usize)?.mailbox.as_deref()
+        self.users.get(slot)?.mailbox.as_deref()
     }
 
     /// A user's letters on their way.
     pub(super) fn flights(&self, slot: u32) -> Siblings {
-        self.users.get(slot as usize).map_or(Siblings::NONE, |user| user.flights)
+        self.users.get(slot).map_or(Siblings::NONE, |user| user.flights)
     }
 
     pub(super) fn flights_mut(&mut self, slot: u32) -> Option<&mut Siblings> {
-        self.users.get_mut(slot as usize).map(|user| &mut user.flights)
+        self.users.get_mut(slot).map(|user| &mut user.flights)
     }
 
     /// The tenant and the name of a user slot.
     pub(super) fn names(&self, slot: u32) -> Option<(&Arc<str>, &str)> {
-        let user = self.users.get(slot as usize)?;
+        let user = self.users.get(slot)?;
         self.tenants.get(user.tenant as usize).map(|tenant| (&tenant.name, &*user.name))
     }
 
     pub(super) fn mailbox_mut(&mut self, slot: u32) -> Option<&mut Mailbox> {
-        self.users.get_mut(slot as usize)?.mailbox.as_deref_mut()
+        self.users.get_mut(slot)?.mailbox.as_deref_mut()
     }
 
     /// A user's letters, with room made for the first.
     pub(super) fn open_mailbox(&mut self, slot: u32) -> Option<&mut Mailbox> {
-        let user = self.users.get_mut(slot as usize)?;
+        let user = self.users.get_mut(slot)?;
         Some(user.mailbox.get_or_insert_default())
     }
 
     /// Ends a replay that has nothing left, forgets an empty mailbox, and a user who has neither
     /// letters nor connections.
     pub(super) fn tidy_user(&mut self, slot: u32) {
-        let Some(user) = self.users.get_mut(slot as usize) else { return };
+        let Some(user) = self.users.get_mut(slot) else { return };
         if let Some(mailbox) = &mut user.mailbox {
             mailbox.replaying &= !mailbox.waiting().is_empty();
         }
@@ -240,7 +235,7 @@ impl Directory {
             return;
         }
         let (hash, tenant) = (user.hash, user.tenant);
-        self.users.remove(slot as usize);
+        self.users.remove(slot);
         if let Ok(entry) = self.users_by_name.find_entry(hash.0, |other| *other == slot) {
             entry.remove();
         }
@@ -311,7 +306,7 @@ impl Directory {
         if let Some(moved) = moved_listener.and_then(|moved| self.session_mut(moved)) {
             moved.home.listener_at = home.listener_at;
         }
-        if let Some(user) = self.users.get_mut(home.user as usize) {
+        if let Some(user) = self.users.get_mut(home.user) {
             user.connections.retain(|other| *other != key);
         }
         self.tidy_user(home.user);

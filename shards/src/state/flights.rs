@@ -9,11 +9,11 @@
 
 use ahash::RandomState;
 use hashbrown::HashTable;
-use slab::Slab;
 
 use super::mailbox::Letter;
 use crate::id::{NotificationId, Tick};
 use crate::journal::Position;
+use crate::table::Table;
 
 /// No entry.
 const NONE: u32 = u32::MAX;
@@ -21,7 +21,7 @@ const NONE: u32 = u32::MAX;
 /// The letters on their way.
 #[derive(Debug)]
 pub struct Flights {
-    slots: Slab<Flight>,
+    slots: Table<Flight>,
     by_name: HashTable<u32>,
     hasher: RandomState,
     /// The first sent and the last.
@@ -77,7 +77,7 @@ struct Ends {
 impl Default for Flights {
     fn default() -> Self {
         Self {
-            slots: Slab::new(),
+            slots: Table::default(),
             by_name: HashTable::new(),
             hasher: RandomState::new(),
             order: Ends { first: NONE, last: NONE },
@@ -103,25 +103,21 @@ impl Flights {
         let hash = self.hasher.hash_one((user, letter.id()));
         let order = Links { previous: self.order.last, next: NONE };
         let links = Links { previous: NONE, next: siblings.first };
-        if self.slots.len() == self.slots.capacity() {
-            // By an eighth: doubling would leave up to half of the table empty.
-            self.slots.reserve_exact((self.slots.len() / 8).max(64));
-        }
         let flight = Flight { letter, user, sent_at: now, order, siblings: links };
-        let slot = u32::try_from(self.slots.insert(flight)).unwrap_or(NONE);
-        match self.slots.get_mut(self.order.last as usize) {
+        let slot = self.slots.insert(flight);
+        match self.slots.get_mut(self.order.last) {
             Some(before) => before.order.next = slot,
             None => self.order.first = slot,
         }
         self.order.last = slot;
-        if let Some(next) = self.slots.get_mut(siblings.first as usize) {
+        if let Some(next) = self.slots.get_mut(siblings.first) {
             next.siblings.previous = slot;
         }
         siblings.first = slot;
         siblings.count += 1;
         let (slots, hasher) = (&self.slots, &self.hasher);
         self.by_name.insert_unique(hash, slot, |slot| {
-            let flight = slots.get(*slot as usize);
+            let flight = slots.get(*slot);
             flight.map_or(0, |flight| hasher.hash_one((flight.user, flight.letter.id())))
         });
     }
@@ -130,7 +126,7 @@ impl Flights {
     pub(super) fn of(&self, siblings: Siblings) -> impl Iterator<Item = &Flight> {
         let mut slot = siblings.first;
         std::iter::from_fn(move || {
-            let flight = self.slots.get(slot as usize)?;
+            let flight = self.slots.get(slot)?;
             slot = flight.siblings.next;
             Some(flight)
         })
@@ -144,7 +140,7 @@ impl Flights {
     /// The flight, in a user's list, of the letter at this place on the disk.
     pub(super) fn find_place(&self, siblings: Siblings, place: Position) -> Option<u32> {
         let mut slot = siblings.first;
-        while let Some(flight) = self.slots.get(slot as usize) {
+        while let Some(flight) = self.slots.get(slot) {
             if flight.letter.place == Some(place) {
                 return Some(slot);
             }
@@ -158,7 +154,7 @@ impl Flights {
     pub fn find(&self, user: u32, id: NotificationId) -> Option<u32> {
         let slots = &self.slots;
         let is_it = |slot: &u32| {
-            let flight = slots.get(*slot as usize);
+            let flight = slots.get(*slot);
             flight.is_some_and(|flight| flight.user == user && flight.letter.id() == id)
         };
         self.by_name.find(self.hasher.hash_one((user, id)), is_it).copied()
@@ -166,35 +162,35 @@ impl Flights {
 
     /// The flight in a slot.
     pub(super) fn get(&self, slot: u32) -> Option<&Flight> {
-        self.slots.get(slot as usize)
+        self.slots.get(slot)
     }
 
     pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut Flight> {
-        self.slots.get_mut(slot as usize)
+        self.slots.get_mut(slot)
     }
 
     /// Takes a letter out: it has arrived, or is called back. `siblings` are its user's.
     pub(super) fn land(&mut self, slot: u32, siblings: &mut Siblings) -> Option<Flight> {
-        let flight = self.slots.try_remove(slot as usize)?;
+        let flight = self.slots.remove(slot)?;
         let hash = self.hasher.hash_one((flight.user, flight.letter.id()));
         if let Ok(entry) = self.by_name.find_entry(hash, |other| *other == slot) {
             entry.remove();
         }
         let Links { previous, next } = flight.order;
-        match self.slots.get_mut(previous as usize) {
+        match self.slots.get_mut(previous) {
             Some(before) => before.order.next = next,
             None => self.order.first = next,
         }
-        match self.slots.get_mut(next as usize) {
+        match self.slots.get_mut(next) {
             Some(after) => after.order.previous = previous,
             None => self.order.last = previous,
         }
         let Links { previous, next } = flight.siblings;
-        match self.slots.get_mut(previous as usize) {
+        match self.slots.get_mut(previous) {
             Some(before) => before.siblings.next = next,
             None => siblings.first = next,
         }
-        if let Some(after) = self.slots.get_mut(next as usize) {
+        if let Some(after) = self.slots.get_mut(next) {
             after.siblings.previous = previous;
         }
         siblings.count -= 1;
@@ -205,6 +201,6 @@ impl Flights {
     #[must_use]
     pub fn first(&self) -> Option<(u32, Tick)> {
         let slot = self.order.first;
-        self.slots.get(slot as usize).map(|flight| (slot, flight.sent_at))
+        self.slots.get(slot).map(|flight| (slot, flight.sent_at))
     }
 }

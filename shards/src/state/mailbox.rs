@@ -114,7 +114,6 @@ impl Mailbox {
     }
 
     /// Letters given up.
-    #[must_use]
     pub fn dead(&self) -> impl Iterator<Item = &Letter> {
         self.dead.iter().flat_map(|dead| &dead.0)
     }
