@@ -273,10 +273,11 @@ class Chaos:
         for person in self.people:
             person.check_order()
         distinct = sum(len(person.ids) for person in self.people)
-        return (f"seed {self.seed}: {self.letters_sent} letters in {len(self.triggers)} triggers: {dict(fates)}, refused "
-                f"triggers {dict(self.refusals)}; {self.kills} kills; {distinct} received, "
-                f"{self.letters_received - distinct} more times than once; live ones lost {dict(lost_live)}; "
-                f"keys: {self.keys_tried_again} tried again, {self.keys_asked_again} asked again; out of order with live ones {self.live_disorder}; faults {len(self.faults)}")
+        return (f"seed {self.seed}: {self.letters_sent} letters in {len(self.triggers)} triggers: {dict(fates)}, "
+                f"refused triggers {dict(self.refusals)}; {self.kills} kills; {distinct} letters received, "
+                f"{self.letters_received - distinct} receipts more; live ones lost {dict(lost_live)}; "
+                f"keys {self.keys_tried_again} tried again, {self.keys_asked_again} asked again; "
+                f"out of order with live ones {self.live_disorder}; faults {len(self.faults)}")
 
     def _was_killed_soon_after(self, moment: float) -> bool:
         return any(-1 < death - moment < LIVE_SAFE_S for death in self.deaths)

@@ -117,7 +117,9 @@ class EventStream:
 
     async def __aenter__(self) -> "EventStream":
         try:
-            client = await self._stack.enter_async_context(httpx.AsyncClient(timeout=None, trust_env=False, verify=NO_TLS))
+            client = await self._stack.enter_async_context(
+                httpx.AsyncClient(timeout=None, trust_env=False, verify=NO_TLS)
+            )
             source = await self._stack.enter_async_context(
                 httpx_sse.aconnect_sse(client, "GET", self._url, headers=self._headers)
             )

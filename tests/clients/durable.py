@@ -65,9 +65,10 @@ class Store:
         """Starts a gateway that must end by itself; `before` are words before its command line."""
         folder = self.new_folder()
         folder.mkdir(parents=True)
-        environment = Gateway(folder, **self.settings | {"SERVER_PORT": free_port()} | settings).environment
-        return subprocess.run([*before, str(gateway_binary())], cwd=folder, env=base_environment() | environment, text=True,
-                              stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s)
+        gateway = Gateway(folder, **self.settings | {"SERVER_PORT": free_port()} | settings)
+        return subprocess.run(
+            [*before, str(gateway_binary())], cwd=folder, env=base_environment() | gateway.environment,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s)
 
     # --- what lies on the disk
 

@@ -1,7 +1,7 @@
-"""A directory that cannot be used, files that are damaged, a disk that is full or fails: what the gateway does about it.
+"""A directory that cannot be used, files that are damaged, a disk that is full or fails: what it costs.
 
-A full disk is a small file system in memory, which takes root to mount; or the gateway's own bound, QUEUE_MAX_DISK_BYTES.
-A failing disk is a library preloaded into the gateway (faulty_disk.c). Acknowledgement is off unless a test says so.
+A full disk is a small file system in memory, which takes root to mount, or the gateway's own bound,
+QUEUE_MAX_DISK_BYTES. A failing disk is a library preloaded into the gateway (faulty_disk.c). Acknowledgement is off unless a test says so.
 """
 
 import asyncio
@@ -88,7 +88,8 @@ async def test_a_directory_without_permission_is_refused(new_store, mode):
 
 
 @pytest.mark.parametrize("spelling", ["the same", "a link", "with dots"])
-async def test_a_second_gateway_on_the_same_directory_is_refused_and_the_first_goes_on(new_store, new_folder, user, spelling):
+async def test_a_second_gateway_on_the_same_directory_is_refused_and_the_first_goes_on(
+        new_store, new_folder, user, spelling):
     store = new_store()
     gateway = await store.start()
     (first,) = (await queue_up(gateway, [user], 1))[user]
@@ -528,7 +529,7 @@ async def test_with_fsync_never_queued_does_not_wait_for_the_disk(new_store, fau
     assert len(await gateway.queue(user)) == 20
 
 
-async def test_the_disk_fills_while_letters_are_unacknowledged_and_they_come_again(new_store, new_folder):
+async def test_the_disk_fills_while_letters_are_unacknowledged_and_they_come_again(new_store):
     """What was sent and not acknowledged is kept on the disk too, and leaves it when it is acknowledged."""
     store = new_store(QUEUE_MAX_DISK_BYTES=4 * MIB, ACK_ENABLED="true", ACK_TIMEOUT_SECONDS=60)
     gateway = await store.start()

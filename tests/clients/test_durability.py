@@ -57,7 +57,8 @@ async def test_what_waits_is_there_after_a_restart_with_any_number_of_shards(new
     assert (stats["backend"], stats["size"], stats["users"]) == ("disk", 300, 30)
     for name in users:
         received = await letters(gateway, name)
-        assert [(m["id"], m["payload"], m["replayed"]) for m in received] == [(i, n, True) for n, i in enumerate(ids[name])]
+        assert [(m["id"], m["payload"], m["replayed"]) for m in received] == \
+            [(i, n, True) for n, i in enumerate(ids[name])]
     assert (await queue_stats(gateway))["size"] == 0
 
 
@@ -154,7 +155,8 @@ async def test_broadcasts_and_channels_wait_over_a_restart_for_the_users_that_an
     gateway = await store.start()
     audience = {"type": "Users", "value": [user]}
     expected = []
-    for kind, target in (("broadcast", {}), ("channel", {"channel": "news"}), ("channels", {"channels": ["news", "b"]})):
+    kinds = {"broadcast": {}, "channel": {"channel": "news"}, "channels": {"channels": ["news", "sport"]}}
+    for kind, target in kinds.items():
         answer = await gateway.trigger(kind, audience=audience, queue=True, **target)
         assert answer["queued"] is True
         expected.append((answer["notification_id"], target and "news" or None))
