@@ -6,6 +6,7 @@ import shutil
 import pytest
 import pytest_asyncio
 
+from durable import Store
 from gateway import Gateway, gateway_binary
 
 LOG_TAIL_BYTES = 12_000
@@ -62,6 +63,24 @@ async def start_gateway(new_folder):
     finally:
         for gateway in mine:
             gateway.kill()
+
+
+@pytest_asyncio.fixture
+async def new_store(new_folder):
+    """Makes queue directories; the gateway that runs on one at the end must stop cleanly."""
+    mine = []
+
+    def new(**settings) -> Store:
+        mine.append(Store(new_folder, **settings))
+        return mine[-1]
+
+    try:
+        yield new
+        for store in mine:
+            await store.stop()
+    finally:
+        for store in mine:
+            await store.kill()
 
 
 @pytest.fixture
