@@ -21,7 +21,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ara_shards::clock::Clock;
-use ara_shards::journal::Options;
+use ara_shards::journal::{Fsync, Options};
 use ara_shards::placement::Placement;
 use ara_shards::vault;
 
@@ -66,6 +66,9 @@ impl Storage {
             )));
         }
         fs::create_dir_all(&disk.path).map_err(|error| fault("making it", &error))?;
+        // Its own entry must survive a loss of power too, as far as we may ask for that.
+        let parent = disk.path.parent().and_then(|parent| File::open(parent).ok());
+        let _best_effort = parent.map(|parent| parent.sync_all());
         let lock = lock(&disk.path)?;
         let file = disk.path.join(LAYOUT);
         let found = Layout::read(&file).map_err(|error| fault("reading its layout", &error))?;
@@ -73,6 +76,7 @@ impl Storage {
             Some(layout) if layout.serves(shards) => layout,
             Some(old) => migrate(disk, &old, shards, clock)?,
             None => {
+                refuse_orphans(&disk.path)?;
                 let first = Layout::first(shards);
                 make(&disk.path, &first).map_err(|error| fault("making it", &error))?;
                 first.write(&file).map_err(|error| fault("writing its layout", &error))?;
@@ -114,6 +118,25 @@ fn lock(path: &Path) -> Result<File, Failure> {
     }
 }
 
+/// Without a layout nobody knows which generation counts: what is there is not to be swept away.
+fn refuse_orphans(path: &Path) -> Result<(), Failure> {
+    let files = |directory: PathBuf| fs::read_dir(directory).into_iter().flatten().flatten();
+    let generations = files(path.to_owned())
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("generation-"));
+    let mut journals = generations
+        .flat_map(|generation| files(generation.path()))
+        .flat_map(|shard| files(shard.path()))
+        .filter(|file| file.file_name().to_string_lossy().ends_with(".journal"));
+    if journals.next().is_none() {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "queue.path: {}: there are notifications in it, but its file `{LAYOUT}` is missing: put it \
+         back from where the rest came from, or choose another directory",
+        path.display()
+    )))
+}
+
 fn generation(path: &Path, layout: &Layout) -> PathBuf {
     path.join(format!("generation-{}", layout.generation))
 }
@@ -150,7 +173,9 @@ fn migrate(disk: &Disk, old: &Layout, shards: usize, clock: Clock) -> Result<Lay
     make(&disk.path, &new).map_err(|error| fault("making room in it", &error))?;
     // However they are spread now: the bounds hold for what comes.
     let unbounded = u64::MAX / 2;
-    let (from, to) = (journals(disk, old, unbounded), journals(disk, &new, unbounded));
+    // The old files go next: what is copied must be on the disk, whatever the policy.
+    let synced = Disk { fsync: Fsync::Always, ..disk.clone() };
+    let (from, to) = (journals(disk, old, unbounded), journals(&synced, &new, unbounded));
     let rehomed = vault::rehome(&from, &to, clock, &new.placement()).map_err(|error| {
         // The next start tries again from what still counts.
         let _left = fs::remove_dir_all(&directory);

@@ -97,9 +97,16 @@ impl<'a> From<&'a Audience> for WireAudience<'a> {
 }
 
 impl Event<'_> {
-    /// The notification object as clients get it, on `channel` if it goes to one.
+    /// The notification object as clients get it, on `channel` if it goes to one, with or without
+    /// the audience it is for.
     #[must_use]
-    pub fn to_json(&self, id: NotificationId, occurred_at: &str, channel: Option<&str>) -> Vec<u8> {
+    pub fn to_json(
+        &self,
+        id: NotificationId,
+        occurred_at: &str,
+        channel: Option<&str>,
+        audience: Option<&Audience>,
+    ) -> Vec<u8> {
         let wire = Wire {
             r#type: "notification",
             id: &id.to_string(),
@@ -111,7 +118,7 @@ impl Event<'_> {
                 priority: self.priority.name(),
                 ttl: self.ttl,
                 correlation_id: self.correlation_id,
-                audience: self.audience.as_ref().map(WireAudience::from),
+                audience: audience.map(WireAudience::from),
             },
             channel,
         };

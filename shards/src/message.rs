@@ -29,7 +29,7 @@ pub enum Control {
     },
     /// Say goodbye to every client and flush: `Drained` follows when the last has gone.
     Drain(Drain),
-    /// End the thread now. What it still holds is dropped.
+    /// End the thread now. What it holds in memory only is dropped.
     Stop,
 }
 

@@ -228,6 +228,7 @@ fn audience(wire: WireAudience) -> Result<Option<Audience>, Refusal> {
         WireAudience::Roles(list) => Some(Audience::Roles(check(list, names::CHANNELS_MAX)?)),
         WireAudience::Users(mut list) => {
             list.sort_unstable();
+            list.dedup();
             Some(Audience::Users(check(list, names::USERS_MAX)?))
         }
         WireAudience::Channels(list) => Some(Audience::Channels(check(list, names::CHANNELS_MAX)?)),

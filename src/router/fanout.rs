@@ -152,14 +152,15 @@ impl State {
         id: NotificationId,
         occurred_at: &str,
     ) -> Vec<Share> {
-        let encode = |channel: Option<&str>| {
+        let encode_for = |channel: Option<&str>, audience: Option<&Audience>| {
             let event = &trigger.event;
-            let json = event.to_json(id, occurred_at, channel);
-            let audience = event.audience.clone().map(Arc::new);
+            let json = event.to_json(id, occurred_at, channel, audience);
+            let audience = audience.cloned().map(Arc::new);
             let expires_at = self.lifetimes.end_of(event.ttl);
             let head = Head { id, audience, expires_at, priority: event.priority };
             Arc::new(Notification::encode(head, &json, self.readers()))
         };
+        let encode = |channel: Option<&str>| encode_for(channel, trigger.event.audience.as_ref());
         match &trigger.target {
             Target::Users(users) => self.user_shares(&trigger.tenant, users, &encode(None)),
             Target::Everyone => {
@@ -168,7 +169,7 @@ impl State {
                     tenant: Arc::clone(&trigger.tenant),
                     notification: Arc::clone(&notification),
                 });
-                self.absent_shares(trigger, || notification.clone()).chain(shares).collect()
+                self.absent_shares(trigger, || encode_for(None, None)).chain(shares).collect()
             }
             Target::Channels(channels) => {
                 let interested = |name: &Arc<str>| self.interest.of(&trigger.tenant, name);
@@ -188,7 +189,8 @@ impl State {
                     parts: Arc::clone(&parts),
                 });
                 let shares = shares.map(|share| Share { targets: places.clone(), ..share });
-                let first = || encode(channels.first().map(|name| &**name));
+                // Who waits need not keep the names of all the others who do.
+                let first = || encode_for(channels.first().map(|name| &**name), None);
                 self.absent_shares(trigger, first).chain(shares).collect()
             }
         }

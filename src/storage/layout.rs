@@ -35,7 +35,7 @@ impl Layout {
 
     /// The layout after this one.
     pub(super) fn next(&self, shards: usize) -> Self {
-        Self::new(self.generation + 1, shards, self.seeds())
+        Self::new(self.generation.saturating_add(1), shards, self.seeds())
     }
 
     fn new(generation: u64, shards: usize, seeds: [u64; 4]) -> Self {

@@ -44,6 +44,22 @@ fn another_number_of_shards_is_another_generation() {
 }
 
 #[test]
+fn letters_without_a_layout_are_not_swept_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = disk(directory.path());
+    drop(Storage::open(&disk, 2, Clock::start()).unwrap());
+    fs::remove_file(disk.path.join(LAYOUT)).unwrap();
+    // A crash between making the directories and the layout leaves this: nothing is in it.
+    drop(Storage::open(&disk, 2, Clock::start()).unwrap());
+    fs::remove_file(disk.path.join(LAYOUT)).unwrap();
+    let journal = disk.path.join("generation-1/shard-0/1.journal");
+    fs::write(&journal, "letters").unwrap();
+    let fault = Storage::open(&disk, 2, Clock::start()).unwrap_err().to_string();
+    assert!(fault.contains("`layout` is missing"), "{fault}");
+    assert!(journal.exists());
+}
+
+#[test]
 fn what_cannot_be_used_is_said_with_its_path() {
     let directory = tempfile::tempdir().unwrap();
     let mut disk = disk(directory.path());

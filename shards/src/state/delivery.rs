@@ -17,7 +17,7 @@ use crate::notification::{Audience, Notification, Priority};
 
 impl State {
     /// Applies one delivery, reports what became of it, and sends slow consumers away. Returns
-    /// how many frames were put into outboxes.
+    /// what it cost: how many frames were put into outboxes and queues, or refused by the disk.
     pub fn handle_delivery(
         &mut self,
         delivery: Delivery,
@@ -75,7 +75,7 @@ impl State {
             }
         }
         self.refused = refused;
-        total.delivered
+        total.delivered + total.queued + total.refused
     }
 }
 

@@ -322,8 +322,8 @@ impl State {
     }
 
     /// Begins to close a connection and forgets it. Where letters are kept, what it has not read
-    /// goes back to the queue now: later nobody knows whose it was. Not on a stop, which is the
-    /// end of the queue too.
+    /// goes back to the queue now: later nobody knows whose it was. On a stop it is still written:
+    /// a queue in memory ends with it, and on disk it is kept until it is known to be written.
     pub fn dismiss(&mut self, key: ConnectionKey, farewell: Farewell, out: &mut impl Outgoing) {
         let flush = farewell.flush && (!self.keeps_letters() || farewell == Farewell::SHUTDOWN);
         let farewell = Farewell { flush, ..farewell };
@@ -331,7 +331,7 @@ impl State {
             && let (Some(vault), Some(session)) = (&mut self.vault, self.directory.session(key))
         {
             // What is still being written stays on disk: it may not arrive.
-            vault.take_sent(session.home.user);
+            vault.leave(session.home.user);
         }
         let unsent = out.close(key, farewell);
         self.handle_disconnect(key, unsent);

@@ -37,8 +37,26 @@ impl State {
         } else if is_last && self.limits.queue.is_some() {
             return self.put_back(slot, unsent);
         }
-        let lost = unsent.iter().filter(|unsent| !unsent.is_begun).count();
-        self.meter.frames_discarded += u64::try_from(lost).unwrap_or(0);
+        let mut lost = 0;
+        for Unsent { frame, is_begun } in unsent {
+            match &*frame {
+                // It was to wait until it is written. Others may have read it: then it comes twice.
+                Frame::Letter(repeated) if self.limits.ack.is_none() && !is_last => {
+                    let mut letter = repeated.letter.clone();
+                    let vault = self.vault.as_mut();
+                    letter.place = vault.and_then(|vault| vault.take_back(slot, &letter));
+                    if letter.place.is_none() {
+                        let _counted = self.keep(slot, &mut letter);
+                    }
+                    self.put(slot, letter);
+                }
+                _ => lost += u64::from(!is_begun),
+            }
+        }
+        self.meter.frames_discarded += lost;
+        if self.limits.ack.is_none() && !is_last {
+            self.begin_replay(slot, None);
+        }
     }
 
     /// Acknowledgement is off, and the user's last connection leaves: what it had not written

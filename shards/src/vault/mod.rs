@@ -12,6 +12,8 @@ mod recovery;
 mod rehome;
 
 use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
 
 use ahash::AHashMap;
 
@@ -21,6 +23,7 @@ use crate::journal::{AppendError, Condition, Full, Journal, Position, Ticket};
 use crate::limits::{COMPACTION_BYTES_PER_TURN, LETTERS_PER_NOTE};
 use crate::message::{DiskHealth, Report};
 use crate::meter::DiskSnapshot;
+use crate::notification::Audience;
 use crate::placement::{Placement, UserHash};
 use crate::state::mailbox::Letter;
 use record::{Change, Entry, LetterRecord};
@@ -28,6 +31,8 @@ use record::{Change, Entry, LetterRecord};
 pub use recovery::{Recovered, Summary, open};
 pub use rehome::{RehomeError, Rehomed, rehome};
 
+/// How often, at a millisecond each, a closing vault waits for a writer that is behind.
+const CLOSING_TRIES: usize = 3000;
 /// How often at most a full queue is logged.
 const LOG_INTERVAL_TICKS: u32 = 100;
 
@@ -82,6 +87,10 @@ pub struct Vault {
     sent: AHashMap<u32, Vec<(u64, Position)>>,
     /// Users with such letters one of whose connections has left.
     looks: Vec<u32>,
+    /// The process stops.
+    is_stopping: bool,
+    /// Reports that say why nothing is queued: they wait for nothing.
+    refusals: Vec<Report>,
     /// Reports that wait for a commit, in order.
     held: VecDeque<(Ticket, Report)>,
     /// The letters they speak of, in order.
@@ -103,6 +112,10 @@ impl Vault {
 
     /// Writes a letter down and tells it its place. False if the disk does not take it.
     pub(crate) fn keep(&mut self, (tenant, user): (&str, &str), letter: &mut Letter) -> bool {
+        if self.health != DiskHealth::Sound && !self.journal.has_room() {
+            // As a moment ago: it need not be written out to be refused.
+            return false;
+        }
         let head = letter.kept().head();
         let record = LetterRecord {
             tenant,
@@ -116,7 +129,10 @@ impl Vault {
             audience: None,
             json: letter.kept().json(),
         };
-        record.encode(head.audience.as_deref(), &mut self.buffer);
+        // One of users has been looked at.
+        let audience = head.audience.as_deref();
+        let audience = audience.filter(|audience| !matches!(audience, Audience::Users(_)));
+        record.encode(audience, &mut self.buffer);
         match self.journal.append(&self.buffer) {
             Ok(place) => {
                 letter.place = Some(place);
@@ -175,6 +191,26 @@ impl Vault {
         self.ended.extend(written.into_iter().map(|(_, place)| place));
     }
 
+    /// A letter that was handed to a user's sockets waits again. Returns its place, which may have
+    /// changed since it was sent.
+    pub(crate) fn take_back(&mut self, slot: u32, letter: &Letter) -> Option<Position> {
+        let sent = self.sent.get_mut(&slot)?;
+        let at = sent.iter().position(|(sequence, _)| *sequence == letter.sequence())?;
+        let (_, place) = sent.swap_remove(at);
+        if sent.is_empty() {
+            self.sent.remove(&slot);
+        }
+        self.change(place, letter.attempts(), false);
+        Some(place)
+    }
+
+    /// The process stops: what a user's sockets were handed and may not have written is left for
+    /// the next one. Nothing is moved from now on, since nobody would know where it is.
+    pub(crate) fn leave(&mut self, slot: u32) {
+        self.is_stopping = true;
+        self.sent.remove(&slot);
+    }
+
     /// What a user's sockets were handed and may not have written.
     pub(crate) fn take_sent(&mut self, slot: u32) -> Vec<(u64, Position)> {
         self.sent.remove(&slot).unwrap_or_default()
@@ -187,9 +223,14 @@ impl Vault {
         }
     }
 
-    /// Holds a report until all that has been kept so far is committed.
+    /// Holds a report until all that has been kept so far is committed; or, if it says only that
+    /// something is refused, until the router knows why.
     pub(crate) fn hold(&mut self, report: Report) {
-        self.held.push_back((self.last, report));
+        if matches!(&report, Report::Delivered { total, .. } if total.queued == 0) {
+            self.refusals.push(report);
+        } else {
+            self.held.push_back((self.last, report));
+        }
     }
 
     /// One turn's work: notes, a slice of compaction, what the disk has done. Reports that need
@@ -203,13 +244,14 @@ impl Vault {
     ) -> Progress {
         let committed = self.journal.poll();
         self.write_notes();
-        let more = self.compact(find);
+        let more = !self.is_stopping && self.compact(find);
         self.journal.flush();
         self.examine(now);
         if self.health != self.told {
             self.told = self.health;
             reports.push_back(Report::Disk(self.health));
         }
+        reports.extend(self.refusals.drain(..));
         let is_broken = self.health >= DiskHealth::Full;
         let mut queued = 0;
         while self.fresh.front().is_some_and(|fresh| fresh.place.ticket() <= committed) {
@@ -359,9 +401,22 @@ impl Vault {
     }
 
     /// Writes and syncs everything and ends the writer. Blocks.
-    pub(crate) fn close(mut self) -> std::io::Result<()> {
-        self.write_notes();
-        self.journal.close()
+    #[expect(clippy::disallowed_methods, reason = "closing waits for the disk")]
+    pub(crate) fn close(mut self) -> io::Result<()> {
+        for _ in 0..CLOSING_TRIES {
+            self.write_notes();
+            let is_done = self.ended.is_empty() && self.changed.is_empty();
+            if is_done || *self.journal.condition() != Condition::Sound {
+                break;
+            }
+            // The writer is behind.
+            self.journal.flush();
+            std::thread::sleep(Duration::from_millis(1));
+            self.journal.poll();
+        }
+        let is_done = self.ended.is_empty() && self.changed.is_empty();
+        self.journal.close()?;
+        if is_done { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
 }
 

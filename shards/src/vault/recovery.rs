@@ -91,6 +91,8 @@ pub fn open(
         changed: Vec::new(),
         sent: AHashMap::new(),
         looks: Vec::new(),
+        is_stopping: false,
+        refusals: Vec::new(),
         held: VecDeque::new(),
         fresh: VecDeque::new(),
         last: Ticket::default(),

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::script::USERS;
-use super::sockets::{Event, Kind, Name, Sockets, number};
+use super::sockets::{Event, Kind, Name, Returned, Sockets, number};
 use crate::id::Tick;
 use crate::limits::Limits;
 use crate::meter::Meter;
@@ -303,8 +303,10 @@ impl Ledger {
         let mut names = BTreeSet::new();
         if self.limits.ack.is_none() && self.limits.queue.is_some() {
             for event in events {
-                if let Event::Gone { owner, was_last: true, given_back, .. } = event {
-                    names.extend(given_back.iter().map(|(number, _)| (*owner, *number)));
+                if let Event::Gone { owner, was_last, given_back, .. } = event {
+                    let goes_back = |letter: &&Returned| *was_last || letter.is_queued;
+                    let letters = given_back.iter().filter(goes_back);
+                    names.extend(letters.map(|letter| (*owner, letter.number)));
                 }
             }
         }
@@ -318,9 +320,13 @@ impl Ledger {
         let mut sum = 0;
         for event in events {
             if let Event::Gone { owner, was_last, given_back, .. } = event {
-                let lost = given_back.iter().filter(|(number, is_begun)| {
-                    let is_urgent = self.records[&(*owner, *number)].is_now_or_never;
-                    if goes_back && *was_last { is_urgent } else { !is_begun }
+                let lost = given_back.iter().filter(|letter| {
+                    let is_urgent = self.records[&(*owner, letter.number)].is_now_or_never;
+                    match (goes_back, *was_last) {
+                        (true, true) => is_urgent,
+                        (true, false) => !letter.is_begun && !letter.is_queued,
+                        (false, _) => !letter.is_begun,
+                    }
                 });
                 sum += u64::try_from(lost.count()).unwrap();
             }
@@ -386,7 +392,7 @@ impl Ledger {
 fn is_discarded(name: Name, events: &[Event]) -> bool {
     events.iter().any(|event| {
         let Event::Gone { owner, given_back, kept_back, .. } = event else { return false };
-        let gave_back = given_back.iter().any(|(number, _)| *number == name.1);
+        let gave_back = given_back.iter().any(|letter| letter.number == name.1);
         *owner == name.0 && (gave_back || kept_back.contains(&name.1))
     })
 }

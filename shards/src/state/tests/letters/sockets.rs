@@ -124,9 +124,18 @@ pub(super) enum Event {
     Gone {
         owner: usize,
         was_last: bool,
-        given_back: Vec<(u64, bool)>,
+        given_back: Vec<Returned>,
         kept_back: Vec<u64>,
     },
+}
+
+/// A letter that a closing connection gives back.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Returned {
+    pub(super) number: u64,
+    pub(super) is_begun: bool,
+    /// It came from a queue, rather than live.
+    pub(super) is_queued: bool,
 }
 
 /// All sockets.
@@ -240,9 +249,15 @@ impl Sockets {
         }
         let given_back = unsent
             .iter()
-            .map(|unsent| (number(letter_id(&unsent.frame).unwrap()), unsent.is_begun))
+            .map(|unsent| Returned {
+                number: number(letter_id(&unsent.frame).unwrap()),
+                is_begun: unsent.is_begun,
+                is_queued: matches!(&*unsent.frame, Frame::Letter(_)),
+            })
             .collect();
         let was_last = self.of(socket.owner).next().is_none();
+        // What comes back while others read on comes to them late.
+        self.keeps_order &= was_last || unsent.is_empty();
         self.events.push(Event::Gone { owner: socket.owner, was_last, given_back, kept_back });
         unsent
     }
