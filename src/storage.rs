@@ -211,7 +211,7 @@ pub fn log_damage(report: &ara_shards::journal::RecoveryReport) {
         let bytes = report.torn_bytes + report.gap_bytes;
         tracing::warn!(
             bytes,
-            "the last write to queue.path was interrupted; nothing that was said to be kept was in it"
+            "the last write to queue.path was interrupted; nothing that queue.fsync promised was in it"
         );
     }
     if report.is_damaged() {
