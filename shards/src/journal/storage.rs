@@ -214,7 +214,7 @@ fn allocate(file: &File, bytes: u64) -> io::Result<()> {
 }
 
 /// For file systems that set nothing aside.
-fn fill(file: &File, bytes: u64) -> io::Result<()> {
+pub(super) fn fill(file: &File, bytes: u64) -> io::Result<()> {
     let zeros = [0; 64 * 1024];
     let mut offset = 0;
     while offset < bytes {
