@@ -14,4 +14,5 @@ mod journal {
     mod memory;
     mod model;
     mod owner;
+    mod reserve;
 }

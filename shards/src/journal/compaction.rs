@@ -4,14 +4,15 @@
 //! **Never**: copies more than its budget in one call; deletes what is not copied and committed.
 //!
 //! It begins when half of the log is dead, so that over a round of the log it writes at most as
-//! much as was appended; under pressure, near the limit, when an eighth is, which is at most seven
-//! times as much. Dead are released records, and notes.
+//! much as was appended; under pressure, near the limit or with the reserve in use, when an eighth
+//! is, which is at most seven times as much. Dead are released records, and notes.
 
 use std::io;
 
 use super::chunk::Chunk;
 use super::format::BLOCK_BYTES;
-use super::{Journal, Position};
+use super::ledger::Segment;
+use super::{Condition, Journal, Position};
 
 /// Where compaction is.
 #[derive(Debug, Default)]
@@ -111,23 +112,40 @@ impl Journal {
 
     /// Orders the next read, if the oldest segment is worth being emptied.
     fn choose(&mut self) {
-        if !self.is_sound() || self.end < self.compaction.paused_until {
-            return;
-        }
-        let Some(oldest) = self.ledger.oldest_sealed() else { return };
-        // It is read from its file, so it must have got there.
-        if oldest.end > self.committed().0 {
-            return;
-        }
-        let total = self.end - oldest.base;
-        let dead = total.saturating_sub(self.ledger.live_blocks());
-        let half = dead * 2 >= total && total * BLOCK_BYTES as u64 >= 2 * self.segment_bytes;
-        let pressed = self.disk_bytes() / 3 >= self.room_for_records() / 4;
-        if (half || (pressed && dead * 8 >= total))
+        if let Some(oldest) = self.ledger.oldest_sealed()
+            && self.is_worth_emptying(oldest)
             && let Some(from) = self.ledger.oldest_live(oldest.base)
         {
             self.compaction.stage = Stage::Wanted(from);
             self.pump();
         }
+    }
+
+    fn is_worth_emptying(&self, oldest: &Segment) -> bool {
+        if !self.can_write() || self.end < self.compaction.paused_until {
+            return false;
+        }
+        // It is read from its file, so it must have got there.
+        if oldest.end > self.committed().0 || !self.has_room_to_empty(oldest) {
+            return false;
+        }
+        let total = self.end - oldest.base;
+        let dead = total.saturating_sub(self.ledger.live_blocks());
+        let half = dead * 2 >= total && total * BLOCK_BYTES as u64 >= 2 * self.segment_bytes;
+        let near_limit = self.disk_bytes() / 3 >= self.room_for_records() / 4;
+        let pressed = near_limit || self.condition == Condition::Tight;
+        half || (pressed && dead * 8 >= total)
+    }
+
+    /// Notes wait: they have had their part of the reserve, and compaction can make room.
+    pub(super) fn compaction_goes_first(&self) -> bool {
+        self.condition == Condition::Tight
+            && self.reserve_used() > self.segment_bytes / 4
+            && (!matches!(self.compaction.stage, Stage::Idle)
+                || self.dead_below > self.begin
+                // Emptied already; it goes with the next commit.
+                || self.ledger.oldest_sealed().is_some_and(|oldest| {
+                    oldest.live == 0 || self.is_worth_emptying(oldest)
+                }))
     }
 }

@@ -108,7 +108,8 @@ pub enum AppendError {
 pub enum Full {
     /// `Options::max_disk_bytes` is reached and compaction cannot help yet.
     Limit,
-    /// The file system or quota is; the writer tries again every second.
+    /// The file system or quota is, or only the reserve is left; the writer tries again every
+    /// second.
     Disk,
     /// Too much waits for the writer: come back after a commit.
     Buffer,

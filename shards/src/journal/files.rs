@@ -68,6 +68,8 @@ pub(super) struct Files<S> {
     durable: u64,
     committed: u64,
     pub(super) syncs: u64,
+    /// What ends at or before this block may be deleted.
+    floor: u64,
     /// A buffer to be used again.
     pub(super) spare: Option<Vec<u8>>,
 }
@@ -93,6 +95,7 @@ impl<S: Storage> Files<S> {
             durable: log.end,
             committed: log.end,
             syncs: 0,
+            floor: 0,
             spare: None,
             log,
         }
@@ -296,17 +299,25 @@ impl<S: Storage> Files<S> {
         }
     }
 
-    /// Deletes the files that end at or before `below`, oldest first, unless `after` is neither
-    /// durable nor can be made so. Returns whether it is done.
-    pub(super) fn delete(&mut self, below: u64, after: Ticket) -> io::Result<bool> {
+    /// Lets the files that end at or before `below` be deleted, unless `after` is neither durable
+    /// nor can be made so. Returns whether it does.
+    pub(super) fn release(&mut self, below: u64, after: Ticket) -> io::Result<bool> {
         if self.durable < after.0 {
             if self.written < after.0 {
                 return Ok(false);
             }
             self.sync()?;
         }
+        self.floor = self.floor.max(below);
+        Ok(true)
+    }
+
+    /// Deletes the files that may be, oldest first; some were not yet written, or still written to,
+    /// when they were released. Returns whether there was one.
+    pub(super) fn sweep(&mut self) -> io::Result<bool> {
+        let mut swept = false;
         while self.log.files.len() > usize::from(self.active)
-            && let Some(oldest) = self.log.files.front().filter(|oldest| oldest.end <= below)
+            && let Some(oldest) = self.log.files.front().filter(|oldest| oldest.end <= self.floor)
         {
             self.storage.remove(&oldest.name)?;
             if self.fsync != Fsync::Never {
@@ -314,7 +325,8 @@ impl<S: Storage> Files<S> {
                 self.storage.sync_directory()?;
             }
             self.log.files.pop_front();
+            swept = true;
         }
-        Ok(true)
+        Ok(swept)
     }
 }

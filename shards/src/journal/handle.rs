@@ -16,8 +16,9 @@ use super::files::{Batch, Files};
 use super::format::{self, BLOCK_BYTES, HEADER_BYTES, Kind};
 use super::ledger::Ledger;
 use super::recovery::{self, RecoveryReport};
+use super::reserve::Reserve;
 use super::storage::{Disk, Storage};
-use super::writer::{Lanes, Order, Report, Writer};
+use super::writer::{self, Lanes, Order, Report, Writer};
 use super::{AppendError, Condition, Full, OpenError, Options, Position};
 use crate::doorbell::Doorbell;
 use crate::limits::{
@@ -50,6 +51,8 @@ pub struct Journal {
     deletion: Option<(u64, Ticket)>,
     /// Everything below this block is deleted.
     pub(super) begin: u64,
+    /// Everything below this block is dead, and deleted or about to be.
+    pub(super) dead_below: u64,
     orders: Sender<Order>,
     reports: Receiver<Report>,
     /// An empty buffer the writer has given back.
@@ -58,6 +61,8 @@ pub struct Journal {
     pub(super) committed: Ticket,
     pub(super) syncs: u64,
     pub(super) condition: Condition,
+    /// Bytes of log there were for certain when space ran out; `None` while there is some.
+    pub(super) full_at: Option<u64>,
     pub(super) last_error: Option<Arc<str>>,
 }
 
@@ -89,10 +94,12 @@ impl Journal {
         let found = recovery::recover(&mut storage, &options.directory, &mut on_record)?;
         let (end, salt, segment_bytes) = (found.log.end, found.log.salt, options.segment_bytes);
         let begin = found.log.files.front().map_or(end, |oldest| oldest.id.base);
+        let (reserve, made) = Reserve::open(&mut storage, segment_bytes, writer::now());
+        let condition = Condition::writable(&reserve);
         let (orders, taken) = bounded(JOURNAL_LANE_CAPACITY);
         let (given, reports) = bounded(JOURNAL_REPORT_LANE_CAPACITY);
         let lanes = Lanes { orders: taken, reports: given, bell };
-        let writer = Writer::new(lanes, Files::new(storage, options.fsync, found.log));
+        let writer = Writer::new(lanes, Files::new(storage, options.fsync, found.log), reserve);
         let start = Builder::new().name("journal".to_owned()).spawn(move || writer.run());
         let writer = start.map_err(|source| OpenError::Io {
             path: options.directory.clone(),
@@ -112,15 +119,18 @@ impl Journal {
             flushing: false,
             deletion: None,
             begin,
+            dead_below: begin,
             orders,
             reports,
             spare: None,
             writer,
             committed: Ticket(end),
             syncs: 0,
-            condition: Condition::Sound,
-            last_error: None,
+            condition,
+            full_at: None,
+            last_error: made.err().map(|error| format!("making the reserve: {error}").into()),
         };
+        journal.full_at = (journal.condition == Condition::Tight).then(|| journal.disk_bytes());
         journal.excess_bytes = journal.disk_bytes().saturating_sub(journal.room_for_records())
             + journal.ledger.longest_blocks().saturating_mul(BLOCK).saturating_sub(segment_bytes);
         journal.pump();
@@ -132,7 +142,7 @@ impl Journal {
     pub fn append(&mut self, record: &[u8]) -> Result<Position, AppendError> {
         match &self.condition {
             Condition::Sound => {}
-            Condition::Full => return Err(AppendError::Full(Full::Disk)),
+            Condition::Tight | Condition::Full => return Err(AppendError::Full(Full::Disk)),
             Condition::Failed(reason) => {
                 return Err(AppendError::Failed { reason: Arc::clone(reason) });
             }
@@ -145,16 +155,19 @@ impl Journal {
 
     /// Takes a note: a record about older ones, such as a death. It is never live and not to be
     /// released; it stays as long as anything older does. Taken even where [`Self::append`]
-    /// refuses, because notes are what makes room.
+    /// refuses, because notes are what makes room; refused while compaction needs what there is.
     pub fn note(&mut self, record: &[u8]) -> Result<(), AppendError> {
         self.check_length(record)?;
+        if self.compaction_goes_first() {
+            return Err(AppendError::Full(Full::Disk));
+        }
         self.put(Kind::Note, record, self.room_for_notes()).map(drop)
     }
 
     /// As [`Self::append`], for compaction.
     pub(super) fn copy(&mut self, record: &[u8]) -> Option<Position> {
         let room = self.room_for_copies();
-        let position = self.is_sound().then(|| self.put(Kind::Record, record, room))?.ok()?;
+        let position = self.can_write().then(|| self.put(Kind::Record, record, room))?.ok()?;
         self.ledger.insert(position);
         Some(position)
     }
@@ -213,15 +226,18 @@ impl Journal {
         }
         writer.join().map_err(|_panic| io::Error::other("the journal's writer has panicked"))?;
         match condition {
-            Condition::Sound if !behind && committed == Ticket(end) => Ok(()),
-            Condition::Sound => Err(io::Error::other("the journal's writer ended early")),
+            Condition::Sound | Condition::Tight if !behind && committed == Ticket(end) => Ok(()),
+            Condition::Sound | Condition::Tight => {
+                Err(io::Error::other("the journal's writer ended early"))
+            }
             Condition::Full => Err(io::ErrorKind::StorageFull.into()),
             Condition::Failed(reason) => Err(io::Error::other(reason.as_ref())),
         }
     }
 
-    pub(super) fn is_sound(&self) -> bool {
-        self.condition == Condition::Sound
+    /// Notes and copies get to the disk.
+    pub(super) const fn can_write(&self) -> bool {
+        matches!(self.condition, Condition::Sound | Condition::Tight)
     }
 
     /// Something is not handed over yet.
@@ -264,6 +280,14 @@ impl Journal {
     }
 
     fn apply(&mut self, report: Report) {
+        match report.condition {
+            Condition::Sound => self.full_at = None,
+            Condition::Tight | Condition::Full if self.full_at.is_none() => {
+                let uncommitted_bytes = (self.end - self.committed.0) * BLOCK;
+                self.full_at = Some(self.disk_bytes().saturating_sub(uncommitted_bytes));
+            }
+            Condition::Tight | Condition::Full | Condition::Failed(_) => {}
+        }
         self.committed = report.committed;
         self.begin = self.begin.max(report.deleted_below);
         self.syncs = report.syncs;
@@ -299,6 +323,7 @@ impl Journal {
             }
         }
         if let Some((below, after)) = self.ledger.prune(self.committed) {
+            self.dead_below = below;
             // What was moved is committed, but with an interval perhaps not yet durable.
             self.deletion =
                 Some((below, self.deletion.map_or(after, |(_, older)| older.max(after))));

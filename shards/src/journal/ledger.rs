@@ -12,8 +12,8 @@ use super::{Position, Ticket};
 pub(super) struct Segment {
     pub(super) base: u64,
     pub(super) end: u64,
-    live: u64,
-    live_blocks: u64,
+    pub(super) live: u64,
+    pub(super) live_blocks: u64,
     /// A set bit is the first block of a live record. Empty once nothing is live for good.
     bits: Vec<u64>,
     /// What was moved out of here is safe once this is committed.

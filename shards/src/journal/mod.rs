@@ -29,10 +29,18 @@
 //! # When the disk fails
 //! A failed write or sync is never acknowledged. What a failed sync leaves behind is unknown, so
 //! everything since the last good sync is cut off and written again, from memory, to a new file:
-//! at once, and if that fails too, after 1 s, doubling to 30 s. With no space left, the write is
-//! tried again every second and after each deletion. Meanwhile [`Journal::append`] refuses and
-//! says why; notes are taken as long as they find room in memory, and segments that are wholly
-//! dead are deleted, which is how a full disk heals itself.
+//! at once, and if that fails too, after 1 s, doubling to 30 s. Meanwhile [`Journal::append`]
+//! refuses and says why; notes are taken as long as they find room in memory.
+//!
+//! With no space left the writer removes the *reserve*, a file of a good segment that holds
+//! nothing, and tries again at once ([`Condition::Tight`]). Records are refused from then on, but
+//! what was taken, notes and copies are written, so compaction empties the oldest segment and its
+//! deletion makes room: that is how a full disk heals itself. Notes may take a quarter of a
+//! segment; beyond that they are refused as long as compaction can make room. After each deletion
+//! and every second the writer tries to make the reserve anew; once it is there, records are taken
+//! again. Only when the reserve is used up as well ([`Condition::Full`]) does nothing go to the
+//! disk but deletions of what is wholly dead; the write is tried again every second and after each
+//! of them.
 
 mod chunk;
 mod compaction;
@@ -42,6 +50,7 @@ mod format;
 mod handle;
 mod ledger;
 mod recovery;
+mod reserve;
 mod room;
 pub mod storage;
 mod writer;
@@ -66,8 +75,9 @@ pub struct Options {
     /// A segment is sealed when the next record would make it longer than this; no record may be
     /// longer.
     pub segment_bytes: u64,
-    /// The most bytes on disk, at least four segments. One segment's worth is kept for notes and
-    /// one for compaction; records may fill the rest.
+    /// The most bytes of log on disk, at least four segments. One segment's worth is kept for
+    /// notes and one for compaction; records may fill the rest. The reserve, a segment and a
+    /// quarter, comes on top.
     pub max_disk_bytes: u64,
     /// When a record counts as committed.
     pub fsync: Fsync,
@@ -144,10 +154,20 @@ pub struct Ticket(u64);
 pub enum Condition {
     /// As far as known.
     Sound,
-    /// No: there is no space. Tried again every second.
+    /// There was no space, or at opening none for the reserve: records are refused, notes and
+    /// copies are written. Over once the reserve can be made; tried every second.
+    Tight,
+    /// No: there is no space, not even the reserve's. Tried again every second.
     Full,
     /// No, for this reason. Tried again after 1 to 30 s.
     Failed(Arc<str>),
+}
+
+impl Condition {
+    /// That of files that were written without fault.
+    const fn writable(reserve: &reserve::Reserve) -> Self {
+        if reserve.is_wanted() { Self::Tight } else { Self::Sound }
+    }
 }
 
 /// What a journal is doing, for the meter.
@@ -159,7 +179,7 @@ pub struct Stats {
     pub live_records: u64,
     /// Their bytes, framing included.
     pub live_bytes: u64,
-    /// Bytes of log on disk or on the way to it.
+    /// Bytes of log on disk or on the way to it; the reserve is not among them.
     pub disk_bytes: u64,
     /// Bytes that are not committed.
     pub uncommitted_bytes: u64,

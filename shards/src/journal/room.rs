@@ -5,7 +5,8 @@
 
 use super::format::{self, HEADER_BYTES};
 use super::handle::{BLOCK, Journal};
-use super::{AppendError, Condition, RECORD_BYTES_MAX, Stats};
+use super::ledger::Segment;
+use super::{AppendError, Condition, RECORD_BYTES_MAX, Stats, reserve};
 use crate::limits::JOURNAL_BUFFER_BYTES_MAX;
 
 impl Journal {
@@ -57,6 +58,21 @@ impl Journal {
 
     pub(super) fn disk_bytes(&self) -> u64 {
         (self.end - self.begin) * BLOCK + (self.ledger.segments() * HEADER_BYTES) as u64
+    }
+
+    /// How much of the reserve is used, at most.
+    pub(super) fn reserve_used(&self) -> u64 {
+        self.full_at.map_or(0, |full_at| self.disk_bytes().saturating_sub(full_at))
+    }
+
+    /// Whether what is live in a segment can be copied: while the reserve is in use, into what is
+    /// left of it. Copies that got stuck halfway would keep their segment even if they died. Little
+    /// is risked, because how much is left is known only roughly.
+    pub(super) fn has_room_to_empty(&self, segment: &Segment) -> bool {
+        let live_bytes = segment.live_blocks * BLOCK;
+        self.condition != Condition::Tight
+            || live_bytes <= self.segment_bytes / 4
+            || self.reserve_used() + live_bytes <= reserve::bytes(self.segment_bytes)
     }
 
     /// A record fits a segment, so that compaction has room for it.

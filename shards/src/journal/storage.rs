@@ -6,7 +6,9 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::OpenError;
@@ -38,6 +40,9 @@ pub trait Storage: Send + 'static {
     fn truncate(&mut self, name: &str, bytes: u64) -> io::Result<()>;
     /// Deletes `name`; it is no error that it is not there.
     fn remove(&mut self, name: &str) -> io::Result<()>;
+    /// Makes `name`, whatever it was before, a file of exactly `bytes` that occupies as much space;
+    /// what it holds does not matter. After an error it is not there and occupies nothing.
+    fn reserve(&mut self, name: &str, bytes: u64) -> io::Result<()>;
     /// Returns once all creations, new names and removals would survive a loss of power.
     fn sync_directory(&mut self) -> io::Result<()>;
 }
@@ -157,6 +162,23 @@ impl Storage for Disk {
         }
     }
 
+    fn reserve(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+        let path = self.path.join(name);
+        let mut open = OpenOptions::new();
+        let file = open.create(true).truncate(false).write(true).mode(0o600).open(&path)?;
+        let made = file.metadata().and_then(|found| {
+            if found.len() == bytes && found.blocks().saturating_mul(512) >= bytes {
+                return Ok(());
+            }
+            file.set_len(bytes)?;
+            allocate(&file, bytes)
+        });
+        if made.is_err() {
+            std::fs::remove_file(&path).ok();
+        }
+        made
+    }
+
     fn sync_directory(&mut self) -> io::Result<()> {
         self.directory.sync_all()
     }
@@ -166,4 +188,39 @@ impl Disk {
     fn current(&self) -> io::Result<&File> {
         self.current.as_ref().ok_or_else(|| io::Error::other("no segment file is open"))
     }
+}
+
+/// Has the file system set aside the blocks of a file.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "nothing in std takes space without writing to it")]
+fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    let Ok(length) = libc::off_t::try_from(bytes) else {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    };
+    loop {
+        // SAFETY: the descriptor is that of `file`, which is open; no memory is handed over.
+        match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, length) } {
+            0 => return Ok(()),
+            libc::EINTR => {}
+            libc::EOPNOTSUPP | libc::EINVAL | libc::ENOSYS => return fill(file, bytes),
+            code => return Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    fill(file, bytes)
+}
+
+/// For file systems that set nothing aside.
+pub(super) fn fill(file: &File, bytes: u64) -> io::Result<()> {
+    let zeros = [0; 64 * 1024];
+    let mut offset = 0;
+    while offset < bytes {
+        let count = usize::try_from(bytes - offset).unwrap_or(zeros.len()).min(zeros.len());
+        file.write_all_at(zeros.get(..count).unwrap_or(&zeros), offset)?;
+        offset += count as u64;
+    }
+    Ok(())
 }

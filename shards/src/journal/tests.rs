@@ -121,3 +121,12 @@ fn names_and_headers_say_the_same() {
     }
     assert_eq!(FileId::read_header(header.split_last().unwrap().1), Header::Damaged);
 }
+
+#[test]
+fn a_reserve_that_cannot_be_set_aside_is_written() {
+    let file = tempfile::tempfile().unwrap();
+    for bytes in [1, 64 * 1024, 150_000] {
+        super::storage::fill(&file, bytes).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), bytes);
+    }
+}

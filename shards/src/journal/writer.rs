@@ -1,7 +1,7 @@
 //! The writer: the thread that waits for the disk in place of the shard.
 //!
 //! **Runs on**: a thread of its own, one for each journal. It alone may wait: for work, for the
-//! disk, for the shard to take a report. **Owns**: the [`Files`], and when to try again.
+//! disk, for the shard to take a report. **Owns**: the [`Files`], the reserve, when to try again.
 //! **Never**: acknowledges what the policy's write or sync has not returned for.
 //!
 //! A round takes every order in the lane, reads, writes all batches and syncs once, then deletes
@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::chunk::Chunk;
 use super::files::{Batch, Files, is_full};
+use super::reserve::Reserve;
 use super::storage::Storage;
 use super::{Condition, Ticket};
 use crate::doorbell::Doorbell;
@@ -59,6 +60,7 @@ pub(super) struct Lanes {
 pub(super) struct Writer<S> {
     lanes: Lanes,
     files: Files<S>,
+    reserve: Reserve,
     deletion: Option<(u64, Ticket)>,
     deleted_below: u64,
     reading: Option<u64>,
@@ -70,21 +72,22 @@ pub(super) struct Writer<S> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "intervals and retries, on the writer's own thread")]
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::now()
 }
 
 impl<S: Storage> Writer<S> {
-    pub(super) const fn new(lanes: Lanes, files: Files<S>) -> Self {
+    pub(super) fn new(lanes: Lanes, files: Files<S>, reserve: Reserve) -> Self {
         Self {
             lanes,
             files,
+            condition: Condition::writable(&reserve),
+            reserve,
             deletion: None,
             deleted_below: 0,
             reading: None,
             retry_at: None,
             backoff: JOURNAL_RETRY,
-            condition: Condition::Sound,
             last_error: None,
         }
     }
@@ -112,7 +115,8 @@ impl<S: Storage> Writer<S> {
     /// Waits for an order or a deadline, then takes all there are. False when none can come.
     #[expect(clippy::disallowed_methods, reason = "the writer's thread is there to wait")]
     fn receive(&mut self) -> bool {
-        let first = match self.retry_at.or_else(|| self.files.sync_at()) {
+        let due = [self.files.sync_at(), self.reserve.make_at()];
+        let first = match self.retry_at.or_else(|| due.into_iter().flatten().min()) {
             None => self.lanes.orders.recv().map_err(|_gone| RecvTimeoutError::Disconnected),
             Some(at) => self.lanes.orders.recv_timeout(at.saturating_duration_since(now())),
         };
@@ -130,7 +134,11 @@ impl<S: Storage> Writer<S> {
     fn take(&mut self, order: Order) {
         match order {
             Order::Write(batch) => self.files.push(batch),
-            Order::Delete { below, after } => self.deletion = Some((below, after)),
+            Order::Delete { below, after } => {
+                // What an order that is not yet carried out waits for, this one waits for, too.
+                let after = self.deletion.map_or(after, |(_, older)| older.max(after));
+                self.deletion = Some((below, after));
+            }
             Order::Read { from } => self.reading = Some(from),
         }
     }
@@ -142,42 +150,75 @@ impl<S: Storage> Writer<S> {
             Some(at) if at > now() && !closing => None,
             _ => Some(self.write(closing)),
         };
-        let deleted = self.delete();
+        let mut deleted = self.delete();
         let stuck = self.retry_at.is_some() || matches!(result, Some(Err(_)));
-        if stuck && matches!(deleted, Ok(true)) {
+        if deleted.as_ref().is_err_and(|error| self.use_reserve(error)) {
+            result = Some(self.write(closing));
+            deleted = self.delete();
+        } else if stuck && matches!(deleted, Ok(true)) {
             result = Some(self.write(closing));
         }
+        let easier = self.retry_at.is_some() || matches!(deleted, Ok(true));
         match result.map(|result| result.and_then(|()| deleted.map(drop))) {
             None => self.files.merge(),
             Some(Err(error)) => self.fail(&error),
             Some(Ok(())) => {
                 self.retry_at = None;
                 self.backoff = JOURNAL_RETRY;
-                self.condition = Condition::Sound;
+                if !closing {
+                    self.renew_reserve(easier);
+                }
+                self.condition = Condition::writable(&self.reserve);
             }
         }
     }
 
-    /// Something that breaks for the first time gets a second chance at once, in a new file.
+    /// Something that breaks for the first time gets a second chance at once, in a new file, and
+    /// what finds no space one with the reserve's.
     fn write(&mut self, closing: bool) -> io::Result<()> {
-        match self.files.write(now(), closing) {
-            Err(error) if self.retry_at.is_none() && !is_full(&error) => {
-                self.last_error = Some(error.to_string().into());
-                self.files.write(now(), closing)
-            }
-            result => result,
+        let mut result = self.files.write(now(), closing);
+        if let Err(error) = &result
+            && self.retry_at.is_none()
+            && !is_full(error)
+        {
+            self.last_error = Some(error.to_string().into());
+            result = self.files.write(now(), closing);
+        }
+        if result.as_ref().is_err_and(|error| self.use_reserve(error)) {
+            result = self.files.write(now(), closing);
+        }
+        result
+    }
+
+    /// Whether there is room again for what failed.
+    fn use_reserve(&mut self, error: &io::Error) -> bool {
+        let used = is_full(error) && self.reserve.give_up(&mut self.files.storage, now());
+        if used {
+            self.last_error = Some(error.to_string().into());
+        }
+        used
+    }
+
+    fn renew_reserve(&mut self, easier: bool) {
+        if self.reserve.is_due(now(), easier)
+            && let Err(error) = self.reserve.make(&mut self.files.storage, now())
+        {
+            self.last_error = Some(format!("making the reserve: {error}").into());
         }
     }
 
     /// Whether something was deleted.
     fn delete(&mut self) -> io::Result<bool> {
-        let Some((below, after)) = self.deletion else { return Ok(false) };
-        let done = self.files.delete(below, after)?;
-        if done {
+        let released = match self.deletion {
+            Some((below, after)) => self.files.release(below, after)?.then_some(below),
+            None => None,
+        };
+        let swept = self.files.sweep()?;
+        if let Some(below) = released {
             self.deletion = None;
             self.deleted_below = below;
         }
-        Ok(done)
+        Ok(swept)
     }
 
     fn fail(&mut self, error: &io::Error) {

@@ -330,7 +330,7 @@ impl Vault {
     fn examine(&mut self, now: Tick) {
         let before = self.told;
         self.health = match self.journal.condition() {
-            Condition::Full => DiskHealth::Full,
+            Condition::Full | Condition::Tight => DiskHealth::Full,
             Condition::Failed(_) => DiskHealth::Failed,
             Condition::Sound if self.journal.has_room() => DiskHealth::Sound,
             // What was refused stays so until there is some room; what was not is as it was.

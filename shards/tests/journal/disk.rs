@@ -1,6 +1,7 @@
 //! On real directories: what can be wrong with one is told, and what was written is there.
 
 use std::fs::{self, OpenOptions};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -158,29 +159,89 @@ fn a_read_only_directory_is_named() {
     assert!(error.contains(path) && error.contains("mount it writable"), "{error}");
 }
 
+/// Appends until there is no space. Returns how many were taken.
+fn fill(owner: &mut Owner) -> u64 {
+    let mut id = 0;
+    loop {
+        match owner.append(id, 1000) {
+            Ok(_) => id += 1,
+            Err(refused) => {
+                assert_eq!(refused, AppendError::Full(Full::Disk));
+                return id;
+            }
+        }
+        let ticket = owner.journal.flush();
+        owner.until("a commit", |owner| owner.journal.committed() >= ticket);
+    }
+}
+
+#[test]
+fn one_old_record_does_not_keep_a_file_system_full() {
+    let Some(mount) = Mount::new(1 << 20) else { return };
+    for fsync in [Fsync::Always, Fsync::Interval(Duration::from_millis(5)), Fsync::Never] {
+        let directory = tempfile::tempdir_in(mount.0.path()).unwrap();
+        let options = options(directory.path(), fsync);
+        let mut owner = Owner::open(&options).unwrap();
+        let id = fill(&mut owner);
+        assert_eq!(*owner.journal.condition(), Condition::Tight);
+        assert!(!directory.path().join("reserve").exists(), "it is in use");
+        (1..id).for_each(|dead| owner.kill_in_time(dead));
+        owner.commit();
+        owner.until("room", |owner| {
+            owner.compact(100_000);
+            owner.journal.flush();
+            *owner.journal.condition() == Condition::Sound
+        });
+        for more in id..id + 100 {
+            owner.append(more, 1000).unwrap();
+        }
+        owner.commit();
+        let reserve = fs::metadata(directory.path().join("reserve")).unwrap();
+        assert!(reserve.len() >= options.segment_bytes);
+        assert!(reserve.blocks() * 512 >= options.segment_bytes, "real blocks");
+        let index = owner.index.clone();
+        assert!(index.contains_key(&0) && index.len() == 101);
+        owner.journal.close().unwrap();
+        let owner = Owner::open(&options).unwrap();
+        assert_eq!(owner.index, index);
+        assert_eq!(owner.report.damages, 0);
+        owner.journal.close().unwrap();
+    }
+}
+
+#[test]
+fn a_journal_opens_on_a_full_file_system() {
+    let Some(mount) = Mount::new(1 << 20) else { return };
+    let options = options(mount.0.path(), Fsync::Always);
+    let mut owner = Owner::open(&options).unwrap();
+    owner.append(0, 1000).unwrap();
+    owner.journal.close().unwrap();
+    fs::remove_file(mount.0.path().join("reserve")).unwrap();
+    let others = mount.0.path().join("others");
+    fs::write(&others, vec![0; 2 << 20]).unwrap_err();
+    let mut owner = Owner::open(&options).unwrap();
+    assert_eq!(*owner.journal.condition(), Condition::Tight);
+    assert!(!mount.0.path().join("reserve").exists(), "nor a part of it");
+    assert_eq!(owner.append(1, 1000), Err(AppendError::Full(Full::Disk)));
+    fs::remove_file(others).unwrap();
+    owner.until("room", |owner| *owner.journal.condition() == Condition::Sound);
+    owner.append(1, 1000).unwrap();
+    owner.commit();
+    owner.journal.close().unwrap();
+}
+
 #[test]
 fn a_full_file_system_refuses_and_heals() {
     let Some(mount) = Mount::new(1 << 20) else { return };
     let options = options(mount.0.path(), Fsync::Always);
     let mut owner = Owner::open(&options).unwrap();
-    let mut id = 0;
-    let refused = loop {
-        match owner.append(id, 1000) {
-            Ok(_) => id += 1,
-            Err(refused) => break refused,
-        }
-        let ticket = owner.journal.flush();
-        owner.until("an answer", |owner| {
-            owner.journal.committed() >= ticket
-                || owner.journal.stats().condition == Condition::Full
-        });
-    };
-    assert_eq!(refused, AppendError::Full(Full::Disk));
+    let id = fill(&mut owner);
     assert!(id > 700, "{id}");
     for dead in 0..id / 2 {
         owner.kill(dead).unwrap();
     }
     owner.commit();
+    owner.until("room", |owner| *owner.journal.condition() == Condition::Sound);
     for more in id..id + 100 {
         owner.append(more, 1000).unwrap();
     }

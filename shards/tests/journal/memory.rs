@@ -12,6 +12,8 @@ use std::sync::{Arc, MutexGuard};
 use ara_shards::journal::storage::Storage;
 use fastrand::Rng;
 
+const RESERVE: &str = "reserve";
+
 #[derive(Debug, Clone, Default)]
 struct File {
     data: Vec<u8>,
@@ -28,10 +30,16 @@ pub(super) enum Fault {
     Create,
     /// A write, after half of its bytes.
     Write,
+    /// A write, after half of its bytes, for lack of space.
+    WriteFull,
     Sync,
+    /// A sync, for lack of space.
+    SyncFull,
     Remove,
     SyncDirectory,
     Read,
+    /// The making of the reserve, not for lack of space.
+    Reserve,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -63,23 +71,48 @@ impl State {
         match self.faults.iter().position(|one| *one == fault) {
             Some(at) => {
                 self.faults.remove(at);
-                Err(failed(&format!("{fault:?}")))
+                Err(match fault {
+                    Fault::WriteFull | Fault::SyncFull => io::ErrorKind::StorageFull.into(),
+                    _ => failed(&format!("{fault:?}")),
+                })
             }
             None => Ok(()),
         }
     }
 
-    pub(super) fn bytes(&self) -> u64 {
+    /// What the file system has given away.
+    pub(super) fn used(&self) -> u64 {
         self.files.values().map(|file| file.data.len() as u64).sum()
     }
 
-    pub(super) fn files(&self) -> usize {
-        self.files.len()
+    /// All but the reserve.
+    pub(super) fn bytes(&self) -> u64 {
+        self.used() - self.reserve().map_or(0, |bytes| bytes as u64)
     }
 
-    /// The bytes of the oldest file but `index`.
+    /// All but the reserve.
+    pub(super) fn files(&self) -> usize {
+        self.files.len() - usize::from(self.reserve().is_some())
+    }
+
+    /// The bytes of the oldest file but `index`. The reserve comes after all of the log.
     pub(super) fn data(&mut self, index: usize) -> &mut Vec<u8> {
+        assert!(index < self.files(), "so many files");
         &mut self.files.values_mut().nth(index).expect("so many files").data
+    }
+
+    /// The length of the reserve, if there is one.
+    pub(super) fn reserve(&self) -> Option<usize> {
+        self.files.get(RESERVE).map(|file| file.data.len())
+    }
+
+    /// What has happened to the reserve while nobody had the journal open.
+    pub(super) fn leave_reserve(&mut self, bytes: Option<usize>) {
+        self.files.remove(RESERVE);
+        if let Some(bytes) = bytes {
+            let data = vec![0xA5; bytes];
+            self.files.insert(RESERVE.to_owned(), File { data, ..File::default() });
+        }
     }
 }
 
@@ -155,8 +188,9 @@ impl Storage for Memory {
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.alive()?;
-        let fault = state.takes_fault(Fault::Write);
-        let used = state.bytes();
+        let fault =
+            state.takes_fault(Fault::Write).and_then(|()| state.takes_fault(Fault::WriteFull));
+        let used = state.used();
         let room = state.bytes_max.map_or(u64::MAX, |most| most.saturating_sub(used));
         let name = state.current.clone().expect("a file was created");
         let file = state.files.get_mut(&name).expect("the current file exists");
@@ -180,7 +214,8 @@ impl Storage for Memory {
     fn sync(&mut self) -> io::Result<()> {
         let mut state = self.alive()?;
         state.syncs += 1;
-        let fault = state.takes_fault(Fault::Sync);
+        let fault =
+            state.takes_fault(Fault::Sync).and_then(|()| state.takes_fault(Fault::SyncFull));
         let name = state.current.clone().expect("a file was created");
         let file = state.files.get_mut(&name).expect("the current file exists");
         file.poisoned |= fault.is_err();
@@ -234,6 +269,21 @@ impl Storage for Memory {
         if let Some(file) = state.files.remove(name) {
             state.removed.insert(name.to_owned(), file);
         }
+        Ok(())
+    }
+
+    fn reserve(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+        let mut state = self.alive()?;
+        let fault = state.takes_fault(Fault::Reserve);
+        let old = state.files.remove(name);
+        fault?;
+        if state.bytes_max.is_some_and(|most| state.used() + bytes > most) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        // Nothing of it is synced: after a loss of power it is short, or not there.
+        let entry_durable = old.is_some_and(|old| old.entry_durable);
+        let data = vec![0; usize::try_from(bytes).unwrap()];
+        state.files.insert(name.to_owned(), File { data, entry_durable, ..File::default() });
         Ok(())
     }
 

@@ -1,13 +1,13 @@
 //! Whatever is done to a journal, in whatever order, and whenever it is killed or loses power:
 //! nothing committed is lost, nothing dead comes back, nothing wrong is read, order is kept.
 //!
-//! Set-up: random histories of appends, deaths, commits, compactions, failures, closings, kills
-//! and losses of power, held against what the owner was promised.
+//! Set-up: random histories of appends, deaths, commits, compactions, failures, full disks,
+//! closings, kills and losses of power, held against what the owner was promised.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ara_shards::journal::{AppendError, Fsync, Options, Ticket};
+use ara_shards::journal::{AppendError, Condition, Fsync, Options, Ticket};
 use fastrand::Rng;
 use proptest::prelude::*;
 
@@ -16,24 +16,39 @@ use super::owner::{Owner, body};
 
 #[derive(Debug, Clone)]
 enum Step {
-    Append { bytes: usize },
-    Kill { nth: usize },
-    KillOldest { count: usize },
+    Append {
+        bytes: usize,
+    },
+    Kill {
+        nth: usize,
+    },
+    KillOldest {
+        count: usize,
+    },
     Flush,
     Commit,
-    Compact { bytes_max: usize },
+    Compact {
+        bytes_max: usize,
+    },
     Fail(Fault),
+    /// The file system has so much room from now on; `None`: enough.
+    Room(Option<u64>),
     Close,
-    Crash { seed: u64 },
+    Crash {
+        seed: u64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let fault = prop::sample::select(vec![
         Fault::Create,
         Fault::Write,
+        Fault::WriteFull,
         Fault::Sync,
+        Fault::SyncFull,
         Fault::SyncDirectory,
         Fault::Read,
+        Fault::Reserve,
     ]);
     prop_oneof![
         40 => (0..700_usize).prop_map(|bytes| Step::Append { bytes }),
@@ -44,6 +59,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => Just(Step::Commit),
         10 => (1..8000_usize).prop_map(|bytes_max| Step::Compact { bytes_max }),
         2 => fault.prop_map(Step::Fail),
+        1 => prop::option::weighted(0.7, 0..8000_u64).prop_map(Step::Room),
         1 => Just(Step::Close),
         3 => any::<u64>().prop_map(|seed| Step::Crash { seed }),
     ]
@@ -120,7 +136,7 @@ impl World {
                 ids.into_iter().for_each(|id| self.kill(id));
             }
             Step::Flush => drop(self.owner().journal.flush()),
-            Step::Commit => drop(self.owner().commit()),
+            Step::Commit => self.commit(),
             Step::Compact { bytes_max } => {
                 for _ in 0..4 {
                     self.owner().compact(bytes_max);
@@ -129,6 +145,10 @@ impl World {
                 }
             }
             Step::Fail(fault) => self.memory.state().faults.push(fault),
+            Step::Room(bytes) => {
+                let mut state = self.memory.state();
+                state.bytes_max = bytes.map(|bytes| state.used() + bytes);
+            }
             Step::Close => {
                 let owner = self.owner.take().expect("it is open");
                 let end = owner.journal.stats();
@@ -140,6 +160,19 @@ impl World {
             }
             Step::Crash { seed } => self.crash(seed),
         }
+    }
+
+    /// Waits until all is committed. What even the reserve has no room for needs more.
+    fn commit(&mut self) {
+        let memory = self.memory.clone();
+        let owner = self.owner();
+        let ticket = owner.journal.flush();
+        owner.until("a commit", |owner| {
+            if *owner.journal.condition() == Condition::Full {
+                memory.state().bytes_max = None;
+            }
+            owner.journal.committed() >= ticket
+        });
     }
 
     fn crash(&mut self, seed: u64) {
@@ -196,8 +229,11 @@ fn live_through(fsync: Fsync, steps: &[Step]) {
         assert!(stats.disk_bytes <= world.options.max_disk_bytes, "{stats:?}");
     }
     world.memory.state().faults.clear();
-    world.owner().commit();
+    // While the reserve is in use, too, what is handed over gets to the disk.
+    world.commit();
+    world.memory.state().bytes_max = None;
     world.crash(7);
+    assert!(world.memory.state().reserve().is_some(), "made again at opening");
     // Everything dies, and the disk is given back but for the last segment.
     let ids: Vec<u64> = world.owner().index.keys().copied().collect();
     for id in ids {

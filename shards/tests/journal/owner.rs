@@ -84,6 +84,19 @@ impl Owner {
         Ok(())
     }
 
+    /// As [`Self::kill`], however often it has to be tried.
+    pub(super) fn kill_in_time(&mut self, id: u64) {
+        self.until("a death", |owner| match owner.kill(id) {
+            Ok(()) => true,
+            Err(error) => {
+                assert!(matches!(error, AppendError::Full(_)), "{error}");
+                owner.compact(100_000);
+                owner.journal.flush();
+                false
+            }
+        });
+    }
+
     pub(super) fn compact(&mut self, bytes_max: usize) -> bool {
         let index = &mut self.index;
         self.journal.compact(bytes_max, |old, new, record| {
