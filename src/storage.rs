@@ -21,6 +21,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use ara_shards::clock::Clock;
+use ara_shards::journal::storage::file_system_bytes;
 use ara_shards::journal::{Fsync, Options};
 use ara_shards::placement::Placement;
 use ara_shards::vault;
@@ -151,9 +152,13 @@ fn make(path: &Path, layout: &Layout) -> io::Result<()> {
 }
 
 fn journals(disk: &Disk, layout: &Layout, bytes_max: u64) -> Vec<Options> {
+    // On a small file system small segments, whatever the bound: a journal reserves room for one.
+    let shards = u64::try_from(layout.shards).unwrap_or(u64::MAX);
+    let system_bytes = file_system_bytes(&disk.path).map_or(u64::MAX, |bytes| bytes / shards);
+    let share = bytes_max.min(system_bytes);
     let options = |shard| Options {
         directory: generation(&disk.path, layout).join(format!("shard-{shard}")),
-        segment_bytes: (bytes_max / SEGMENTS).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX),
+        segment_bytes: (share / SEGMENTS).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX),
         max_disk_bytes: bytes_max,
         fsync: disk.fsync,
     };

@@ -4,10 +4,13 @@
 //! **Owns**: the directory's lock and the one file being written.
 //! **Never**: retries, buffers or decides.
 
+use std::ffi::CString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
+use std::mem::MaybeUninit;
 #[cfg(target_os = "linux")]
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -206,6 +209,22 @@ fn allocate(file: &File, bytes: u64) -> io::Result<()> {
             code => return Err(io::Error::from_raw_os_error(code)),
         }
     }
+}
+
+/// The size of the file system that holds an existing path, in bytes; `None` if it does not say.
+#[must_use]
+#[expect(unsafe_code, reason = "the standard library has no statvfs")]
+pub fn file_system_bytes(path: &Path) -> Option<u64> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    let mut found = MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: the path ends with a zero, and the place is as large as what is written to it.
+    let result = unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) };
+    if result != 0 {
+        return None;
+    }
+    // SAFETY: it was written, and all zeros would be a value too.
+    let found = unsafe { found.assume_init() };
+    found.f_blocks.checked_mul(found.f_frsize).filter(|bytes| *bytes > 0)
 }
 
 #[cfg(not(target_os = "linux"))]

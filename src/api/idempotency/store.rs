@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ara_shards::doorbell::Doorbell;
+use ara_shards::journal::storage::file_system_bytes;
 use ara_shards::journal::{Fsync, Journal, OpenError, Options, Position, RecoveryReport};
 use tokio::sync::Notify;
 
@@ -22,6 +23,8 @@ use super::recovery::Recovery;
 const DIRECTORY: &str = "answers";
 /// The longest record, an answer with thousands of names, is 1 MiB.
 const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
+/// What is too long for a segment as small as this is remembered in memory only.
+const SEGMENT_BYTES_MIN: u64 = 256 * 1024;
 /// Live are at most 64 MiB of bodies and 100,000 times 288 bytes of what goes with them, which is
 /// 92 MiB. A journal wants twice that and two segments.
 const DISK_BYTES_MAX: u64 = 192 * 1024 * 1024;
@@ -47,14 +50,17 @@ impl AnswerStore {
     ///
     /// The directory cannot be used, or another process has it open.
     pub fn open(queue_path: &Path, fsync: Fsync) -> Result<Self, OpenError> {
+        let directory = queue_path.join(DIRECTORY);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+        made.map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
+        // A journal reserves room for a segment: on a small file system a small one.
+        let fitting = file_system_bytes(&directory).map_or(SEGMENT_BYTES, |bytes| bytes / 64);
         let options = Options {
-            directory: queue_path.join(DIRECTORY),
-            segment_bytes: SEGMENT_BYTES,
+            directory,
+            segment_bytes: fitting.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES),
             max_disk_bytes: DISK_BYTES_MAX,
             fsync,
         };
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&options.directory);
-        made.map_err(|source| OpenError::Directory { path: options.directory.clone(), source })?;
         Self::open_with(wall_ms(), |take, bell| Journal::open(&options, take, bell))
     }
 

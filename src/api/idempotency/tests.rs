@@ -301,6 +301,10 @@ impl Storage for Moody {
     fn remove(&mut self, name: &str) -> io::Result<()> {
         self.disk.remove(name)
     }
+    fn reserve(&mut self, name: &str, bytes: u64) -> io::Result<()> {
+        self.check()?;
+        self.disk.reserve(name, bytes)
+    }
     fn sync_directory(&mut self) -> io::Result<()> {
         self.disk.sync_directory()
     }
