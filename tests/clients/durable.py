@@ -80,8 +80,8 @@ class Store:
         return sorted(self.path.rglob("*.journal"), key=lambda path: (path.stat().st_mtime_ns, path.name))
 
     def bytes_used(self) -> int:
-        """What the directory occupies, as the file system counts it."""
-        return sum(path.stat().st_blocks * 512 for path in self.files())
+        """What the directory occupies, as the file system counts it, but for the reserves, which the bound does not include."""
+        return sum(path.stat().st_blocks * 512 for path in self.files() if path.name != "reserve")
 
     def holds(self, text: str) -> bool:
         return any(text.encode() in path.read_bytes() for path in self.journals())
