@@ -24,6 +24,9 @@ impl State {
             let hash = placement.hash(&tenant, &user.name);
             let slot = self.directory.enter_user(&tenant, &user.name, hash);
             for letter in user.waiting {
+                // Tracked by an earlier run: its Ack, if one comes, is counted by this one.
+                let is_tracked = self.limits.ack.is_some() && letter.attempts() > 0;
+                self.meter.ack_tracked += u64::from(is_tracked);
                 self.put(slot, letter);
             }
             if let Some(mailbox) = self.directory.open_mailbox(slot) {
