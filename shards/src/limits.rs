@@ -143,6 +143,10 @@ pub const JOURNAL_BUFFER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of live records compaction copies in one turn: about 0.3 ms.
 pub const COMPACTION_BYTES_PER_TURN: usize = 128 * 1024;
 
+/// Attempts of letters that wait to be noted while the disk takes no notes: 16 MiB. Ends wait too, but
+/// each letter has one.
+pub const CHANGES_WAITING_MAX: usize = 1024 * 1024;
+
 /// Ends, or changes, of letters written down in one note.
 pub const LETTERS_PER_NOTE: usize = 4096;
 

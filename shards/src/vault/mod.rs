@@ -20,7 +20,7 @@ use ahash::AHashMap;
 use crate::clock::Clock;
 use crate::id::Tick;
 use crate::journal::{AppendError, Condition, Full, Journal, Position, Ticket};
-use crate::limits::{COMPACTION_BYTES_PER_TURN, LETTERS_PER_NOTE};
+use crate::limits::{CHANGES_WAITING_MAX, COMPACTION_BYTES_PER_TURN, LETTERS_PER_NOTE};
 use crate::message::{DiskHealth, Report};
 use crate::meter::DiskSnapshot;
 use crate::notification::Audience;
@@ -158,8 +158,12 @@ impl Vault {
         self.ended.push(place);
     }
 
-    /// The letter at this place was sent so often, and is given up or not.
+    /// The letter at this place was sent so often, and is given up or not. While the disk takes no
+    /// notes, only so many attempts wait to be noted: a crash would lose the others' count.
     pub(crate) fn change(&mut self, place: Position, attempts: u8, is_given_up: bool) {
+        if !is_given_up && self.changed.len() >= CHANGES_WAITING_MAX {
+            return;
+        }
         self.changed.push(Change { place, attempts, is_given_up });
     }
 
