@@ -82,6 +82,12 @@ impl Code {
     }
 }
 
+/// What the header `Date` of an answer made now says.
+#[must_use]
+pub fn date() -> String {
+    fmt_http_date(SystemTime::now())
+}
+
 /// A refusal on its way to the caller.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Refusal {
@@ -159,7 +165,7 @@ impl Refusal {
              connection: close\r\ndate: {}\r\n",
             self.status(),
             body.len(),
-            fmt_http_date(SystemTime::now())
+            date()
         );
         for (name, value) in &self.headers {
             // Writing to a String cannot fail.

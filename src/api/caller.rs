@@ -113,3 +113,7 @@ fn poll_due(watch: &Watch, mut timer: Pin<&mut Sleep>, context: &mut Context<'_>
         }
     }
 }
+
+#[cfg(test)]
+#[path = "caller_tests.rs"]
+mod tests;

@@ -21,7 +21,7 @@ use super::auth::{Identity, TokenError, Verifier};
 use crate::names;
 use crate::origin::Origins;
 use crate::query::Query;
-use crate::refusal::{Code, Refusal};
+use crate::refusal::{Code, Refusal, date};
 
 /// The tenant of everyone where tenants are off, and of tokens that name none.
 pub const DEFAULT_TENANT: &str = "default";
@@ -342,7 +342,9 @@ fn sse_greeting(cors_origin: Option<&str>) -> Box<[u8]> {
     });
     format!(
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n\
-         x-accel-buffering: no\r\nconnection: close\r\n{cors}\r\nretry: {SSE_RETRY_MS}\n\n"
+         x-accel-buffering: no\r\nconnection: close\r\ndate: {}\r\n{cors}\r\n\
+         retry: {SSE_RETRY_MS}\n\n",
+        date()
     )
     .into_bytes()
     .into()
