@@ -150,6 +150,10 @@ fn examine<T>(
     };
     let target = request.path.unwrap_or_default();
     let uri: Uri = target.parse().map_err(|_invalid| bad("invalid target"))?;
+    // A host alone is the target of CONNECT only (RFC 9112 section 3.2.3).
+    if uri.path().is_empty() && request.method != Some("CONNECT") {
+        return Err(bad("the target is not a path that begins with `/`").into());
+    }
     check_host(&request)?;
     let body = body_length(&request)?;
     let is_client = transport_at(request.method.unwrap_or_default(), uri.path()).is_some();
@@ -268,6 +272,23 @@ mod tests {
         assert_eq!(refusal(b"hello\r\n\r\n").code, Code::Validation);
         assert!(refusal(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").message.contains("TLS"));
         assert!(refusal(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").message.contains("HTTP/2"));
+    }
+
+    #[test]
+    fn a_target_is_a_path_or_a_whole_address() {
+        for (line, is_good) in [
+            ("GET /a?b", true),
+            ("GET http://x/a", true),
+            ("GET http://x", true),
+            ("OPTIONS *", true),
+            ("CONNECT x:1", true),
+            ("GET x", false),
+            ("GET a/b", false),
+            ("GET ?a", false),
+        ] {
+            let head = format!("{line} HTTP/1.1\r\nHost: x\r\n\r\n");
+            assert_eq!(outline(head.as_bytes()).is_ok(), is_good, "{line}");
+        }
     }
 
     #[test]
