@@ -56,14 +56,13 @@ where
     let io = TokioIo::new(join(requests, WatchedWriter { writer, watch: Rc::clone(&watch) }));
     let service = service_fn(|request: http::Request<Incoming>| {
         let (answer, watch) = (&answer, &watch);
-        // Boxed: hyper can only be left by hand when the service's futures may move.
-        Box::pin(async move {
+        async move {
             let (parts, body) = request.into_parts();
             watch.begin();
             let reply = answer(parts, body, watch).await;
             watch.end();
             Ok::<_, Infallible>(reply)
-        })
+        }
     });
     // The deadlines are the watch's, and a caller may close its sending side and wait for answers.
     let mut connection = http1::Builder::new()
