@@ -218,7 +218,8 @@ async def test_tokens_and_secrets_are_never_logged(start_gateway, user, channel,
     ("token={token}&settled=yes", "settled", "`true` or `false`"),
     ("token={token}%FF", "token", "UTF-8"),
     ("token={token}&%zz=1", "%zz", "two hexadecimal digits"),
-], ids=lambda value: value.split("=")[-2] if "=" in value else None)
+], ids=["token", "channels", "settled", "last-event-id", "token-twice", "settled-twice", "last-event-id-twice",
+        "settled-value", "token-not-utf8", "bad-escape"])
 async def test_a_query_parameter_that_is_unknown_or_repeated_is_400_and_named(gateway, user, path, query, name, hint):
     async with RawConnection(gateway) as connection:
         target = f"{path}?{query.format(token=make_token(user))}"
