@@ -12,6 +12,7 @@ pub mod config;
 pub mod door;
 pub mod names;
 pub mod origin;
+pub mod query;
 pub mod redis;
 pub mod refusal;
 pub mod router;

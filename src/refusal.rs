@@ -3,8 +3,10 @@
 //! **Runs on**: any thread. **Owns**: nothing. **Never**: carries a secret, a stack or a path.
 
 use std::fmt::Write as _;
+use std::time::SystemTime;
 
 use http::StatusCode;
+use httpdate::fmt_http_date;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -13,8 +15,10 @@ use serde_json::Value;
 pub enum Code {
     /// Mend the request.
     Validation,
-    /// Present a valid key or token.
+    /// Present a valid token.
     Unauthorized,
+    /// Present a valid API key.
+    KeyRequired,
     /// Not from here.
     Forbidden,
     /// No such path.
@@ -53,7 +57,7 @@ impl Code {
     const fn parts(self) -> (StatusCode, &'static str) {
         match self {
             Self::Validation => (StatusCode::BAD_REQUEST, "VALIDATION_ERROR"),
-            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
+            Self::Unauthorized | Self::KeyRequired => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "FORBIDDEN"),
             Self::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
             Self::ChannelNotFound => (StatusCode::NOT_FOUND, "CHANNEL_NOT_FOUND"),
@@ -76,6 +80,12 @@ impl Code {
             Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "SHUTTING_DOWN"),
         }
     }
+}
+
+/// What the header `Date` of an answer made now says.
+#[must_use]
+pub fn date() -> String {
+    fmt_http_date(SystemTime::now())
 }
 
 /// A refusal on its way to the caller.
@@ -110,6 +120,11 @@ impl Refusal {
         let headers = match code {
             Code::Overloaded | Code::QueueUnavailable => vec![("retry-after", "1".to_owned())],
             Code::Unauthorized => vec![("www-authenticate", "Bearer".to_owned())],
+            // There is no registered scheme for a key in a header; a 401 must name one all the same
+            // (RFC 9110 section 11.6.1).
+            Code::KeyRequired => {
+                vec![("www-authenticate", "ApiKey header=\"X-API-Key\"".to_owned())]
+            }
             _ => Vec::new(),
         };
         Self { code, message: message.into(), details: None, headers }
@@ -147,9 +162,10 @@ impl Refusal {
         let body = self.body();
         let mut head = format!(
             "HTTP/1.1 {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-             connection: close\r\n",
+             connection: close\r\ndate: {}\r\n",
             self.status(),
-            body.len()
+            body.len(),
+            date()
         );
         for (name, value) in &self.headers {
             // Writing to a String cannot fail.

@@ -4,6 +4,7 @@
 //! without a complete head; when a further one comes, the oldest gives way. **Never**: lets one of
 //! them live beyond [`HEAD_DEADLINE`]; handles a request itself.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +22,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use super::gate::{Gate, Pass, transport_of};
-use super::head::{self, Head, NoHead};
+use super::head::{self, BadHead, Head, NoHead};
 use crate::refusal::{Code, Refusal};
 use crate::telemetry::Hush;
 
@@ -31,8 +32,8 @@ pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(2);
 /// The kernel's queue of connections not accepted yet, for each door.
 const BACKLOG: i32 = 4096;
-/// At most one line about refused accepts in this time.
-const WARN_INTERVAL: Duration = Duration::from_secs(1);
+/// At most one line about refused accepts in this time, and one about unusable heads.
+pub const WARN_INTERVAL: Duration = Duration::from_secs(1);
 /// How long accepting rests when the process is out of files.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -137,7 +138,8 @@ pub async fn serve(
     newcomers_max: usize,
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    let door = Rc::new(Door { gate, hallway });
+    let bad_heads = RefCell::new(Hush::new(WARN_INTERVAL));
+    let door = Rc::new(Door { gate, hallway, bad_heads });
     let mut closing = door.hallway.closing.clone();
     let mut newcomers: VecDeque<AbortHandle> = VecDeque::new();
     let mut hush = Hush::new(WARN_INTERVAL);
@@ -194,13 +196,15 @@ pub fn is_of_one_connection(error: &io::Error) -> bool {
 struct Door {
     gate: Arc<Gate>,
     hallway: Hallway,
+    bad_heads: RefCell<Hush>,
 }
 
 impl Door {
     async fn receive(&self, mut stream: TcpStream) {
         let head = match timeout(HEAD_DEADLINE, head::read(&mut stream)).await {
             Ok(Ok(head)) => head,
-            Ok(Err(NoHead::Bad(refusal))) => {
+            Ok(Err(NoHead::Bad(BadHead { refusal, warning }))) => {
+                warn_of_head(warning, &stream, &self.bad_heads);
                 return say_no(stream, refusal.response(None)).await;
             }
             // Gone, or too slow: there is nobody to answer.
@@ -230,6 +234,15 @@ impl Door {
             }
         }
         self.hallway.bell.ring();
+    }
+}
+
+/// Logs what the operator should mend, with the address it came from, once an interval.
+pub fn warn_of_head(warning: Option<&'static str>, stream: &TcpStream, hush: &RefCell<Hush>) {
+    let Some(problem) = warning else { return };
+    if let Some(suppressed) = hush.borrow_mut().admit(Instant::now()) {
+        let peer = stream.peer_addr().ok();
+        tracing::warn!(?peer, suppressed, "a connection was refused: {problem}");
     }
 }
 

@@ -13,7 +13,6 @@ pub mod thread;
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ara_shards::ShardLink;
@@ -81,7 +80,6 @@ struct State {
     lifetimes: Lifetimes,
     /// Each shard's disk.
     disks: Vec<DiskHealth>,
-    refusal: Arc<[u8]>,
     /// Shards that have said goodbye to all their clients.
     drained: usize,
     all_drained: Rc<Notify>,
@@ -131,7 +129,6 @@ impl Router {
             connections_max,
             lifetimes,
             disks: vec![DiskHealth::Sound; count],
-            refusal: per_user_refusal().response(None).into(),
             drained: 0,
             all_drained: Rc::new(Notify::new()),
             started: Instant::now(),
@@ -173,11 +170,8 @@ impl Router {
             transport,
             member: pass.member,
             greeting: pass.greeting,
-            refusal: match &cors {
-                None => Arc::clone(&state.refusal),
-                // A page must be allowed to read why.
-                Some(origin) => per_user_refusal().response(Some(origin)).into(),
-            },
+            // Made for each: it has a `Date`, and a page must be allowed to read why.
+            refusal: per_user_refusal().response(cors.as_deref()).into(),
             leftover,
             connection_id: pass.connection_id,
         });

@@ -106,12 +106,13 @@ class EventStream:
 
     def __init__(self, gateway: Gateway, user: str = "", *, token: str | None = None, claims: dict | None = None,
                  channels: str | None = None, headers: dict | None = None, token_in_query: bool = True,
-                 settled: str | None = None):
+                 settled: str | None = None, query: dict | None = None):
         token = token or make_token(user, **(claims or {}))
         self._headers = dict(headers or {})
         if not token_in_query:
             self._headers["Authorization"] = f"Bearer {token}"
-        self._url = gateway.sse_url(token if token_in_query else None, channels=channels, settled=settled)
+        self._url = gateway.sse_url(token if token_in_query else None, channels=channels, settled=settled,
+                                    **(query or {}))
         self._stack = contextlib.AsyncExitStack()
         self.retry_ms: int | None = None
 

@@ -263,6 +263,28 @@ async def test_last_event_id_settles_what_was_before_it_whatever_it_is_itself(ga
             assert await gateway.queue(user) == []
 
 
+@pytest.mark.parametrize("spelling", ["lastEventId", "last_event_id", "lastEventID", "Last-Event-ID", "Last-Event-Id",
+                                      "evs_last_event_id"])
+async def test_the_last_seen_id_in_the_query_does_what_the_header_does(gateway, user, spelling):
+    first, second = await send_all(gateway, user, 2)
+    async with EventStream(gateway, user, query={spelling: "none of ours"}) as stream:
+        assert [(await stream.notification())["id"] for _ in range(2)] == [first, second]
+    await gateway.wait_until_away(user)
+    async with EventStream(gateway, user, query={spelling: first}) as stream:
+        assert (await stream.notification())["id"] == second
+        assert [i for i, _ in await in_flight(gateway, user)] == [second]
+
+
+async def test_of_two_last_seen_ids_the_header_is_taken(gateway, user):
+    """A library that reconnects sends the newer one in the header and leaves the URL as it was."""
+    first, second, third = await send_all(gateway, user, 3)
+    async with EventStream(gateway, user) as stream:
+        assert [(await stream.notification())["id"] for _ in range(3)] == [first, second, third]
+    await gateway.wait_until_away(user)
+    async with EventStream(gateway, user, query={"lastEventId": first}, headers={"Last-Event-ID": second}) as stream:
+        assert (await stream.notification())["id"] == third
+
+
 async def test_npm_eventsource_comes_back_by_itself_and_misses_nothing(gateway, user):
     need("node")
     async with Relay(gateway) as relay:

@@ -88,6 +88,16 @@ async def test_the_channels_parameter_narrows(gateway, user, channel):
         assert (await stream.notification())["id"] == answer["notification_id"]
 
 
+async def test_repeated_channels_parameters_are_one_list(gateway, user, channel):
+    query = f"&channels={channel}.a&channels={channel}.b,{channel}.c"
+    async with RawConnection(gateway) as connection:
+        await connection.send(connection.request("GET", f"/sse?token={make_token(user)}{query}"))
+        await connection.until(b'"connection_id"')
+        assert (await gateway.trigger("channel", channel=f"{channel}.d"))["delivered_to"] == 0
+        for name in "abc":
+            assert (await gateway.trigger("channel", channel=f"{channel}.{name}"))["delivered_to"] == 1
+
+
 async def test_the_tokens_channels_are_the_only_ones(gateway, user, channel):
     async with EventStream(gateway, user, claims={"channels": [channel, f"{channel}.team.*"]}) as stream:
         assert (await gateway.trigger("channel", channel=f"{channel}.other"))["delivered_to"] == 0
