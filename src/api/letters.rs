@@ -76,7 +76,6 @@ pub(super) async fn show(
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Acks {
     notification_ids: Vec<String>,
 }
