@@ -116,3 +116,15 @@ pub(super) async fn acknowledge(
     let unknown = unknown.into_iter().map(|(id, _)| id).collect();
     Ok(json(StatusCode::OK, &Acknowledged { acked, unknown }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ara_shards::codec::json::{self, Unknown};
+
+    #[test]
+    fn an_acknowledgement_keeps_the_rules_of_every_shape() {
+        let read = |text: &str| json::read::<Acks>(text.as_bytes(), Unknown::Refused).map(drop);
+        crate::json_shapes::examine(r#"{"notification_ids":["id"]}"#, &[], read);
+    }
+}

@@ -328,3 +328,45 @@ impl<'a> Answer<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json_shapes::examine;
+    use ara_shards::codec::json::{self, Unknown};
+
+    #[test]
+    fn a_trigger_keeps_the_rules_of_every_shape() {
+        let sample = r#"{"target_user_id":"u","target_user_ids":["u"],"channel":"c","channels":["c"],
+            "event_type":"e","payload":{"any":1},"priority":"Low","ttl":1,"source":"s",
+            "correlation_id":"c","audience":{"type":"Roles","value":["r"]},"queue":true}"#;
+        let read = |text: &str| json::read::<Request<'_>>(text.as_bytes(), Unknown::Refused).map(drop);
+        examine(sample, &["payload"], read);
+    }
+
+    #[test]
+    fn an_audience_has_the_value_of_its_type() {
+        let read = |json: &str| audience(json::read(json.as_bytes(), Unknown::Refused).unwrap());
+        let list = |names: &[&str]| names.iter().map(|name| Box::from(*name)).collect();
+        for (json, expected) in [
+            (r#"{"type":"All"}"#, None),
+            (r#"{"type":"All","value":null}"#, None),
+            (r#"{"value":["r"],"type":"Roles"}"#, Some(Audience::Roles(list(&["r"])))),
+            (r#"{"type":"Users","value":["b","a","b"]}"#, Some(Audience::Users(list(&["a", "b"])))),
+            (r#"{"type":"Channels","value":["c"]}"#, Some(Audience::Channels(list(&["c"])))),
+        ] {
+            assert_eq!(read(json).unwrap(), expected, "{json}");
+        }
+        for json in [
+            r#"{"type":"All","value":["r"]}"#,
+            r#"{"type":"All","value":[]}"#,
+            r#"{"type":"Roles"}"#,
+            r#"{"type":"Roles","value":null}"#,
+            r#"{"type":"Users","value":[]}"#,
+            r#"{"type":"Channels","value":["c",""]}"#,
+        ] {
+            let refusal = read(json).unwrap_err();
+            assert!(refusal.message.contains("`audience.value"), "{json}: {}", refusal.message);
+        }
+    }
+}

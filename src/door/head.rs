@@ -53,7 +53,7 @@ pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Head, NoHead>
 }
 
 /// Parses a complete head; `None` while it is not complete.
-fn parse(bytes: &[u8]) -> Result<Option<(Parts, usize)>, Refusal> {
+pub fn parse(bytes: &[u8]) -> Result<Option<(Parts, usize)>, Refusal> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     let end = match request.parse(bytes) {

@@ -40,6 +40,46 @@ fn reads_every_field() {
 }
 
 #[test]
+fn a_message_keeps_the_rules_of_every_shape() {
+    let sample = r#"{"type":"user","target":"u","tenant_id":"t","event":{"event_type":"e",
+        "payload":{"any":1},"priority":"Low","ttl":1,"correlation_id":"c"}}"#;
+    let read = |text: &str| json::read::<Envelope<'_>>(text.as_bytes(), Unknown::Refused).map(drop);
+    crate::json_shapes::examine(sample, &["payload"], read);
+}
+
+#[test]
+fn what_would_narrow_a_message_is_not_ignored() {
+    for text in [
+        &format!(r#"{{"type":"broadcast","audience":{{"type":"All"}},"event":{EVENT}}}"#),
+        r#"{"type":"broadcast","event":{"event_type":"t","payload":1,"audience":{}}}"#,
+    ] {
+        assert_eq!(reason(BROADCAST, text), "unknown_field", "{text}");
+    }
+}
+
+#[test]
+fn a_rejection_says_what_was_found_and_repeats_no_value() {
+    let sentence = |text: &str| parse(BROADCAST.as_bytes(), text.as_bytes()).unwrap_err().to_string();
+    for (text, expected) in [
+        (
+            r#"{"type":"broadcast","event":{"event_type":"t","payload":1,"ttl":"secret"}}"#,
+            "`event.ttl` must be a whole number, 0 or more, not a string",
+        ),
+        (
+            r#"{"type":"users","target":["a",7],"event":{"event_type":"t","payload":1}}"#,
+            "`target[1]` must be a string, not a number",
+        ),
+        (
+            r#"{"type":"secret","event":{"event_type":"t","payload":1}}"#,
+            "`type` is one of user, users, broadcast, channel, channels",
+        ),
+        ("{\"type\":\n}", "malformed JSON at line 2, column 1: `}` cannot stand there"),
+    ] {
+        assert_eq!(sentence(text), expected);
+    }
+}
+
+#[test]
 fn reads_each_type_on_its_channel() {
     let target = |channel: &str, kind: &str, target: &str| {
         let text = format!(r#"{{"type":"{kind}",{target}"event":{EVENT}}}"#);
