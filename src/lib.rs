@@ -21,4 +21,4 @@ pub mod trigger;
 pub mod welcome;
 
 #[cfg(test)]
-mod json_shapes;
+mod json_shape_tests;

@@ -125,6 +125,6 @@ mod tests {
     #[test]
     fn an_acknowledgement_keeps_the_rules_of_every_shape() {
         let read = |text: &str| json::read::<Acks>(text.as_bytes(), Unknown::Refused).map(drop);
-        crate::json_shapes::examine(r#"{"notification_ids":["id"]}"#, &[], read);
+        crate::json_shape_tests::examine(r#"{"notification_ids":["id"]}"#, &[], read);
     }
 }

@@ -218,9 +218,11 @@ fn audience(wire: WireAudience) -> Result<Option<Audience>, Refusal> {
         (_, Some(list)) => list,
         (_, None) => return Err(Refusal::field(FIELD, "`audience.value` is missing")),
     };
-    let most = if wire.kind == AudienceKind::Users { names::USERS_MAX } else { names::CHANNELS_MAX };
+    let most =
+        if wire.kind == AudienceKind::Users { names::USERS_MAX } else { names::CHANNELS_MAX };
     if list.is_empty() || list.len() > most {
-        let sentence = format!("`audience.value` has {} entries; 1 to {most} are allowed", list.len());
+        let sentence =
+            format!("`audience.value` has {} entries; 1 to {most} are allowed", list.len());
         return Err(Refusal::field(FIELD, sentence));
     }
     let is_visible = |name: &String| names::is_visible(name, names::LABEL_BYTES_MAX);
@@ -332,7 +334,7 @@ impl<'a> Answer<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::json_shapes::examine;
+    use crate::json_shape_tests::examine;
     use ara_shards::codec::json::{self, Unknown};
 
     #[test]
@@ -340,7 +342,8 @@ mod tests {
         let sample = r#"{"target_user_id":"u","target_user_ids":["u"],"channel":"c","channels":["c"],
             "event_type":"e","payload":{"any":1},"priority":"Low","ttl":1,"source":"s",
             "correlation_id":"c","audience":{"type":"Roles","value":["r"]},"queue":true}"#;
-        let read = |text: &str| json::read::<Request<'_>>(text.as_bytes(), Unknown::Refused).map(drop);
+        let read =
+            |text: &str| json::read::<Request<'_>>(text.as_bytes(), Unknown::Refused).map(drop);
         examine(sample, &["payload"], read);
     }
 

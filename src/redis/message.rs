@@ -244,7 +244,9 @@ impl Rejected {
             Self::WrongTarget => "this `type` may not travel on this Redis channel",
             Self::TargetMismatch => "`target` is what follows the Redis channel's prefix",
             Self::BadUser => "`target` names users of 1 to 128 bytes of visible text, at least one",
-            Self::BadChannel => "`target` names channels of 1 to 64 of A-Z a-z 0-9 . _ -, at least one",
+            Self::BadChannel => {
+                "`target` names channels of 1 to 64 of A-Z a-z 0-9 . _ -, at least one"
+            }
             Self::TooManyTargets => "`target` has at most 10,000 users or 100 channels",
             Self::BadTenant => "`tenant_id` is 1 to 64 of A-Z a-z 0-9 . _ -",
             Self::BadEvent => "`event` is an object with `event_type` and `payload`",
@@ -344,7 +346,10 @@ fn valid(
 }
 
 /// Reads the target, whose fault has the reason of its type.
-fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, reason: Rejected) -> Result<T, Rejection> {
+fn read<'a, T: Deserialize<'a>>(
+    raw: Option<&'a RawValue>,
+    reason: Rejected,
+) -> Result<T, Rejection> {
     let raw = raw.ok_or(reason)?;
     json::read_field("target", raw, Unknown::Refused)
         .map_err(|fault| Rejection { reason, fault: Some(fault) })

@@ -44,7 +44,7 @@ fn a_message_keeps_the_rules_of_every_shape() {
     let sample = r#"{"type":"user","target":"u","tenant_id":"t","event":{"event_type":"e",
         "payload":{"any":1},"priority":"Low","ttl":1,"correlation_id":"c"}}"#;
     let read = |text: &str| json::read::<Envelope<'_>>(text.as_bytes(), Unknown::Refused).map(drop);
-    crate::json_shapes::examine(sample, &["payload"], read);
+    crate::json_shape_tests::examine(sample, &["payload"], read);
 }
 
 #[test]
@@ -59,7 +59,8 @@ fn what_would_narrow_a_message_is_not_ignored() {
 
 #[test]
 fn a_rejection_says_what_was_found_and_repeats_no_value() {
-    let sentence = |text: &str| parse(BROADCAST.as_bytes(), text.as_bytes()).unwrap_err().to_string();
+    let sentence =
+        |text: &str| parse(BROADCAST.as_bytes(), text.as_bytes()).unwrap_err().to_string();
     for (text, expected) in [
         (
             r#"{"type":"broadcast","event":{"event_type":"t","payload":1,"ttl":"secret"}}"#,
@@ -190,7 +191,10 @@ fn each_malformed_message_has_its_reason() {
     ] {
         assert_eq!(reason(BROADCAST, text), expected, "{text}");
     }
-    assert_eq!(parse(BROADCAST.as_bytes(), b"{\"type\":\"\xff\"}").unwrap_err().reason, Rejected::BadJson);
+    assert_eq!(
+        parse(BROADCAST.as_bytes(), b"{\"type\":\"\xff\"}").unwrap_err().reason,
+        Rejected::BadJson
+    );
 }
 
 #[test]

@@ -130,8 +130,8 @@ impl<'de> serde::Deserializer<'de> for Reader<'de> {
         if self.first() != Some(b'[') {
             return Err(self.mismatch("an array"));
         }
-        let elements: Vec<&RawValue> = serde_json::from_str(self.json)
-            .map_err(|error| Fault::malformed(self.json, &error))?;
+        let elements: Vec<&RawValue> =
+            serde_json::from_str(self.json).map_err(|error| Fault::malformed(self.json, &error))?;
         let elements = elements.into_iter().enumerate();
         visitor.visit_seq(Elements { elements, unknown: self.unknown })
     }

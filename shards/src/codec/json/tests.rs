@@ -74,11 +74,7 @@ fn each_fault_has_its_sentence_and_its_place() {
         ("", "there is no JSON: it is empty", (1, 1)),
         (" \n ", "there is no JSON: it is empty", (1, 1)),
         ("{\n", "malformed JSON: it ends too early, at line 2, column 1", (2, 1)),
-        (
-            r#"{"text":"a"#,
-            "malformed JSON: it ends too early, at line 1, column 10",
-            (1, 10),
-        ),
+        (r#"{"text":"a"#, "malformed JSON: it ends too early, at line 1, column 10", (1, 10)),
         (
             "{\"text\":\n  oops}",
             "malformed JSON at line 2, column 3: `o` cannot stand there",

@@ -11,8 +11,20 @@ use serde_json::{Map, Value};
 
 /// What serde and serde_json would say.
 const WORDS_OF_LIBRARIES: [&str; 14] = [
-    "invalid type", "invalid value", "invalid length", "expected u64", "expected struct", "struct ",
-    "unit variant", "unknown variant", "enum ", "sequence", "map", "floating point", "EOF", "integer",
+    "invalid type",
+    "invalid value",
+    "invalid length",
+    "expected u64",
+    "expected struct",
+    "struct ",
+    "unit variant",
+    "unknown variant",
+    "enum ",
+    "sequence",
+    "map",
+    "floating point",
+    "EOF",
+    "integer",
 ];
 
 /// One value of each kind there is.
