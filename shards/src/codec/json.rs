@@ -13,7 +13,7 @@ mod fault;
 
 use std::borrow::Cow;
 
-use serde::de::value::{BorrowedStrDeserializer, CowStrDeserializer};
+use serde::de::value::{BorrowedStrDeserializer, CowStrDeserializer, MapDeserializer};
 use serde::de::{
     DeserializeSeed, Deserializer as _, IgnoredAny, IntoDeserializer as _, MapAccess, SeqAccess,
     Visitor,
@@ -101,12 +101,18 @@ impl<'a> Reader<'a> {
             .map_err(|_unpaired| Fault::new(self.json, Problem::HalfPair))
     }
 
-    fn fields(self, known: &'static [&'static str]) -> Result<Fields<'a>, Fault> {
+    /// Takes the object apart, one level deep.
+    fn read_fields(
+        self,
+        known: &'static [&'static str],
+        fields: &mut Fields<'a>,
+    ) -> Result<(), Fault> {
         if self.first() != Some(b'{') {
             return Err(self.mismatch("an object"));
         }
         let mut reader = serde_json::Deserializer::from_str(self.json);
-        let level = reader.deserialize_map(Level { known, unknown: self.unknown });
+        let level = Level { known, unknown: self.unknown, fields };
+        let level = reader.deserialize_map(level);
         let level = level.and_then(|level| reader.end().map(|()| level));
         level.map_err(|error| Fault::malformed(self.json, &error))?
     }
@@ -121,8 +127,10 @@ impl<'de> serde::Deserializer<'de> for Reader<'de> {
         known: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Fault> {
-        let fields = self.fields(known)?.into_iter();
-        let members = Members { fields, value: None, unknown: self.unknown };
+        // Filled in place: it is too large to be handed through results.
+        let mut fields = Fields::new();
+        self.read_fields(known, &mut fields)?;
+        let members = Members { fields: fields.iter(), value: None, unknown: self.unknown };
         visitor.visit_map(members).map_err(|fault| fault.or_at(self.json))
     }
 
@@ -179,15 +187,15 @@ impl<'de> serde::Deserializer<'de> for Reader<'de> {
         visitor.visit_enum(text)
     }
 
-    /// [`RawValue`] is the one such type in use, and only `serde_json` can make it: any value fits.
+    /// [`RawValue`] is the one such type in use: any value fits, and its text has been scanned. It
+    /// is handed over as `serde_json` itself does it, as a map from the type's name to the text.
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Fault> {
-        serde_json::Deserializer::from_str(self.json)
-            .deserialize_newtype_struct(name, visitor)
-            .map_err(|error| Fault::malformed(self.json, &error))
+        let text = BorrowedStrDeserializer::new(self.json);
+        visitor.visit_map(MapDeserializer::new(std::iter::once((name, text))))
     }
 
     fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Fault> {
@@ -200,24 +208,25 @@ impl<'de> serde::Deserializer<'de> for Reader<'de> {
     }
 }
 
-/// Takes an object apart, one level deep.
-struct Level {
+/// One level of an object.
+struct Level<'f, 'a> {
     known: &'static [&'static str],
     unknown: Unknown,
+    fields: &'f mut Fields<'a>,
 }
 
-impl<'a> Visitor<'a> for Level {
+impl<'a> Visitor<'a> for Level<'_, 'a> {
     /// The fault is handed out at the end, so that malformed JSON is told first.
-    type Value = Result<Fields<'a>, Fault>;
+    type Value = Result<(), Fault>;
 
     fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("an object")
     }
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut fields = Fields::new();
+        let Self { known, unknown, fields } = self;
         let mut fault = None;
-        while let Some(key) = map.next_key_seed(&self)? {
+        while let Some(key) = map.next_key_seed(KeyOf { known, unknown })? {
             let value: &'a RawValue = map.next_value()?;
             match key {
                 Key::Known(name) if fields.iter().any(|(earlier, _)| *earlier == name) => {
@@ -226,13 +235,13 @@ impl<'a> Visitor<'a> for Level {
                 }
                 Key::Known(name) => fields.push((name, value)),
                 Key::Refused(name) => {
-                    let problem = Problem::Unknown(self.known);
+                    let problem = Problem::Unknown(known);
                     fault.get_or_insert_with(|| Fault::new(value.get(), problem).in_field(&name));
                 }
                 Key::Ignored => {}
             }
         }
-        Ok(fault.map_or(Ok(fields), Err))
+        Ok(fault.map_or(Ok(()), Err))
     }
 }
 
@@ -244,17 +253,21 @@ enum Key {
     Ignored,
 }
 
-impl<'a> DeserializeSeed<'a> for &Level {
+/// Reads a key.
+struct KeyOf {
+    known: &'static [&'static str],
+    unknown: Unknown,
+}
+
+impl<'a> DeserializeSeed<'a> for KeyOf {
     type Value = Key;
 
     fn deserialize<D: serde::Deserializer<'a>>(self, key: D) -> Result<Key, D::Error> {
-        key.deserialize_str(KeyOf(self))
+        key.deserialize_str(self)
     }
 }
 
-struct KeyOf<'l>(&'l Level);
-
-impl Visitor<'_> for KeyOf<'_> {
+impl Visitor<'_> for KeyOf {
     type Value = Key;
 
     fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -262,30 +275,29 @@ impl Visitor<'_> for KeyOf<'_> {
     }
 
     fn visit_str<E>(self, key: &str) -> Result<Key, E> {
-        let Level { known, unknown } = self.0;
-        Ok(match known.iter().find(|name| **name == key) {
+        Ok(match self.known.iter().find(|name| **name == key) {
             Some(name) => Key::Known(name),
-            None if *unknown == Unknown::Ignored => Key::Ignored,
+            None if self.unknown == Unknown::Ignored => Key::Ignored,
             None => Key::Refused(fault::shown(key)),
         })
     }
 }
 
 /// The fields of an object, for the struct they belong to.
-struct Members<'a> {
-    fields: smallvec::IntoIter<[(&'static str, &'a RawValue); 8]>,
+struct Members<'f, 'a> {
+    fields: std::slice::Iter<'f, (&'static str, &'a RawValue)>,
     value: Option<(&'static str, &'a RawValue)>,
     unknown: Unknown,
 }
 
-impl<'a> MapAccess<'a> for Members<'a> {
+impl<'a> MapAccess<'a> for Members<'_, 'a> {
     type Error = Fault;
 
     fn next_key_seed<K: DeserializeSeed<'a>>(
         &mut self,
         seed: K,
     ) -> Result<Option<K::Value>, Fault> {
-        self.value = self.fields.next();
+        self.value = self.fields.next().copied();
         let Some((name, _)) = self.value else { return Ok(None) };
         seed.deserialize(BorrowedStrDeserializer::new(name)).map(Some)
     }
