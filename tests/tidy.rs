@@ -70,6 +70,16 @@ fn json_from_outside_has_one_reader() {
     }
 }
 
+/// What a page may read or send is the same on streams, errors and refusals.
+#[test]
+fn cors_headers_are_written_in_one_place() {
+    for (path, text) in sources("src").into_iter().chain(sources("shards/src")) {
+        let text = shipped(&text).to_ascii_lowercase();
+        let writes = text.contains("access-control-") || text.contains("access_control_");
+        assert!(!writes || path.ends_with("src/origin.rs"), "{}: use `origin`", path.display());
+    }
+}
+
 /// Invariants 1 and 10.
 #[test]
 fn the_state_is_pure_and_the_engine_shares_nothing() {
