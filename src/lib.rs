@@ -20,3 +20,6 @@ pub mod storage;
 pub mod telemetry;
 pub mod trigger;
 pub mod welcome;
+
+#[cfg(test)]
+mod json_shape_tests;

@@ -10,6 +10,12 @@ use httpdate::fmt_http_date;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::origin;
+
+/// The `Cache-Control` of every answer but an event stream: most are for the caller's key or token
+/// alone, which a shared cache does not look at, and all are of this moment.
+pub const NO_STORE: &str = "no-store";
+
 /// The contract's error codes, by what the caller does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
@@ -156,13 +162,13 @@ impl Refusal {
         serde_json::to_vec(&Body { error: inner }).unwrap_or_default()
     }
 
-    /// The whole HTTP/1.1 response, for a socket that hyper does not serve. `cors_origin` is the
-    /// origin allowed to read it, if any.
+    /// The whole HTTP/1.1 response, for a socket that hyper does not serve. `cors_origin` is what
+    /// the CORS headers allow, if anything.
     pub fn response(&self, cors_origin: Option<&str>) -> Vec<u8> {
         let body = self.body();
         let mut head = format!(
             "HTTP/1.1 {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-             connection: close\r\ndate: {}\r\n",
+             cache-control: {NO_STORE}\r\nconnection: close\r\ndate: {}\r\n",
             self.status(),
             body.len(),
             date()
@@ -171,10 +177,7 @@ impl Refusal {
             // Writing to a String cannot fail.
             let _written = write!(head, "{name}: {value}\r\n");
         }
-        if let Some(origin) = cors_origin {
-            let _written =
-                write!(head, "access-control-allow-origin: {origin}\r\nvary: Origin\r\n");
-        }
+        head.push_str(&origin::head_lines(cors_origin));
         head.push_str("\r\n");
         let mut bytes = head.into_bytes();
         bytes.extend_from_slice(&body);

@@ -88,9 +88,15 @@ fn counts_bad_messages_and_logs_them_once_a_second_without_their_payload() {
         for (channel, text) in [
             (BROADCAST, huge.as_str()),
             (BROADCAST, &large),
-            ("notification:user:v", r#"{"type":"user","target":"u","event":{}}"#),
-            (BROADCAST, r#"{"type":"user","target":"u","event":{}}"#),
-            ("notification:channel:a b", r#"{"type":"channel","target":"a b","event":{}}"#),
+            (
+                "notification:user:v",
+                r#"{"type":"user","target":"u","event":{"event_type":"e","payload":1}}"#,
+            ),
+            (BROADCAST, r#"{"type":"user","target":"u","event":{"event_type":"e","payload":1}}"#),
+            (
+                "notification:channel:a b",
+                r#"{"type":"channel","target":"a b","event":{"event_type":"e","payload":1}}"#,
+            ),
         ] {
             server.publish(channel, text);
         }

@@ -54,6 +54,32 @@ fn every_module_says_where_it_runs_what_it_owns_and_what_it_never_does() {
     }
 }
 
+/// Unknown, repeated and null fields, and the words of a fault, are decided in one place.
+#[test]
+fn json_from_outside_has_one_reader() {
+    // It reads back what the router wrote.
+    let reads_its_own = "src/api/letters.rs";
+    let folders = ["src/api", "src/redis", "shards/src/codec"];
+    for (path, text) in folders.into_iter().flat_map(sources) {
+        let is_reader = path.to_string_lossy().contains("codec/json");
+        if is_reader || is_test_file(&path) || path.ends_with(reads_its_own) {
+            continue;
+        }
+        let by_hand = shipped(&text).contains("serde_json::from_");
+        assert!(!by_hand, "{}: use ara_shards::codec::json", path.display());
+    }
+}
+
+/// What a page may read or send is the same on streams, errors and refusals.
+#[test]
+fn cors_headers_are_written_in_one_place() {
+    for (path, text) in sources("src").into_iter().chain(sources("shards/src")) {
+        let text = shipped(&text).to_ascii_lowercase();
+        let writes = text.contains("access-control-") || text.contains("access_control_");
+        assert!(!writes || path.ends_with("src/origin.rs"), "{}: use `origin`", path.display());
+    }
+}
+
 /// Invariants 1 and 10.
 #[test]
 fn the_state_is_pure_and_the_engine_shares_nothing() {

@@ -34,9 +34,10 @@ use serde::Serialize;
 use crate::config::settled::Settings;
 use crate::door::gate::Gate;
 use crate::names;
+use crate::origin;
 use crate::query;
 use crate::redis::Status as RedisStatus;
-use crate::refusal::{Code, Refusal};
+use crate::refusal::{Code, NO_STORE, Refusal};
 use crate::router::Router;
 pub use idempotency::AnswerStore;
 use idempotency::Answers;
@@ -176,7 +177,7 @@ impl Api {
     ) -> Reply {
         let cors = self.gate.cors_origin(&parts.headers);
         let mut reply = if parts.method == Method::OPTIONS {
-            preflight(cors.is_some())
+            preflight(cors.as_deref())
         } else {
             let mut body = Some(body);
             let answered = self.route(&parts, &mut body, from_client_side, watch).await;
@@ -190,12 +191,9 @@ impl Api {
             }
             reply
         };
-        if let Some(origin) = cors.as_deref().and_then(|origin| HeaderValue::from_str(origin).ok())
-        {
-            let headers = reply.headers_mut();
-            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        }
-        reply.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin"));
+        let headers = reply.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(NO_STORE));
+        origin::apply(cors.as_deref(), headers);
         reply
     }
 
@@ -324,22 +322,9 @@ pub(crate) fn refuse(refusal: &Refusal) -> Reply {
 }
 
 /// The answer to a CORS preflight; without CORS headers where the origin is not allowed.
-fn preflight(allowed: bool) -> Reply {
+fn preflight(cors: Option<&str>) -> Reply {
     let mut reply = Response::new(Full::default());
     *reply.status_mut() = StatusCode::NO_CONTENT;
-    if allowed {
-        let headers = reply.headers_mut();
-        for (name, value) in [
-            (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, DELETE, OPTIONS"),
-            (
-                header::ACCESS_CONTROL_ALLOW_HEADERS,
-                "Authorization, Content-Type, X-API-Key, X-Tenant-ID, Idempotency-Key, \
-                 Last-Event-ID",
-            ),
-            (header::ACCESS_CONTROL_MAX_AGE, "600"),
-        ] {
-            headers.insert(name, HeaderValue::from_static(value));
-        }
-    }
+    origin::apply_preflight(cors, reply.headers_mut());
     reply
 }

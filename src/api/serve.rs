@@ -19,7 +19,7 @@ use super::caller::{Ending, converse};
 use super::requests::End;
 use super::watch::Deadlines;
 use crate::door::gate::transport_of;
-use crate::door::head::BadHead;
+use crate::door::head::{self, BadHead};
 use crate::door::listen::{WARN_INTERVAL, is_of_one_connection, say_no, warn_of_head};
 use crate::refusal::{Code, Refusal};
 use crate::telemetry::Hush;
@@ -97,7 +97,10 @@ impl Server {
     fn take(self: &Rc<Self>, stream: TcpStream, bytes: Vec<u8>, from_client_side: bool) {
         if self.callers.get() >= self.callers_max {
             let refusal = Refusal::new(Code::Overloaded, "too many API connections at once");
-            spawn_local(say_no(stream, refusal.response(None)));
+            // What a door has read tells whose page may read the refusal.
+            let head = head::parse(&bytes).ok().flatten();
+            let cors = head.and_then(|(parts, _)| self.api.gate.cors_origin(&parts.headers));
+            spawn_local(say_no(stream, refusal.response(cors.as_deref())));
             return;
         }
         self.callers.set(self.callers.get() + 1);

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::auth::{Identity, TokenError, Verifier};
 use crate::names;
-use crate::origin::Origins;
+use crate::origin::{self, Origins};
 use crate::query::Query;
 use crate::refusal::{Code, Refusal, date};
 
@@ -74,7 +74,7 @@ pub struct Pass {
     pub greeting: Box<[u8]>,
     /// Its connection's public id.
     pub connection_id: NotificationId,
-    /// The origin that may read an error, if it came from a page that is allowed.
+    /// What [`Origins::allowed`] says to the page it came from, if it came from one.
     pub cors_origin: Option<String>,
 }
 
@@ -149,12 +149,12 @@ impl Gate {
         Ok(self.member(identity, Listens::Nothing))
     }
 
-    /// The origin to allow in CORS headers: the request's own, where it is allowed.
+    /// What the CORS headers of an answer allow: see [`Origins::allowed`].
     #[must_use]
     pub fn cors_origin(&self, headers: &HeaderMap) -> Option<String> {
         let origin = headers.get(header::ORIGIN)?.to_str().ok()?;
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        self.origins.allows(origin, host).then(|| origin.to_owned())
+        self.origins.allowed(origin, host)
     }
 
     fn check_origin(&self, headers: &HeaderMap) -> Result<Option<String>, Refusal> {
@@ -337,9 +337,7 @@ fn client_key(parts: &Parts) -> Result<&str, Refusal> {
 
 /// The head of an endless event stream: no length and no chunks, so it ends with the connection.
 fn sse_greeting(cors_origin: Option<&str>) -> Box<[u8]> {
-    let cors = cors_origin.map_or_else(String::new, |origin| {
-        format!("access-control-allow-origin: {origin}\r\nvary: Origin\r\n")
-    });
+    let cors = origin::head_lines(cors_origin);
     format!(
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n\
          x-accel-buffering: no\r\nconnection: close\r\ndate: {}\r\n{cors}\r\n\

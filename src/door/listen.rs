@@ -229,8 +229,9 @@ impl Door {
         if let Err(TrySendError::Full(arrival)) = self.hallway.arrivals.try_send(arrival) {
             let (Arrival::Client { stream, .. } | Arrival::Caller { stream, .. }) = arrival;
             let refusal = Refusal::new(Code::Overloaded, "too many arrivals at once, try again");
+            let cors = self.gate.cors_origin(&parts.headers);
             if let Ok(stream) = TcpStream::from_std(stream) {
-                say_no(stream, refusal.response(None)).await;
+                say_no(stream, refusal.response(cors.as_deref())).await;
             }
         }
         self.hallway.bell.ring();

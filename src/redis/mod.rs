@@ -19,7 +19,7 @@ pub mod subscriber;
 
 pub use breaker::BreakerState;
 pub use connection::check_url;
-pub use message::{Priority, RedisEvent, RedisTarget, RedisTrigger, Rejected};
+pub use message::{Priority, RedisEvent, RedisTarget, RedisTrigger, Rejected, Rejection};
 pub use subscriber::{Options, Timing, run, run_with};
 
 /// Where the connection to Redis stands, in the words of `/health`.

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use super::backoff::Backoff;
 use super::breaker::{Breaker, BreakerState, Permit};
 use super::connection::{Endpoint, Fault, Link, Tls};
-use super::message::{self, RedisTrigger, Rejected};
+use super::message::{self, RedisTrigger, Rejected, Rejection};
 use super::resp::Frame;
 use super::{State, Status, add_one};
 use crate::config::settled::Redis;
@@ -260,25 +260,26 @@ impl<S: FnMut(RedisTrigger)> Intake<S> {
                 add_one(&self.status.messages_received);
                 match message::parse(&channel, &payload) {
                     Ok(trigger) => (self.sink)(trigger),
-                    Err(reason) => self.reject(reason, &channel, payload.len()),
+                    Err(rejection) => self.reject(&rejection, &channel, payload.len()),
                 }
             }
             Frame::Oversize => {
                 add_one(&self.status.messages_received);
-                self.reject(Rejected::TooLarge, b"", message::MESSAGE_BYTES_MAX);
+                self.reject(&Rejected::TooLarge.into(), b"", message::MESSAGE_BYTES_MAX);
             }
             Frame::Subscribed | Frame::Pong | Frame::Okay | Frame::Refused(_) => {}
         }
     }
 
     /// The payload is not logged: it may hold anything, and it is the publisher's.
-    fn reject(&mut self, rejected: Rejected, channel: &[u8], bytes: usize) {
-        self.status.count_rejected(rejected);
+    fn reject(&mut self, rejection: &Rejection, channel: &[u8], bytes: usize) {
+        self.status.count_rejected(rejection.reason);
         if let Some(suppressed) = self.hush.admit(Instant::now()) {
             let shown = channel.get(..SHOWN_BYTES_MAX).unwrap_or(channel);
             let channel = String::from_utf8_lossy(shown);
-            let reason = rejected.reason();
-            warn!(reason, ?channel, bytes, suppressed, "rejected a message from Redis");
+            let reason = rejection.reason.reason();
+            let problem = rejection.to_string();
+            warn!(reason, problem, ?channel, bytes, suppressed, "rejected a message from Redis");
         }
     }
 }

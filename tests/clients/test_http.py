@@ -249,7 +249,8 @@ async def test_a_preflight_of_an_allowed_origin_is_granted(gateway):
     assert response.headers["access-control-allow-origin"] == ALLOWED_ORIGIN
     assert "POST" in response.headers["access-control-allow-methods"]
     allowed = {name.strip().lower() for name in response.headers["access-control-allow-headers"].split(",")}
-    assert {"content-type", "x-api-key", "x-tenant-id"} <= allowed
+    assert {"content-type", "x-api-key", "x-tenant-id", "authorization", "idempotency-key", "last-event-id",
+            "cache-control", "traceparent", "tracestate", "baggage"} <= allowed
 
 
 async def test_answers_allow_the_allowed_origin_only(gateway, user):
@@ -268,6 +269,70 @@ async def test_an_error_can_be_read_by_an_allowed_origin_too(gateway):
     response = await gateway.client.post(SEND, json={}, headers={"Origin": ALLOWED_ORIGIN})
     assert_error(response, 401)
     assert response.headers["access-control-allow-origin"] == ALLOWED_ORIGIN
+
+
+EXPOSED = {"retry-after", "idempotent-replayed", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"}
+
+
+def every_kind_of_answer(user: str) -> list[tuple[str, str, dict, int]]:
+    """Streams, refusals, errors, preflights and plain answers: (method, path, headers, status)."""
+    key, body = {"X-API-Key": API_KEY}, {"X-API-Key": API_KEY, "Content-Type": "application/json"}
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    return [
+        ("GET", f"/sse?token={make_token(user)}", {}, 200),
+        ("GET", "/sse", {}, 401),
+        ("GET", "/ws", upgrade, 400),
+        ("GET", f"/ws?token={make_token(user)}", {}, 426),
+        ("POST", "/ws", {}, 405),
+        ("GET", "/health", {}, 200), ("GET", "/health/live", {}, 200), ("GET", "/health/ready", {}, 200),
+        ("GET", "/stats", key, 200), ("GET", "/stats", {}, 401),
+        ("GET", "/api/v1/channels", key, 200), ("GET", "/api/v1/channels/nobody", key, 404),
+        ("GET", f"/api/v1/users/{user}/queue", key, 200),
+        ("GET", f"/api/v1/users/{user}/subscriptions", {}, 401),
+        ("DELETE", f"/api/v1/users/{user}/queue", key, 200),
+        ("GET", SEND, key, 405), ("GET", "/nowhere", key, 404),
+        ("POST", SEND, body, 400), ("POST", SEND, key, 415), ("POST", "/api/v1/acks", body, 401),
+        ("OPTIONS", SEND, {"Access-Control-Request-Method": "POST"}, 204),
+        ("OPTIONS", "/sse", {"Access-Control-Request-Method": "GET"}, 204),
+    ]
+
+
+async def test_every_answer_says_who_may_read_it(gateway, user):
+    for origin, allowed in ((ALLOWED_ORIGIN, True), ("http://evil.example", False), (None, False)):
+        for method, path, headers, status in every_kind_of_answer(user):
+            if origin is not None:
+                headers = headers | {"Origin": origin}
+            async with gateway.client.stream(method, path, headers=headers) as response:
+                where = (method, path, origin)
+                is_refused = origin is not None and not allowed and path[:4] in ("/sse", "/ws", "/ws?") and method == "GET"
+                assert response.status_code == (403 if is_refused else status), where
+                assert response.headers["vary"].lower() == "origin", where
+                cors = {name: value for name, value in response.headers.items() if name.startswith("access-control-")}
+                if not allowed:
+                    assert cors == {}, where
+                    continue
+                assert cors["access-control-allow-origin"] == origin, where
+                assert cors["access-control-allow-credentials"] == "true", where
+                exposed = {name.strip().lower() for name in cors["access-control-expose-headers"].split(",")}
+                assert EXPOSED <= exposed, where
+
+
+async def test_no_answer_but_a_stream_may_be_stored(gateway, user):
+    for method, path, headers, _status in every_kind_of_answer(user):
+        if method == "GET" and path.startswith("/sse?"):
+            continue
+        response = await gateway.client.request(method, path, headers=headers)
+        assert response.headers.get("cache-control") == "no-store", (method, path)
+
+
+async def test_the_star_allows_every_page_without_credentials(start_gateway, user):
+    gateway = await start_gateway(CORS_ORIGINS=f"*,{ALLOWED_ORIGIN}")
+    for origin, allowed, credentials in (("http://any.example", "*", None), (ALLOWED_ORIGIN, ALLOWED_ORIGIN, "true")):
+        for method, path, headers, status in every_kind_of_answer(user):
+            async with gateway.client.stream(method, path, headers=headers | {"Origin": origin}) as response:
+                assert response.status_code == status
+                assert response.headers["access-control-allow-origin"] == allowed, (method, path)
+                assert response.headers.get("access-control-allow-credentials") == credentials, (method, path)
 
 
 GARBAGE = {

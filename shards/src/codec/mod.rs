@@ -4,5 +4,6 @@
 //! **Never**: touches a socket or a clock.
 
 pub mod dialect;
+pub mod json;
 pub mod sse;
 pub mod websocket;
