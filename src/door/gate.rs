@@ -19,6 +19,7 @@ use tungstenite::handshake::derive_accept_key;
 use uuid::Uuid;
 
 use super::auth::{Identity, TokenError, Verifier};
+use super::stream::Responder;
 use crate::names;
 use crate::origin::Origins;
 use crate::refusal::{Code, Refusal};
@@ -30,8 +31,6 @@ const SUBPROTOCOL: &str = "ara.v1";
 const BEARER_PROTOCOL: &str = "bearer.";
 /// What an SSE client says it saw last when it comes back (WHATWG HTML, section 9.2.4).
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// The reconnection time an SSE client starts with, in milliseconds.
-const SSE_RETRY_MS: u32 = 3000;
 
 /// Decides who comes in.
 #[derive(Debug)]
@@ -53,16 +52,14 @@ pub struct Gate {
 /// A client that may come in if there is room.
 #[derive(Debug)]
 pub struct Pass {
-    /// How it speaks.
-    pub transport: Transport,
+    /// How it is spoken to.
+    pub responder: Responder,
     /// Who it is.
     pub member: Member,
     /// The response head that welcomes it.
     pub greeting: Box<[u8]>,
     /// Its connection's public id.
     pub connection_id: NotificationId,
-    /// The origin that may read an error, if it came from a page that is allowed.
-    pub cors_origin: Option<String>,
 }
 
 /// Which client transport a request asks for, if any.
@@ -82,10 +79,11 @@ impl Gate {
     /// The refusal to answer with.
     pub fn examine(&self, parts: &Parts, transport: Transport) -> Result<Pass, Refusal> {
         let cors_origin = self.check_origin(&parts.headers)?;
+        let responder = Responder::new(parts, transport, cors_origin);
         let token = token_of(parts, transport);
         let greeting = match transport {
             Transport::WebSocket => upgrade(parts)?,
-            Transport::Sse => sse_greeting(cors_origin.as_deref()),
+            Transport::Sse => responder.stream_head().into_bytes().into(),
         };
         let identity = match &token {
             Some(token) => self.verifier.verify(token),
@@ -108,11 +106,10 @@ impl Gate {
         member.hears_settled = settled.is_some_and(|value| value == "true");
         member.seen = text_of(&parts.headers, &LAST_EVENT_ID).and_then(parse_id);
         Ok(Pass {
-            transport,
+            responder,
             member,
             greeting,
             connection_id: NotificationId(*Uuid::new_v4().as_bytes()),
-            cors_origin,
         })
     }
 
@@ -275,17 +272,4 @@ fn client_key(parts: &Parts) -> Result<&str, Refusal> {
         Some(key) if key.len() == 24 && key.ends_with("==") => Ok(key),
         _ => Err(Refusal::new(Code::Validation, "Sec-WebSocket-Key is missing or malformed")),
     }
-}
-
-/// The head of an endless event stream: no length and no chunks, so it ends with the connection.
-fn sse_greeting(cors_origin: Option<&str>) -> Box<[u8]> {
-    let cors = cors_origin.map_or_else(String::new, |origin| {
-        format!("access-control-allow-origin: {origin}\r\nvary: Origin\r\n")
-    });
-    format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n\
-         x-accel-buffering: no\r\nconnection: close\r\n{cors}\r\nretry: {SSE_RETRY_MS}\n\n"
-    )
-    .into_bytes()
-    .into()
 }

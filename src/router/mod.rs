@@ -81,6 +81,7 @@ struct State {
     lifetimes: Lifetimes,
     /// Each shard's disk.
     disks: Vec<DiskHealth>,
+    /// What most clients are written if their user has too many connections.
     refusal: Arc<[u8]>,
     /// Shards that have said goodbye to all their clients.
     drained: usize,
@@ -155,8 +156,8 @@ impl Router {
         leftover: Box<[u8]>,
     ) -> Result<(), (std::net::TcpStream, Vec<u8>)> {
         let mut state = self.0.borrow_mut();
-        let cors = pass.cors_origin.clone();
-        let refuse = |stream, refusal: Refusal| Err((stream, refusal.response(cors.as_deref())));
+        let responder = pass.responder;
+        let refuse = |stream, refusal: Refusal| Err((stream, responder.refusal(&refusal)));
         if state.phase == Phase::Draining {
             return refuse(stream, shutting_down());
         }
@@ -166,17 +167,16 @@ impl Router {
             let sentence = format!("the gateway is full: {} connections", state.connections_max);
             return refuse(stream, Refusal::new(Code::ConnectionLimit, sentence));
         }
-        let transport = pass.transport;
         let home = state.placement.home(pass.member.hash);
         let adoption = Box::new(Adoption {
             stream,
-            transport,
+            encoding: responder.encoding,
             member: pass.member,
             greeting: pass.greeting,
-            refusal: match &cors {
-                None => Arc::clone(&state.refusal),
-                // A page must be allowed to read why.
-                Some(origin) => per_user_refusal().response(Some(origin)).into(),
+            refusal: if responder.is_plain() {
+                Arc::clone(&state.refusal)
+            } else {
+                responder.refusal(&per_user_refusal()).into()
             },
             leftover,
             connection_id: pass.connection_id,
@@ -184,7 +184,7 @@ impl Router {
         let Some(shard) = state.shards.get(home) else { return Ok(()) };
         match shard.control(Control::Adopt(adoption)) {
             Ok(()) => {
-                *state.admitted.of(transport) += 1;
+                *state.admitted.of(responder.encoding.transport()) += 1;
                 Ok(())
             }
             Err(refused) => match refused.0 {
