@@ -85,7 +85,8 @@ fn allocations(connections: usize) -> [u64; 2] {
             seen: None,
         };
         let key = ConnectionKey::from_index(number).unwrap();
-        let transport = [Transport::WebSocket, Transport::Sse][number % 2];
+        let is_even = number % 2 == 0;
+        let transport = if is_even { Transport::WebSocket } else { Transport::Sse };
         state.handle_connect(key, member, transport, Tick(0)).unwrap();
     }
     let readers = Readers { websocket: true, sse: true };
