@@ -93,6 +93,10 @@ pub const PROMPT_RECIPIENTS_MAX: usize = 64;
 /// Timers handled in one turn.
 pub const TIMERS_PER_TURN: usize = 4096;
 
+/// The reconnection time an SSE client starts with, in milliseconds: what it waits after a
+/// connection that ended unannounced. A stop announces a time of its own.
+pub const SSE_RETRY_MS: u32 = 3000;
+
 /// The shard's one read buffer. A connection keeps a copy only of an unfinished frame.
 pub const READ_BUFFER_BYTES: usize = 64 * 1024;
 

@@ -5,7 +5,6 @@
 use std::collections::VecDeque;
 use std::io;
 
-use crate::codec::dialect::ServerMessage;
 use crate::codec::websocket::{self, Event, Violation};
 use crate::conversation::{Conversation, Speaker};
 use crate::frame::Frame;
@@ -200,9 +199,9 @@ impl Shard {
     }
 
     fn adopt<C: Conversation>(&mut self, adoption: Adoption, talk: &mut C, now: Tick) {
-        let transport = adoption.transport;
+        let transport = adoption.encoding.transport();
         let member = adoption.member;
-        let key = match self.connections.adopt(adoption.stream, transport) {
+        let key = match self.connections.adopt(adoption.stream, adoption.encoding) {
             Ok(key) if self.draining.is_none() => key,
             Ok(key) => return self.part_with(key),
             Err(error) => {
@@ -220,9 +219,8 @@ impl Shard {
         };
         self.connections.push_bytes(key, adoption.greeting);
         if C::GREETS {
-            let connection_id = adoption.connection_id.to_string();
-            let hello = ServerMessage::Connected { connection_id, user_id: &user };
-            self.connections.offer(key, &Frame::message(&hello, transport), Urgency::Prompt);
+            let hello = Frame::connected(adoption.connection_id, &user, transport);
+            self.connections.offer(key, &hello, Urgency::Prompt);
         }
         self.arm(key, next);
         if transport == Transport::WebSocket {

@@ -18,10 +18,11 @@ use tungstenite::handshake::derive_accept_key;
 use uuid::Uuid;
 
 use super::auth::{Identity, TokenError, Verifier};
+use super::stream::Responder;
 use crate::names;
-use crate::origin::{self, Origins};
+use crate::origin::Origins;
 use crate::query::Query;
-use crate::refusal::{Code, Refusal, date};
+use crate::refusal::{Code, Refusal};
 
 /// The tenant of everyone where tenants are off, and of tokens that name none.
 pub const DEFAULT_TENANT: &str = "default";
@@ -43,8 +44,6 @@ const LAST_EVENT_ID_QUERY: [&str; 6] = [
 const TOKEN: &str = "token";
 const CHANNELS: &str = "channels";
 const SETTLED: &str = "settled";
-/// The reconnection time an SSE client starts with, in milliseconds.
-const SSE_RETRY_MS: u32 = 3000;
 
 /// Decides who comes in.
 #[derive(Debug)]
@@ -66,16 +65,14 @@ pub struct Gate {
 /// A client that may come in if there is room.
 #[derive(Debug)]
 pub struct Pass {
-    /// How it speaks.
-    pub transport: Transport,
+    /// How it is spoken to.
+    pub responder: Responder,
     /// Who it is.
     pub member: Member,
     /// The response head that welcomes it.
     pub greeting: Box<[u8]>,
     /// Its connection's public id.
     pub connection_id: NotificationId,
-    /// What [`Origins::allowed`] says to the page it came from, if it came from one.
-    pub cors_origin: Option<String>,
 }
 
 /// Which client transport a request asks for, if any.
@@ -101,11 +98,12 @@ impl Gate {
     /// The refusal to answer with.
     pub fn examine(&self, parts: &Parts, transport: Transport) -> Result<Pass, Refusal> {
         let cors_origin = self.check_origin(&parts.headers)?;
+        let responder = Responder::new(parts, transport, cors_origin);
         let query = client_query(&parts.uri, transport)?;
         let token = token_of(&query, &parts.headers, transport);
         let greeting = match transport {
             Transport::WebSocket => upgrade(parts)?,
-            Transport::Sse => sse_greeting(cors_origin.as_deref()),
+            Transport::Sse => responder.stream_head().into_bytes().into(),
         };
         let identity = match token {
             Some(token) => self.verifier.verify(token),
@@ -127,11 +125,10 @@ impl Gate {
         member.hears_settled = hears_settled(&query)?;
         member.seen = last_seen(&query, &parts.headers)?;
         Ok(Pass {
-            transport,
+            responder,
             member,
             greeting,
             connection_id: NotificationId(*Uuid::new_v4().as_bytes()),
-            cors_origin,
         })
     }
 
@@ -333,17 +330,4 @@ fn client_key(parts: &Parts) -> Result<&str, Refusal> {
         Some(key) if key.len() == 24 && key.ends_with("==") => Ok(key),
         _ => Err(Refusal::new(Code::Validation, "Sec-WebSocket-Key is missing or malformed")),
     }
-}
-
-/// The head of an endless event stream: no length and no chunks, so it ends with the connection.
-fn sse_greeting(cors_origin: Option<&str>) -> Box<[u8]> {
-    let cors = origin::head_lines(cors_origin);
-    format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n\
-         x-accel-buffering: no\r\nconnection: close\r\ndate: {}\r\n{cors}\r\n\
-         retry: {SSE_RETRY_MS}\n\n",
-        date()
-    )
-    .into_bytes()
-    .into()
 }

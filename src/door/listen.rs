@@ -227,11 +227,15 @@ impl Door {
         };
         let Ok(arrival) = arrival else { return };
         if let Err(TrySendError::Full(arrival)) = self.hallway.arrivals.try_send(arrival) {
-            let (Arrival::Client { stream, .. } | Arrival::Caller { stream, .. }) = arrival;
             let refusal = Refusal::new(Code::Overloaded, "too many arrivals at once, try again");
-            let cors = self.gate.cors_origin(&parts.headers);
+            let (stream, response) = match arrival {
+                Arrival::Client { stream, pass, .. } => (stream, pass.responder.refusal(&refusal)),
+                Arrival::Caller { stream, .. } => {
+                    (stream, refusal.response(self.gate.cors_origin(&parts.headers).as_deref()))
+                }
+            };
             if let Ok(stream) = TcpStream::from_std(stream) {
-                say_no(stream, refusal.response(cors.as_deref())).await;
+                say_no(stream, response).await;
             }
         }
         self.hallway.bell.ring();

@@ -152,8 +152,8 @@ impl Router {
         leftover: Box<[u8]>,
     ) -> Result<(), (std::net::TcpStream, Vec<u8>)> {
         let mut state = self.0.borrow_mut();
-        let cors = pass.cors_origin.clone();
-        let refuse = |stream, refusal: Refusal| Err((stream, refusal.response(cors.as_deref())));
+        let responder = pass.responder;
+        let refuse = |stream, refusal: Refusal| Err((stream, responder.refusal(&refusal)));
         if state.phase == Phase::Draining {
             return refuse(stream, shutting_down());
         }
@@ -163,22 +163,21 @@ impl Router {
             let sentence = format!("the gateway is full: {} connections", state.connections_max);
             return refuse(stream, Refusal::new(Code::ConnectionLimit, sentence));
         }
-        let transport = pass.transport;
         let home = state.placement.home(pass.member.hash);
         let adoption = Box::new(Adoption {
             stream,
-            transport,
+            encoding: responder.encoding,
             member: pass.member,
             greeting: pass.greeting,
             // Made for each: it has a `Date`, and a page must be allowed to read why.
-            refusal: per_user_refusal().response(cors.as_deref()).into(),
+            refusal: responder.refusal(&per_user_refusal()).into(),
             leftover,
             connection_id: pass.connection_id,
         });
         let Some(shard) = state.shards.get(home) else { return Ok(()) };
         match shard.control(Control::Adopt(adoption)) {
             Ok(()) => {
-                *state.admitted.of(transport) += 1;
+                *state.admitted.of(responder.encoding.transport()) += 1;
                 Ok(())
             }
             Err(refused) => match refused.0 {

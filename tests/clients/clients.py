@@ -138,12 +138,13 @@ class EventStream:
         await self._stack.aclose()
 
     async def event(self, patience_s: float = PATIENCE_S) -> httpx_sse.ServerSentEvent:
-        """The next event that carries data, heartbeats left out."""
+        """The next event, heartbeats left out. None is without data: many clients would parse it as JSON all the same."""
         async with asyncio.timeout(patience_s):
             async for event in self._events:
                 if event.retry is not None:
                     self.retry_ms = event.retry
-                if event.data and event.event != "heartbeat":
+                assert event.data, f"a block without data: {event}"
+                if event.event != "heartbeat":
                     return event
         raise AssertionError("the stream ended")
 

@@ -4,36 +4,14 @@ Client: headless Chromium with its own WebSocket, EventSource and fetch, driven 
 """
 
 import asyncio
-import functools
-import http.server
 import json
-import threading
 from urllib.parse import quote
-
-import pytest
 
 from clients import node
 from conftest import need
-from gateway import API_KEY, HERE, make_token
+from gateway import API_KEY, make_token
 
 START_S = 40
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture(scope="module")
-def pages():
-    """A web server of the test's own: another port, so another origin than the gateway's."""
-    handler = functools.partial(QuietHandler, directory=str(HERE))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
 
 
 def browser(gateway, origin: str, user: str, channel: str):

@@ -17,7 +17,7 @@ use crate::doorbell::Doorbell;
 use crate::id::{NotificationId, Tick, Ticket};
 use crate::inbox::{self, ShardLink};
 use crate::limits::REPORT_LANE_CAPACITY;
-use crate::message::{Delivery, Listens, Member, Recipient, Recipients};
+use crate::message::{Delivery, Encoding, Listens, Member, Recipient, Recipients};
 use crate::notification::{Head, Notification, Priority, Readers};
 use crate::placement::UserHash;
 
@@ -69,20 +69,20 @@ impl Bench {
         self.settle();
     }
 
-    fn adopt(&mut self, transport: Transport, leftover: &[u8]) -> (TcpStream, TcpStream) {
+    fn adopt(&mut self, encoding: Encoding, leftover: &[u8]) -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let (stream, _) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
         let twin = stream.try_clone().unwrap();
-        let listens = match transport {
+        let listens = match encoding.transport() {
             Transport::WebSocket => Listens::Nothing,
             Transport::Sse => Listens::Everything,
         };
         let adoption = Adoption {
             stream,
-            transport,
+            encoding,
             member: Member {
                 tenant: "acme".into(),
                 user: "ann".into(),
@@ -104,7 +104,7 @@ impl Bench {
 
     /// A client that has read its greeting and `connected`.
     fn join(&mut self) -> TcpStream {
-        let (mut client, _) = self.adopt(Transport::WebSocket, b"");
+        let (mut client, _) = self.adopt(Encoding::WebSocket, b"");
         self.settle();
         assert!(read(&mut client, b"\"}").ends_with(b"\"user_id\":\"ann\"}"));
         client
@@ -227,7 +227,7 @@ fn a_reader_that_takes_nothing_for_the_timeout_has_stalled() {
 fn what_an_sse_client_sends_is_not_read_as_frames() {
     let mut bench = Bench::new(timed(0, 0));
     let subscribe = masked(0x81, br#"{"type":"Subscribe","payload":{"channels":["a"]}}"#);
-    let (mut client, _) = bench.adopt(Transport::Sse, &subscribe);
+    let (mut client, _) = bench.adopt(Encoding::ChunkedEvents, &subscribe);
     bench.settle();
     client.write_all(&subscribe).unwrap();
     client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
@@ -256,7 +256,7 @@ fn a_fragment_is_a_frame_from_the_client() {
 #[test]
 fn a_drain_ends_with_the_last_client_even_if_its_socket_breaks() {
     let mut bench = Bench::new(timed(0, 0));
-    let (_client, twin) = bench.adopt(Transport::WebSocket, b"");
+    let (_client, twin) = bench.adopt(Encoding::WebSocket, b"");
     bench.settle();
     // Writing fails from now on, as after a reset that the poller has not told yet.
     twin.shutdown(std::net::Shutdown::Write).unwrap();
@@ -275,7 +275,7 @@ fn a_drain_ends_with_the_last_client_even_if_its_socket_breaks() {
 fn a_broken_socket_does_not_take_its_successor_along() {
     let limits = Limits { outbox_bytes_per_connection_max: 1_000, ..timed(0, 0) };
     let mut bench = Bench::new(limits);
-    let (client, twin) = bench.adopt(Transport::WebSocket, b"");
+    let (client, twin) = bench.adopt(Encoding::WebSocket, b"");
     bench.settle();
     // All in one turn: a write fails, the client is seen gone, and the report lane is full.
     twin.shutdown(std::net::Shutdown::Write).unwrap();

@@ -7,7 +7,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use ara_shards::message::{Control, Drain, Report, Transport};
+use ara_shards::message::{Control, Drain, Encoding, Report, Transport};
 use ara_shards::worker::Ending;
 
 use crate::harness::{Heard, PATIENCE, Rig, now, quiet};
@@ -91,7 +91,7 @@ fn a_client_that_stays_after_the_close_is_cut() {
 fn too_many_connections_are_refused_and_reported_closed() {
     let rig = Rig::start(ara_shards::Limits { connections_per_user_max: 1, ..quiet() }, 16);
     let first = rig.join("ann");
-    let mut second = rig.adopt("ann", Transport::WebSocket, b"");
+    let mut second = rig.adopt("ann", Encoding::WebSocket, b"");
     assert!(second.read_to(b"\r\n").starts_with(b"HTTP/1.1 429 "));
     second.read_to(b"\r\n");
     assert_eq!(second.next(), Heard::End);
@@ -108,7 +108,7 @@ fn a_drain_says_goodbye_to_everyone_and_then_reports() {
     const CLIENTS: usize = 12;
     let rig = Rig::start(quiet(), 16);
     let clients: Vec<_> = (0..CLIENTS).map(|n| rig.join(&format!("user-{n}"))).collect();
-    let mut sse = rig.adopt("reader", Transport::Sse, b"");
+    let mut sse = rig.adopt("reader", Encoding::ChunkedEvents, b"");
     sse.read_to(b"event: connected\n");
     sse.read_to(b"\n\n");
     let drain = Drain { reconnect_window: Duration::from_secs(1_000), grace: PATIENCE };
@@ -122,9 +122,9 @@ fn a_drain_says_goodbye_to_everyone_and_then_reports() {
         assert_eq!(client.next(), Heard::End);
     }
     let goodbye = String::from_utf8(sse.read_to(b"\n\n")).unwrap();
-    assert!(goodbye.starts_with("retry: ") && goodbye.contains("event: message\n"), "{goodbye}");
+    assert!(goodbye.contains("\nretry: ") && goodbye.contains("event: message\n"), "{goodbye}");
     assert!(goodbye.contains(r#""type":"shutdown""#), "{goodbye}");
-    assert_eq!(sse.next(), Heard::End);
+    assert_eq!(sse.rest(), b"\r\n0\r\n\r\n", "the end of its chunk, and the last one");
     drop(sse);
 
     assert!(delays.iter().all(|delay| (0.5..1_001.0).contains(delay)), "{delays:?}");
@@ -133,7 +133,7 @@ fn a_drain_says_goodbye_to_everyone_and_then_reports() {
     assert_eq!(delays.len(), CLIENTS, "each client has a delay of its own");
 
     // Whoever comes now is turned away, and counted out again.
-    let mut late = rig.adopt("late", Transport::WebSocket, b"");
+    let mut late = rig.adopt("late", Encoding::WebSocket, b"");
     assert_eq!(late.next(), Heard::End);
     let reports = rig.reports_until(|report| matches!(report, Report::Drained));
     let closed = reports.iter().filter(|report| matches!(report, Report::Closed { .. })).count();

@@ -9,11 +9,11 @@ use std::rc::Rc;
 
 use serde_json::Value;
 
-use super::super::wire::said;
+use super::super::wire::{encoding, said};
 use crate::codec::websocket;
 use crate::frame::{Frame, Unsent};
 use crate::id::{ConnectionKey, NotificationId};
-use crate::message::Transport;
+use crate::message::{Encoding, Transport};
 use crate::state::{Farewell, Outgoing, Urgency};
 
 /// What an outbox holds; more than what stops a replay.
@@ -43,7 +43,7 @@ fn letter_id(frame: &Frame) -> Option<NotificationId> {
             Some(notification.head().id)
         }
         Frame::Letter(repeated) => Some(repeated.letter.id()),
-        Frame::Bytes(_) => None,
+        Frame::Event(_) | Frame::Bytes(_) => None,
     }
 }
 
@@ -278,7 +278,7 @@ impl Outgoing for Sockets {
         if frame.is_notification() && !socket.fits(frame) {
             return false;
         }
-        let bytes = frame.bytes(socket.transport);
+        let bytes = frame.bytes(encoding(socket.transport));
         assert!(!bytes.is_empty(), "an empty frame for {to:?}");
         let key = to.0;
         self.events.push(match letter_id(frame) {
@@ -310,7 +310,7 @@ impl Outgoing for Sockets {
 /// How a letter is marked for its reader.
 fn kind(frame: &Frame) -> Kind {
     let Frame::Letter(repeated) = frame else { return Kind::Live };
-    let text = websocket::payload_of(frame.bytes(Transport::WebSocket));
+    let text = websocket::payload_of(frame.bytes(Encoding::WebSocket));
     let json: Value = serde_json::from_slice(text).unwrap();
     let attempts = u64::from(repeated.letter.attempts());
     assert_eq!(json["n"], number(repeated.letter.id()));
