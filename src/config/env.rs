@@ -183,7 +183,8 @@ mod tests {
 
     #[test]
     fn every_bad_line_is_named_and_the_rest_is_read() {
-        let (values, bad) = parse("non sense\nA=1\n9X=2\nB='x' y\nC=\"\\q\"\n\nD='a\nb'\nE='open\n");
+        let (values, bad) =
+            parse("non sense\nA=1\n9X=2\nB='x' y\nC=\"\\q\"\n\nD='a\nb'\nE='open\n");
         let found: Vec<_> = bad.iter().map(|line| (line.number, line.name.as_str())).collect();
         assert_eq!(found, [(1, "non"), (3, "9X"), (4, "B"), (5, "C"), (9, "E")]);
         assert_eq!(values.get("A").map(|line| line.number), Some(2));

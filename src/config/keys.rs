@@ -187,7 +187,7 @@ keys! {
     QUEUE_BACKEND: "queue.backend", "QUEUE_BACKEND", "\"memory\"", Form::Choice(&["memory", "disk"]), Open,
         "where they wait: memory forgets them with the process, disk keeps them in queue.path";
     QUEUE_PATH: "queue.path", "QUEUE_PATH", "\"./data\"", Form::Line, Open,
-        "the directory of the disk backend, from the configuration file on; made if it is missing";
+        "the directory of the disk backend, from the working directory on; made if it is missing";
     QUEUE_FSYNC: "queue.fsync", "QUEUE_FSYNC", "\"always\"",
         Form::Choice(&["always", "interval", "never"]), Open,
         "when queued: true is said: after a sync (always), or once written, synced at an interval or never";

@@ -19,17 +19,20 @@ pub(super) fn is_own(name: &str) -> bool {
         || LATER.iter().any(|later| later.env.contains(&name))
 }
 
-/// The environment name that a name of somebody else's most likely is a slip of; two edits at most,
-/// one in a short name, so that other programs' names are left in peace.
+/// The environment name that an unknown one most likely is a slip of: two edits at most, and in a
+/// short name only underscores and case, so that other programs' names are left in peace.
 pub(super) fn near_miss(name: &str) -> Option<&'static str> {
     if is_own(name) {
         return None;
     }
     let upper = name.to_ascii_uppercase();
-    let edits = |known: &str| strsim::damerau_levenshtein(&upper, known);
-    let (edits, known) = KEYS.iter().map(|key| (edits(key.env), key.env)).min()?;
-    let most = if known.len() > 8 { 2 } else { 1 };
-    (edits <= most).then_some(known)
+    let edits = |known: &'static str| match known.len() {
+        ..=8 if upper.replace('_', "") == known.replace('_', "") => Some((1, known)),
+        ..=8 => None,
+        _ => Some((strsim::damerau_levenshtein(&upper, known), known)),
+    };
+    let nearest = KEYS.iter().filter_map(|key| edits(key.env)).min_by_key(|(edits, _)| *edits);
+    nearest.filter(|(edits, _)| *edits <= 2).map(|(_, known)| known)
 }
 
 fn distance(unknown: &str, key: &Key) -> usize {
@@ -80,9 +83,24 @@ mod tests {
             assert_eq!(near_miss(name), Some(meant), "{name}");
         }
         for name in [
-            "SERVER_PORT", "ARA_CONFIG", "SERVER_TLS_CERT", "PORT", "HOST", "PATH", "API_URL",
-            "DB_PORT", "REDIS_PORT", "REDIS_HOST", "SERVER_PORT_8081_TCP", "SERVER_SERVICE_HOST",
-            "NODE_ENV", "LOG_LEVEL", "RUST_BACKTRACE", "JWT_KEY", "SECRET_KEY", "APP_KEY",
+            "SERVER_PORT",
+            "ARA_CONFIG",
+            "SERVER_TLS_CERT",
+            "PORT",
+            "HOST",
+            "PATH",
+            "API_URL",
+            "DB_PORT",
+            "REDIS_PORT",
+            "REDIS_HOST",
+            "SERVER_PORT_8081_TCP",
+            "SERVER_SERVICE_HOST",
+            "NODE_ENV",
+            "LOG_LEVEL",
+            "RUST_BACKTRACE",
+            "JWT_KEY",
+            "SECRET_KEY",
+            "APP_KEY",
         ] {
             assert_eq!(near_miss(name), None, "{name}");
         }

@@ -102,9 +102,7 @@ impl Frames {
                 self.buffer.advance(next);
                 Ok(Some(frame))
             }
-            TLS_ALERT => {
-                Err(Malformed("the port speaks TLS: write rediss:// in redis.url"))
-            }
+            TLS_ALERT => Err(Malformed("the port speaks TLS: write rediss:// in redis.url")),
             _ => Err(Malformed("not a reply of a Redis server")),
         }
     }

@@ -18,9 +18,7 @@ use tokio_rustls::rustls::client::danger::{
 use tokio_rustls::rustls::client::verify_server_name;
 use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{
-    CertificateDer, PrivateKeyDer, ServerName, UnixTime,
-};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
@@ -124,10 +122,7 @@ fn trusted(files: &RedisTls) -> Result<Vec<CertificateDer<'static>>, Unusable> {
     Ok(found.certs)
 }
 
-fn certificates(
-    setting: Setting,
-    path: &Path,
-) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+fn certificates(setting: Setting, path: &Path) -> Result<Vec<CertificateDer<'static>>, Unusable> {
     let refuse = |problem: &str| Unusable {
         setting,
         problem: format!("the file {} {problem}", path.display()),
@@ -151,7 +146,9 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Unusable> {
     let pem = read(path).map_err(|problem| refuse(&problem))?;
     let marker = b"-----BEGIN ENCRYPTED PRIVATE KEY-----";
     if pem.windows(marker.len()).any(|window| window == marker) {
-        return Err(refuse("holds an encrypted key; decrypt it with: openssl pkey -in KEY -out PLAIN"));
+        return Err(refuse(
+            "holds an encrypted key; decrypt it with: openssl pkey -in KEY -out PLAIN",
+        ));
     }
     // The error is not repeated: it might quote the file.
     PrivateKeyDer::from_pem_slice(&pem)
