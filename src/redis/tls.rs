@@ -351,7 +351,3 @@ fn explain_alert(alert: AlertDescription, has_client_certificate: bool) -> Strin
         other => format!("the server ended the handshake: {other:?}"),
     }
 }
-
-#[cfg(test)]
-#[path = "tls_tests.rs"]
-mod tests;
