@@ -24,7 +24,7 @@ from gateway import REPOSITORY, Gateway, base_environment, free_port, gateway_bi
 
 DEPLOY = REPOSITORY / "deploy"
 MODULES = Path("/usr/lib/apache2/modules")
-APACHE_MODULES = ("mpm_event", "authz_core", "socache_shmcb", "setenvif", "ssl", "proxy", "proxy_http",
+APACHE_MODULES = ("mpm_event", "authz_core", "socache_shmcb", "ssl", "proxy", "proxy_http",
                   "proxy_wstunnel", "deflate", "filter", "reqtimeout")
 
 
@@ -233,6 +233,23 @@ async def test_haproxy_tells_the_gateway_at_once_that_a_client_has_left(behind, 
     async with proxy.event_stream(user):
         await proxy.gateway.wait_for_connections(1)
     await proxy.gateway.wait_for_connections(0)
+
+
+@pytest.mark.parametrize("kind", ["nginx", "apache"])
+async def test_the_proxy_lets_clients_through_as_soon_as_a_restart_is_over(behind, new_folder, kind, user):
+    proxy = await behind(kind)
+    old = proxy.gateway
+    await old.stop()
+    async with proxy.client() as client:
+        assert (await client.get("/sse")).status_code in (502, 503)
+    new = Gateway(new_folder(), **SETTINGS, SERVER_PORT=old.port)
+    try:
+        await new.start()
+        async with proxy.event_stream(user):
+            pass
+        await new.stop()
+    finally:
+        new.kill()
 
 
 async def test_haproxy_waits_for_a_gateway_that_restarts(behind, new_folder, user):
