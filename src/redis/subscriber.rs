@@ -204,7 +204,7 @@ impl<S: FnMut(RedisTrigger)> Subscriber<S> {
 
     /// Counts the failure and waits until the next attempt may be made.
     async fn rest(&mut self, fault: &Fault) {
-        if matches!(fault, Fault::Tls(_)) {
+        if matches!(fault, Fault::Tls(_) | Fault::Unheard(_)) {
             self.tls.forget();
         }
         let was_up = self.status.state.get() == State::Healthy;
