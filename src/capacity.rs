@@ -65,9 +65,10 @@ pub fn claim(shards: usize, wanted: usize) -> Result<Capacity, Failure> {
 }
 
 fn too_few_files(capacity: Capacity, shards: usize, enough: usize) -> String {
-    // What is reserved grows with the limit, but has its floor at limits this low.
-    let needed = enough + CALLERS_MIN + NEWCOMERS_MIN + OWN + PER_SHARD * shards;
     let Capacity { files, clients, .. } = capacity;
+    // What is reserved grows with the limit, so it is tried rather than computed.
+    let holds = |files: &usize| share(*files, shards, 0).clients >= enough;
+    let needed = (files..).find(holds).unwrap_or(usize::MAX);
     format!(
         "the open-file limit of {files} leaves room for {clients} clients, and each client is an \
          open file: raise the hard limit to {needed} at the very least, better to the number of \

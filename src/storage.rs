@@ -38,6 +38,8 @@ const SEGMENT_BYTES_MIN: u64 = 256 * 1024;
 const SEGMENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// A journal's share in segments.
 const SEGMENTS: u64 = 16;
+/// What to do where a shard's share is too small.
+pub const ENLARGE: &str = "raise queue.max_disk_bytes, or lower shards.count";
 /// The file that names what counts.
 const LAYOUT: &str = "layout";
 
@@ -58,8 +60,9 @@ impl Storage {
     /// It cannot be made, locked, read or written.
     pub fn open(disk: &Disk, shards: usize, clock: Clock) -> Result<Self, Failure> {
         let fault = |doing: &str, error: &dyn std::fmt::Display| fault(&disk.path, doing, error);
-        let bytes_max = share(disk.bytes_max, shards)
-            .map_err(|problem| Failure::new(format!("queue.max_disk_bytes: {problem}")))?;
+        let bytes_max = share(disk.bytes_max, shards).map_err(|problem| {
+            Failure::new(format!("queue.max_disk_bytes: {problem}: {ENLARGE}"))
+        })?;
         fs::create_dir_all(&disk.path).map_err(|error| cannot_write(&disk.path, &error))?;
         // Its own entry must survive a loss of power too, as far as we may ask for that.
         let parent = disk.path.parent().and_then(|parent| File::open(parent).ok());

@@ -363,8 +363,7 @@ impl Settler<'_> {
         let bytes_max = self.raw.whole(&keys::QUEUE_MAX_DISK);
         let shards = capacity::shards(self.size(&keys::SHARDS_COUNT), pin::allowed_cores().len());
         if let Err(problem) = storage::share(bytes_max, shards) {
-            let fix = "raise queue.max_disk_bytes, or lower shards.count";
-            self.refuse(&keys::QUEUE_MAX_DISK, &problem, fix);
+            self.refuse(&keys::QUEUE_MAX_DISK, &problem, storage::ENLARGE);
         }
         Some(Disk {
             path: self.absolute(&self.raw.text(&keys::QUEUE_PATH).unwrap_or_default()),
