@@ -5,26 +5,27 @@
 //! time, or changes this process's environment.
 
 use std::cell::RefCell;
-use std::fs::{self, File};
+use std::fs;
 use std::future::Future;
+use std::io::{self, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::Once;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use ara_gateway::config::settled::{ClientCertificate, Redis, RedisTls};
 use ara_gateway::redis::{Options, RedisTrigger, Status, Timing, run_with};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
-use tracing::subscriber::DefaultGuard;
 
 /// How long a condition may take on a busy machine before the test has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs a test as the router runs: one thread, local tasks.
 pub(crate) fn on_one_thread(test: impl Future<Output = ()>) {
+    start_logging();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, test);
 }
@@ -214,26 +215,55 @@ impl Drop for Subscriber {
     }
 }
 
-/// Everything this thread logs from here on.
-pub(crate) struct Logs {
-    scratch: Scratch,
-    _guard: DefaultGuard,
+thread_local! {
+    /// What this thread has logged, while somebody wants to know.
+    static LOG: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
-impl Logs {
-    pub(crate) fn capture() -> Self {
-        let scratch = Scratch::new();
-        let file = Arc::new(File::create(scratch.path("log")).unwrap());
+/// Writes to the log of the thread that logs. One subscriber for the process: with one for each test
+/// the cache of who is interested in what, which they share, loses lines now and then.
+struct ToThread;
+
+impl Write for ToThread {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LOG.with_borrow_mut(|log| log.as_mut().map(|log| log.extend_from_slice(bytes)));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn start_logging() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::TRACE)
             .with_ansi(false)
-            .with_writer(file)
+            .with_writer(|| ToThread)
             .finish();
-        Self { scratch, _guard: tracing::subscriber::set_default(subscriber) }
+        tracing::subscriber::set_global_default(subscriber).unwrap();
+    });
+}
+
+/// Everything this thread logs from here on.
+pub(crate) struct Logs(());
+
+impl Logs {
+    pub(crate) fn capture() -> Self {
+        LOG.set(Some(Vec::new()));
+        Self(())
     }
 
     pub(crate) fn text(&self) -> String {
-        fs::read_to_string(self.scratch.path("log")).unwrap()
+        LOG.with_borrow(|log| String::from_utf8(log.clone().unwrap_or_default()).unwrap())
+    }
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        LOG.set(None);
     }
 }
 
