@@ -35,7 +35,6 @@ use crate::door::auth::Verifier;
 use crate::door::gate::{DEFAULT_TENANT, Gate};
 use crate::door::listen::{self, Hallway, Inherited};
 use crate::origin::Origins;
-use crate::router::interest::SHARDS_MAX;
 use crate::router::thread::{self, News};
 use crate::storage::{self, Storage};
 
@@ -83,12 +82,8 @@ pub struct Running {
 /// An address is not to be had, or the system gives no more threads or files.
 pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure> {
     let cores = pin::allowed_cores();
-    let count = match settings.shards.count {
-        0 => pin::default_shard_count(cores.len()),
-        count => count,
-    };
-    let count = count.clamp(1, SHARDS_MAX);
-    let capacity = capacity::claim(count, settings.server.connections_max);
+    let count = capacity::shards(settings.shards.count, cores.len());
+    let capacity = capacity::claim(count, settings.server.connections_max)?;
     let server = &settings.server;
     let inherited = Inherited {
         send_buffer_bytes: server.send_buffer_bytes,

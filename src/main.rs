@@ -13,7 +13,10 @@ use ara_gateway::{telemetry, welcome};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::of_process();
+    let cli = match Cli::of_process() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     let sources = cli.sources();
     match cli.command() {
         Command::Serve => serve(&sources),

@@ -46,7 +46,7 @@ impl Origins {
     pub fn allowed(&self, origin: &str, host: Option<&str>) -> Option<String> {
         let folded = origin.trim_end_matches('/').to_ascii_lowercase();
         let authority = folded.split_once("://").map(|(_, authority)| authority);
-        let same = host.is_some_and(|host| authority == Some(&*host.to_ascii_lowercase()));
+        let same = host.is_some_and(|host| is_same(&folded, host));
         let local = self.local && authority.is_some_and(is_loopback);
         if same || local || self.allowed.contains(&folded) {
             return Some(origin.to_owned());
@@ -103,6 +103,20 @@ pub fn head_lines(allowed: Option<&str>) -> String {
     lines
 }
 
+/// Whether an origin, in lower case, is the one a request with this `Host` was sent to. Behind a
+/// proxy its scheme is the origin's word; browsers leave the scheme's own port out, proxies do not.
+fn is_same(origin: &str, host: &str) -> bool {
+    let Some((scheme, authority)) = origin.split_once("://") else { return false };
+    let own_port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => "",
+    };
+    let host = host.to_ascii_lowercase();
+    let without_port = |text| str::strip_suffix(text, own_port).unwrap_or(text).to_owned();
+    without_port(authority) == without_port(&host)
+}
+
 fn is_loopback(authority: &str) -> bool {
     let host = match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
@@ -114,6 +128,31 @@ fn is_loopback(authority: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_own_port_of_a_scheme_may_be_written_or_left_out() {
+        for (origin, host) in [
+            ("https://x.test", "x.test:443"),
+            ("https://x.test:443", "X.test"),
+            ("http://x.test", "x.test:80"),
+            ("http://[::1]", "[::1]:80"),
+            ("https://x.test:8443", "x.test:8443"),
+        ] {
+            assert!(is_same(origin, host), "{origin} {host}");
+        }
+        for (origin, host) in [
+            ("https://x.test", "x.test:80"),
+            ("http://x.test", "x.test:443"),
+            ("https://x.test", "x.test:8443"),
+            ("https://x.test:8443", "x.test"),
+            ("https://x.test", "y.test:443"),
+            ("https://x.test:4443", "x.test"),
+            ("null", "null"),
+            ("https://", ":443x"),
+        ] {
+            assert!(!is_same(origin, host), "{origin} {host}");
+        }
+    }
 
     #[test]
     fn only_listed_same_and_in_development_local_pages_may_come() {

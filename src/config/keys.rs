@@ -157,6 +157,12 @@ keys! {
 
     REDIS_URL: "redis.url", "REDIS_URL", "", Form::RedisUrl, Url,
         "the Redis server triggers are read from; without it Redis is off";
+    REDIS_TLS_CA: "redis.tls_ca", "REDIS_TLS_CA", "", Form::File, Open,
+        "whom to trust with rediss://: an authority's certificate or the server's own; else the system's";
+    REDIS_TLS_CERT: "redis.tls_cert", "REDIS_TLS_CERT", "", Form::File, Open,
+        "the gateway's own certificate for rediss://, which Redis asks for by default";
+    REDIS_TLS_KEY: "redis.tls_key", "REDIS_TLS_KEY", "", Form::File, OpenOnceValid,
+        "the private key of redis.tls_cert";
     BREAKER_FAILURES: "redis.circuit_breaker_failure_threshold",
         "REDIS_CIRCUIT_BREAKER_FAILURE_THRESHOLD", "5", whole(1, 10_000), Open,
         "consecutive failures that open the circuit breaker";
@@ -181,7 +187,7 @@ keys! {
     QUEUE_BACKEND: "queue.backend", "QUEUE_BACKEND", "\"memory\"", Form::Choice(&["memory", "disk"]), Open,
         "where they wait: memory forgets them with the process, disk keeps them in queue.path";
     QUEUE_PATH: "queue.path", "QUEUE_PATH", "\"./data\"", Form::Line, Open,
-        "the directory of the disk backend, from the configuration file on; made if it is missing";
+        "the directory of the disk backend, from the working directory on; made if it is missing";
     QUEUE_FSYNC: "queue.fsync", "QUEUE_FSYNC", "\"always\"",
         Form::Choice(&["always", "interval", "never"]), Open,
         "when queued: true is said: after a sync (always), or once written, synced at an interval or never";

@@ -14,6 +14,8 @@ use super::raw::Sources;
 use super::settled::{LogFormat, RunMode, Settings};
 use super::{Loaded, load, show};
 
+mod surroundings;
+
 /// A directory that goes away with the test.
 struct Directory(PathBuf);
 
@@ -249,10 +251,11 @@ fn files_that_cannot_be_read_are_faults_and_guess_nothing() {
     assert_eq!(list[0].origin, Origin::File { line: 1 });
     assert!(!format!("{list:?}").contains("hunter2"));
 
-    let directory = Directory::new(&[(".env", "A=1\nthis is hunter2\n"), ("config.toml", "")]);
+    let directory =
+        Directory::new(&[(".env", "A=1\nexport JWT_SECRET hunter2\n"), ("config.toml", "")]);
     let list = directory.load(&[("SERVER_PORT", "x")]).err().unwrap().list;
     assert_eq!(list.len(), 2, "{list:?}");
-    assert_eq!(list[0].origin, Origin::DotEnv { line: 2 });
+    assert_eq!((&*list[0].key, list[0].origin), ("JWT_SECRET", Origin::DotEnv { line: 2 }));
     assert!(!format!("{list:?}").contains("hunter2"));
 
     std::fs::write(directory.0.join("config.toml"), b"a = '\xff'").unwrap();

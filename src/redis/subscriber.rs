@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::task::yield_now;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
@@ -60,8 +60,6 @@ impl Default for Timing {
 pub struct Options {
     /// The clockwork.
     pub timing: Timing,
-    /// Certificates to trust for `rediss://` instead of the system's.
-    pub root_certificates_pem: Option<Vec<u8>>,
 }
 
 /// Subscribes and hands each valid trigger to `sink`, for ever. Dropping the future disconnects.
@@ -73,7 +71,7 @@ pub async fn run(
     run_with(settings, Options::default(), status, sink).await
 }
 
-/// [`run`] with a clockwork and certificates of one's own.
+/// [`run`] with a clockwork of one's own.
 pub async fn run_with(
     settings: Redis,
     options: Options,
@@ -84,7 +82,7 @@ pub async fn run_with(
     let mut subscriber = Subscriber {
         endpoint: Endpoint::parse(&settings.url),
         timing: options.timing,
-        tls: Tls::new(options.root_certificates_pem),
+        tls: Tls::new(settings.tls),
         breaker: Breaker::new(
             settings.breaker_failure_threshold,
             settings.breaker_success_threshold,
@@ -117,8 +115,9 @@ struct Subscriber<S> {
 impl<S: FnMut(RedisTrigger)> Subscriber<S> {
     /// Connects, subscribes and listens until something ends it.
     async fn life(&mut self) -> Fault {
-        let deadline = self.timing.connect_deadline;
-        match timeout(deadline, self.connect()).await {
+        // One moment for all: the inner deadline has more to tell than this one.
+        let deadline = tokio::time::Instant::now() + self.timing.connect_deadline;
+        match timeout_at(deadline, self.connect(deadline)).await {
             Err(_elapsed) => Fault::Slow,
             Ok(Err(fault)) => fault,
             Ok(Ok(link)) => {
@@ -128,10 +127,10 @@ impl<S: FnMut(RedisTrigger)> Subscriber<S> {
         }
     }
 
-    async fn connect(&mut self) -> Result<Link, Fault> {
+    async fn connect(&mut self, deadline: tokio::time::Instant) -> Result<Link, Fault> {
         let endpoint = self.endpoint.as_ref().map_err(|error| Fault::Url(error.clone()))?;
-        let mut link = Link::open(endpoint, &mut self.tls, self.timing.connect_deadline).await?;
-        link.subscribe(endpoint, |frame| self.intake.take(frame)).await?;
+        let mut link = Link::open(endpoint, &mut self.tls, deadline).await?;
+        link.subscribe(endpoint, &self.tls, |frame| self.intake.take(frame)).await?;
         Ok(link)
     }
 
@@ -205,7 +204,7 @@ impl<S: FnMut(RedisTrigger)> Subscriber<S> {
 
     /// Counts the failure and waits until the next attempt may be made.
     async fn rest(&mut self, fault: &Fault) {
-        if matches!(fault, Fault::Tls(_)) {
+        if matches!(fault, Fault::Tls(_) | Fault::Unheard(_)) {
             self.tls.forget();
         }
         let was_up = self.status.state.get() == State::Healthy;

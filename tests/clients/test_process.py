@@ -13,7 +13,8 @@ import jwt
 import pytest
 
 from clients import EventStream, WebSocket
-from gateway import API_KEY, JWT_SECRET, Gateway, make_token, run_cli, wait_until
+from conftest import need
+from gateway import API_KEY, JWT_SECRET, Gateway, free_port, make_token, run_cli, wait_until
 from raw import RawConnection, RawWebSocket
 
 TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+")
@@ -357,3 +358,75 @@ async def test_development_mode_prints_a_block_that_can_be_pasted(start_gateway,
         output, errors = await process.communicate()
         assert re.search(rb'"success":\s*true', output), (command, output, errors)
         await client.notification()
+
+
+# --- what surrounds a process
+
+def limited(files: int) -> tuple[str, ...]:
+    """What stands before a command that may have so many files open."""
+    return (need("prlimit"), f"--nofile={files}:{files}")
+
+
+@pytest.mark.parametrize("files, wanted", [(100, 0), (100, 500), (160, 0)])
+def test_too_few_open_files_for_clients_exit_1_and_say_what_to_raise(folder, files, wanted):
+    result = run_cli(cwd=folder, before=limited(files), SERVER_PORT=0, SHARDS_COUNT=1,
+                     WEBSOCKET_MAX_CONNECTIONS=wanted, **SETTINGS)
+    output = result.stdout + result.stderr
+    assert result.returncode == 1 and "ready" not in output, output
+    assert f"open-file limit of {files}" in output and "LimitNOFILE" in output and "ulimit" in output, output
+
+
+async def test_few_open_files_are_enough_for_as_few_clients_as_were_asked_for(new_folder, user):
+    gateway = Gateway(new_folder(), before=limited(128), WEBSOCKET_MAX_CONNECTIONS=8, SHARDS_COUNT=1)
+    try:
+        await gateway.start()
+        async with WebSocket(gateway, user):
+            pass
+        await gateway.stop()
+    finally:
+        gateway.kill()
+
+
+@pytest.mark.parametrize("arguments", [("token", "--user", "anna"), ("check-config",), ("--help",), ("--version",)],
+                         ids=lambda arguments: arguments[0])
+def test_output_that_cannot_be_written_exits_1_and_says_so(folder, arguments):
+    with open("/dev/full", "w") as full:
+        result = run_cli(*arguments, cwd=folder, stdout=full, **SETTINGS)
+    assert result.returncode == 1, result.stderr
+    assert "standard output" in result.stderr and "No space left" in result.stderr, result.stderr
+
+
+async def test_a_service_called_server_and_the_dotenv_of_others_do_not_stop_the_start(new_folder, user):
+    """What Kubernetes injects for a neighbour, and a file of the whole project."""
+    port = free_port()
+    files = {
+        "config.toml": f"server.port = {port}\n",
+        ".env": "# the project's\r\nthis is no line of ours\n9LIVES=cat\nQUOTE='open\nexport QUEUE_MAX_SIZE_PER_USER=1\n",
+    }
+    gateway = Gateway(new_folder(), files=files, QUEUE_ENABLED="True", SERVER_SERVICE_HOST="10.0.0.1",
+                      SERVER_SERVICE_PORT="8081", SERVER_PORT_8081_TCP="tcp://10.0.0.1:8081", SERVER_PORT=port)
+    gateway.environment["SERVER_PORT"] = "tcp://10.0.0.1:8081"
+    try:
+        await gateway.start()
+        assert "enableServiceLinks" in gateway.log()
+        for _ in range(2):
+            assert (await gateway.send(user))["queued"] is True
+        assert len(await gateway.queue(user)) == 1, "the .env file was read"
+        await gateway.stop()
+    finally:
+        gateway.kill()
+
+
+def test_a_slip_in_a_name_is_warned_about(folder):
+    (folder / ".env").write_text("SERVER_PROT=9000\n")
+    result = run_cli("check-config", cwd=folder, JWT_PUBLIC_KEY="x", **SETTINGS)
+    assert result.returncode == 0, result.stderr
+    assert "is SERVER_PORT meant?" in result.stdout and "is JWT_PUBLICKEY meant?" in result.stdout, result.stdout
+
+
+def test_a_queue_directory_that_cannot_be_made_is_named_in_full_with_a_cure(folder):
+    (folder / "data").write_text("in the way")
+    result = run_cli(cwd=folder, SERVER_PORT=0, QUEUE_ENABLED="on", QUEUE_BACKEND="disk", **SETTINGS)
+    output = result.stdout + result.stderr
+    assert result.returncode == 1, output
+    assert str(folder.resolve() / "data") in output and "QUEUE_PATH" in output and "StateDirectory" in output, output
