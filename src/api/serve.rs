@@ -5,7 +5,7 @@
 //! take the socket out of hyper and through the same gate as at a door.
 
 use std::cell::{Cell, RefCell};
-use std::io::Cursor;
+use std::io::{self, Cursor};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,7 +18,6 @@ use tokio::io::{AsyncReadExt, Chain, Join, join};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::spawn_local;
 use tokio::time::{interval, sleep, timeout};
 
 use super::Api;
@@ -26,6 +25,7 @@ use super::watch::{Watch, WatchedWriter};
 use crate::door::gate::transport_of;
 use crate::door::listen::{is_of_one_connection, say_no};
 use crate::refusal::{Code, Refusal};
+use crate::supervise::spawn_unsupervised;
 
 /// The send buffer of a caller's socket: two of the largest segments.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
@@ -91,12 +91,17 @@ impl Server {
     }
 
     /// Accepts on an address of the API's own until the gateway closes.
-    pub async fn accept(self: Rc<Self>, listener: TcpListener) {
+    ///
+    /// # Errors
+    ///
+    /// The listener cannot be used on this thread.
+    pub async fn accept(self: Rc<Self>, listener: std::net::TcpListener) -> io::Result<()> {
+        let listener = TcpListener::from_std(listener)?;
         let mut closing = self.closing.clone();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                _closing = closing.wait_for(|closing| *closing) => return,
+                _closing = closing.wait_for(|closing| *closing) => return Ok(()),
             };
             match accepted {
                 Ok((stream, _peer)) => self.take(stream, Vec::new(), false),
@@ -120,12 +125,12 @@ impl Server {
     fn take(self: &Rc<Self>, stream: TcpStream, bytes: Vec<u8>, from_client_side: bool) {
         if self.callers.get() >= self.callers_max {
             let refusal = Refusal::new(Code::Overloaded, "too many API connections at once");
-            spawn_local(say_no(stream, refusal.response(None)));
+            spawn_unsupervised(say_no(stream, refusal.response(None)));
             return;
         }
         self.callers.set(self.callers.get() + 1);
         let place = Place(Rc::clone(self));
-        spawn_local(async move {
+        spawn_unsupervised(async move {
             place.0.serve(stream, bytes, from_client_side).await;
         });
     }

@@ -34,7 +34,12 @@ fn on_a_runtime<T>(task: impl Future<Output = T>) -> T {
 }
 
 fn open(path: &Path) -> Rc<Answers> {
-    Answers::new(Some(AnswerStore::open(path, Fsync::Always).unwrap()))
+    Answers::new(Some(AnswerStore::open(path, Fsync::Always).unwrap()), &unheard())
+}
+
+/// A supervisor whose news nobody reads.
+fn unheard() -> Supervisor {
+    Supervisor::new(1).0
 }
 
 /// What a power cut now would leave.
@@ -106,7 +111,7 @@ where
 #[test]
 fn without_a_store_a_key_is_remembered_and_nothing_is_named() {
     on_a_runtime(async {
-        let answers = Answers::new(None);
+        let answers = Answers::new(None, &unheard());
         let first = ask(&answers, "key", "body").await;
         assert!(first.sent.is_none() && !first.is_repeated());
         assert!(ask(&answers, "key", "body").await.is_repeated());
@@ -328,7 +333,7 @@ fn a_full_broken_or_stuck_disk_costs_no_answer() {
             Journal::open_on(storage, &options, take, bell)
         });
         on_a_runtime(async {
-            let answers = Answers::new(Some(store.unwrap()));
+            let answers = Answers::new(Some(store.unwrap()), &unheard());
             ask(&answers, "before", "body").await;
             moody.store(mood, Ordering::SeqCst);
             let during = ask(&answers, "during", "body").await;
