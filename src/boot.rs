@@ -270,8 +270,7 @@ fn spawn_shard(
         for_door.spawn(format!("door-{index}"), serve);
     };
     let supervisor = supervisor.clone();
-    let on_end =
-        move |ending| supervisor.tell(News::ThreadEnded(format!("shard-{index}"), ending));
+    let on_end = move |ending| supervisor.tell(News::ThreadEnded(format!("shard-{index}"), ending));
     shard.spawn(Contract, open_door, on_end)
 }
 
@@ -344,4 +343,3 @@ fn local_address(listener: Option<&std::net::TcpListener>) -> Result<SocketAddr,
 fn no_thread(error: io::Error) -> Failure {
     Failure(format!("the system gives no more threads, files or memory: {error}"))
 }
-

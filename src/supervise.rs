@@ -78,9 +78,7 @@ impl Supervisor {
 /// Spawns the task of one connection or one request. A panic ends only that: the panic hook logs
 /// and counts it, and the task's socket closes as it is dropped.
 #[expect(clippy::disallowed_methods, reason = "the one place where tasks are spawned")]
-pub fn spawn_unsupervised<T: 'static>(
-    task: impl Future<Output = T> + 'static,
-) -> JoinHandle<T> {
+pub fn spawn_unsupervised<T: 'static>(task: impl Future<Output = T> + 'static) -> JoinHandle<T> {
     tokio::task::spawn_local(task)
 }
 

@@ -136,7 +136,14 @@ impl Api {
         let key_digest = digest(&SHA256, settings.api.key.as_bytes()).as_ref().to_vec();
         let letters =
             Letters { queue: settings.limits.queue.is_some(), ack: settings.limits.ack.is_some() };
-        Self { router, gate, key_digest, redis, letters, answers: Answers::new(answers, supervisor) }
+        Self {
+            router,
+            gate,
+            key_digest,
+            redis,
+            letters,
+            answers: Answers::new(answers, supervisor),
+        }
     }
 
     /// Brings to the disk what belongs there. Blocks for it; call when nobody is served any more.

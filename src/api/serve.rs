@@ -10,6 +10,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use ara_shards::limits::STOP_LINGER;
 use http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -21,7 +22,7 @@ use tokio::sync::watch;
 use tokio::time::{interval, sleep, timeout};
 
 use super::Api;
-use super::watch::{Watch, WatchedWriter};
+use super::watch::{WRITE_DEADLINE, Watch, WatchedWriter};
 use crate::door::gate::transport_of;
 use crate::door::listen::{is_of_one_connection, say_no};
 use crate::refusal::{Code, Refusal};
@@ -168,13 +169,15 @@ impl Server {
         let mut check = interval(CHECK_INTERVAL);
         loop {
             tokio::select! {
+                // A request that has come is answered, even if the gateway stops meanwhile.
+                biased;
                 ended = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
                     // Broken or misused connections are the caller's affair; hyper has answered.
                     let _ended = ended;
                     break;
                 }
                 _tick = check.tick() => {
-                    if watch.is_stuck() {
+                    if watch.is_stuck(if told { STOP_LINGER } else { WRITE_DEADLINE }) {
                         return;
                     }
                     if watch.is_idle_stranger() {
@@ -183,6 +186,9 @@ impl Server {
                 }
                 _closing = &mut graceful, if !told => {
                     told = true;
+                    if watch.is_idle() {
+                        return;
+                    }
                     std::pin::Pin::new(&mut connection).graceful_shutdown();
                 }
             }
@@ -191,7 +197,8 @@ impl Server {
         if parts.is_none() {
             // Only hyper's own end flushes what it still holds, such as the answer to a caller
             // whose body nobody read.
-            let _flushed = timeout(FLUSH_DEADLINE, &mut connection).await;
+            let _flushed =
+                timeout(if told { STOP_LINGER } else { FLUSH_DEADLINE }, &mut connection).await;
         }
         let left = connection.into_parts();
         let (replayed, writer) = left.io.into_inner().into_inner();
@@ -199,7 +206,9 @@ impl Server {
         let Ok(stream) = reader.reunite(writer.writer) else { return };
         let Some(parts) = parts else {
             // An answer may be on its way to a caller that is still sending.
-            return say_no(stream, Vec::new()).await;
+            let patience = if told { STOP_LINGER } else { FLUSH_DEADLINE };
+            let _gone = timeout(patience, say_no(stream, Vec::new())).await;
+            return;
         };
         let mut leftover = left.read_buf.to_vec();
         let position = usize::try_from(unread.position()).unwrap_or(usize::MAX);

@@ -19,7 +19,7 @@ use super::Reply;
 /// The same for a caller who has shown no valid key yet: nobody may hold places for nothing.
 const STRANGER_IDLE_DEADLINE: Duration = Duration::from_secs(10);
 /// The longest a caller may take none of what is being written to it.
-const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What is known of a caller's connection.
 #[derive(Debug)]
@@ -58,9 +58,14 @@ impl Watch {
         }
     }
 
-    /// Whether the caller has taken nothing of its answer for too long.
-    pub(super) fn is_stuck(&self) -> bool {
-        self.blocked_since.get().is_some_and(|since| since.elapsed() > WRITE_DEADLINE)
+    /// Whether the caller has taken nothing of its answer for longer than that.
+    pub(super) fn is_stuck(&self, longest: Duration) -> bool {
+        self.blocked_since.get().is_some_and(|since| since.elapsed() > longest)
+    }
+
+    /// Whether the caller is owed nothing.
+    pub(super) fn is_idle(&self) -> bool {
+        self.under_way.get() == 0 && self.blocked_since.get().is_none()
     }
 
     /// Whether a caller who has shown no valid key keeps its place for nothing.

@@ -14,7 +14,7 @@ const SAME_STOP: Duration = Duration::from_millis(100);
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
+pub(super) enum Asked {
     /// SIGTERM or SIGINT.
     Stop,
     /// SIGHUP.
@@ -44,7 +44,7 @@ impl Signals {
     }
 
     /// Waits for the next one.
-    pub async fn next(&mut self) -> Asked {
+    pub(super) async fn next(&mut self) -> Asked {
         tokio::select! {
             _signal = self.terminate.recv() => Asked::Stop,
             _signal = self.interrupt.recv() => Asked::Stop,
@@ -53,12 +53,12 @@ impl Signals {
     }
 
     /// Waits until the gateway is asked to stop.
-    pub async fn stop(&mut self) {
+    pub(super) async fn stop(&mut self) {
         while self.next().await != Asked::Stop {}
     }
 
     /// Waits until the gateway is asked to stop once more than at `first`.
-    pub async fn stop_at_once(&mut self, first: Instant) {
+    pub(super) async fn stop_at_once(&mut self, first: Instant) {
         loop {
             self.stop().await;
             if first.elapsed() >= SAME_STOP {

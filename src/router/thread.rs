@@ -97,8 +97,14 @@ async fn route(parts: Parts) -> io::Result<()> {
     let lifetimes = Lifetimes::new(clock, &settings.limits);
     let router = Router::new(links, gate.placement.clone(), capacity.clients, lifetimes);
     let status = Rc::new(RedisStatus::new());
-    let api =
-        Api::new(router.clone(), Arc::clone(&gate), &settings, Rc::clone(&status), parts.answers, &supervisor);
+    let api = Api::new(
+        router.clone(),
+        Arc::clone(&gate),
+        &settings,
+        Rc::clone(&status),
+        parts.answers,
+        &supervisor,
+    );
     let api = Rc::new(api);
     let server = Server::new(Rc::clone(&api), capacity.callers, closing.subscribe());
     if let Some(listener) = parts.api_listener {

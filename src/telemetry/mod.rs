@@ -122,7 +122,9 @@ fn log_panic(info: &PanicHookInfo<'_>) {
     if tracing::enabled!(Level::ERROR) {
         tracing::error!(%thread, %place, "panicked: {message}{backtrace}");
     } else if let Some(output) = LOG.get() {
-        output.push(format!("thread {thread} panicked at {place}: {message}{backtrace}\n").as_bytes());
+        output.push(
+            format!("thread {thread} panicked at {place}: {message}{backtrace}\n").as_bytes(),
+        );
     }
 }
 

@@ -74,7 +74,8 @@ impl Output {
     /// Hands a whole line over, or drops and counts it. Does not wait.
     pub fn push(&self, line: &[u8]) {
         let waiting = self.counts.waiting_bytes.fetch_add(line.len(), Ordering::Relaxed);
-        if waiting + line.len() > BYTES_MAX || self.orders.try_send(Order::Write(line.into())).is_err()
+        if waiting + line.len() > BYTES_MAX
+            || self.orders.try_send(Order::Write(line.into())).is_err()
         {
             self.counts.waiting_bytes.fetch_sub(line.len(), Ordering::Relaxed);
             self.counts.dropped.fetch_add(1, Ordering::Relaxed);

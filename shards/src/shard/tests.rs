@@ -261,7 +261,14 @@ fn a_drain_ends_with_the_last_client_even_if_its_socket_breaks() {
     // Writing fails from now on, as after a reset that the poller has not told yet.
     twin.shutdown(std::net::Shutdown::Write).unwrap();
     let minute = Duration::from_secs(60);
-    bench.link.control(Control::Drain(Drain { reconnect_window: minute, grace: minute })).unwrap();
+    bench
+        .link
+        .control(Control::Drain(Drain {
+            return_after: minute,
+            reconnect_window: minute,
+            grace: minute,
+        }))
+        .unwrap();
     bench.settle();
     assert!(
         matches!(bench.reports[..], [Report::Closed { .. }, Report::Drained]),

@@ -66,7 +66,9 @@ impl Keeper {
             let Some(more) = self.with_log(|log| {
                 let more = log.turn();
                 log.check().map(|()| more)
-            }) else { return Ok(()) };
+            }) else {
+                return Ok(());
+            };
             let more = more?;
             self.progress.notify_waiters();
             if more {
