@@ -51,6 +51,7 @@ pub(crate) struct Shard {
 struct Leaving {
     rest: VecDeque<ConnectionKey>,
     order: Drain,
+    since: Tick,
     until: Tick,
     reported: bool,
 }
@@ -186,7 +187,7 @@ impl Shard {
                 let until = now.after(order.grace);
                 // A timer of its own would be one more concept: any key serves as an alarm.
                 self.wheel.arm(ConnectionKey(u32::MAX), until);
-                self.draining = Some(Leaving { rest, order, until, reported: false });
+                self.draining = Some(Leaving { rest, order, since: now, until, reported: false });
             }
             Control::Stop => {}
         }
@@ -421,7 +422,7 @@ impl Shard {
     fn linger_until(&self, key: ConnectionKey, now: Tick) -> Option<Tick> {
         let leaving = self.draining.as_ref()?;
         let moved_at = self.connections.moved_at(key).unwrap_or(now);
-        Some(moved_at.after(STOP_LINGER).min(leaving.until))
+        Some(moved_at.max(leaving.since).after(STOP_LINGER).min(leaving.until))
     }
 }
 

@@ -368,7 +368,7 @@ impl Journal {
         }
     }
 
-    fn writer_is_gone(&mut self) {
+    pub(crate) fn writer_is_gone(&mut self) {
         let reason: Arc<str> = "the journal's writer has panicked".into();
         self.last_error = Some(Arc::clone(&reason));
         self.condition = Condition::Failed(reason);

@@ -4,6 +4,8 @@
 //! order of things within a turn, or on time: heartbeats, silence, stalls, the end of a drain.
 //! Why it matters: these go wrong once in a million turns, where no test of the whole would look.
 
+mod stopping;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;

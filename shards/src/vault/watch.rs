@@ -54,6 +54,11 @@ impl Vault {
         self.journal.check()
     }
 
+    #[cfg(test)]
+    pub(crate) fn lose_writer(&mut self) {
+        self.journal.writer_is_gone();
+    }
+
     /// When to look at the disk again, if nothing happens until then.
     pub(crate) fn next_look_at(&self, now: Tick) -> Option<Tick> {
         self.watch.next(now)
