@@ -171,11 +171,8 @@ impl Server {
             tokio::select! {
                 // A request that has come is answered, even if the gateway stops meanwhile.
                 biased;
-                ended = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
-                    // Broken or misused connections are the caller's affair; hyper has answered.
-                    let _ended = ended;
-                    break;
-                }
+                // Broken or misused connections are the caller's affair; hyper has answered.
+                _ended = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)) => break,
                 _tick = check.tick() => {
                     if watch.is_stuck(if told { STOP_LINGER } else { WRITE_DEADLINE }) {
                         return;
@@ -193,12 +190,12 @@ impl Server {
                 }
             }
         }
+        let patience = if told { STOP_LINGER } else { FLUSH_DEADLINE };
         let parts = client.borrow_mut().take();
         if parts.is_none() {
             // Only hyper's own end flushes what it still holds, such as the answer to a caller
             // whose body nobody read.
-            let _flushed =
-                timeout(if told { STOP_LINGER } else { FLUSH_DEADLINE }, &mut connection).await;
+            let _flushed = timeout(patience, &mut connection).await;
         }
         let left = connection.into_parts();
         let (replayed, writer) = left.io.into_inner().into_inner();
@@ -206,7 +203,6 @@ impl Server {
         let Ok(stream) = reader.reunite(writer.writer) else { return };
         let Some(parts) = parts else {
             // An answer may be on its way to a caller that is still sending.
-            let patience = if told { STOP_LINGER } else { FLUSH_DEADLINE };
             let _gone = timeout(patience, say_no(stream, Vec::new())).await;
             return;
         };

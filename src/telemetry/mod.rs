@@ -42,7 +42,7 @@ static PANICS: AtomicU64 = AtomicU64::new(0);
 pub fn open() -> io::Result<&'static Output> {
     let output = Output::start("log", stderr(), dropped_line)?;
     let output = LOG.get_or_init(|| output);
-    std::panic::set_hook(Box::new(|info| log_panic(info)));
+    std::panic::set_hook(Box::new(log_panic));
     Ok(output)
 }
 

@@ -250,7 +250,7 @@ mod tests {
     /// A target that fails while it is told to, in the middle of a line.
     struct Failing(PipeWriterAndSwitch);
     struct PipeWriterAndSwitch {
-        pipe: std::io::PipeWriter,
+        pipe: io::PipeWriter,
         is_broken: Arc<std::sync::atomic::AtomicBool>,
         halved: bool,
     }

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use ara_gateway::config::settled::Redis;
 use ara_gateway::redis::{Options, RedisTrigger, Status, Timing, run_with};
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use ara_gateway::supervise::spawn_unsupervised;
+use tokio::task::{JoinHandle, LocalSet};
 use tracing::subscriber::DefaultGuard;
 
 /// How long a condition may take on a busy machine before the test has failed.
@@ -184,7 +185,7 @@ impl Subscriber {
         let taken = Rc::clone(&triggers);
         let sink = move |trigger| taken.borrow_mut().push(trigger);
         let options = Options { timing, root_certificates_pem };
-        let task = spawn_local(run_with(settings, options, Rc::clone(&status), sink));
+        let task = spawn_unsupervised(run_with(settings, options, Rc::clone(&status), sink));
         Self { status, triggers, task }
     }
 
