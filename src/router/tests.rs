@@ -116,3 +116,16 @@ fn a_stopping_gateway_refuses_triggers_and_clients_in_its_own_words() {
     let refusal = router.dispatch(&trigger(&payload, Target::Everyone), None).unwrap_err();
     assert_eq!(refusal.code, Code::ShuttingDown);
 }
+
+/// A client that comes back to a refused connection, or to a proxy's 502, may not come again.
+#[test]
+fn clients_are_asked_back_after_the_rest_of_the_stop_and_a_start() {
+    let seconds = Duration::from_secs;
+    let after = |clients, took| return_after(clients, seconds(10), took);
+    assert_eq!(after(0, seconds(0)), STOP_LINGER + seconds(2));
+    assert_eq!(after(100_000, seconds(0)), STOP_LINGER + seconds(2 + 2), "all are told first");
+    assert_eq!(after(0, seconds(20)), STOP_LINGER + seconds(40), "a large queue is read back");
+    assert_eq!(after(0, seconds(600)), STOP_LINGER + seconds(60));
+    let short = return_after(1_000_000, seconds(1), seconds(0));
+    assert_eq!(short, seconds(1 + 2), "no stop is longer than its grace");
+}
