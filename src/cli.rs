@@ -142,7 +142,7 @@ pub fn token(
 /// Writes faults to `err`; the exit code that tells of them.
 pub fn refuse(err: &mut impl Write, faults: &Faults) -> ExitCode {
     // Where even standard error is closed, the exit code still tells.
-    match write!(err, "{faults}").and_then(|()| err.flush()) {
+    match err.write_all(faults.to_string().as_bytes()).and_then(|()| err.flush()) {
         Ok(()) | Err(_) => ExitCode::from(EXIT_BAD_CONFIGURATION),
     }
 }

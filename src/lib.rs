@@ -17,6 +17,7 @@ pub mod redis;
 pub mod refusal;
 pub mod router;
 pub mod storage;
+pub mod supervise;
 pub mod telemetry;
 pub mod trigger;
 pub mod welcome;

@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 
 use ara_gateway::redis::message::{MESSAGE_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use ara_gateway::redis::{BreakerState, Priority, RedisTarget, Rejected, State};
+use ara_gateway::supervise::spawn_unsupervised;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::task::{spawn_local, yield_now};
+use tokio::task::yield_now;
 
 use harness::{Logs, Server, Subscriber, on_one_thread, until};
 
@@ -137,7 +138,7 @@ fn a_flood_arrives_whole_and_in_order_and_others_have_their_turn() {
         let () = pipeline.query(&mut client.get_connection().unwrap()).unwrap();
         // A neighbour on the same thread counts how much is handled between two of its turns.
         let triggers = Rc::clone(&subscriber.triggers);
-        let neighbour = spawn_local(async move {
+        let neighbour = spawn_unsupervised(async move {
             let (mut seen, mut largest) = (0, 0);
             while seen < COUNT {
                 let now = triggers.borrow().len();

@@ -136,6 +136,10 @@ pub const POLLER_EVENTS: usize = 1024;
 /// How long a closing connection may take to flush, answer and go.
 pub const LINGER: Duration = Duration::from_secs(3);
 
+/// The same on a stop, from the last byte that was taken: whoever answers does so within a round
+/// trip, the kernel goes on sending what it has taken, and all others wait for a gateway.
+pub const STOP_LINGER: Duration = Duration::from_secs(1);
+
 /// Bytes of unfinished client messages a shard keeps over all its connections. A client whose
 /// message would go beyond is closed with 1013: 64 MiB are 1,024 messages of the default maximum.
 pub const UNFINISHED_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -36,6 +36,8 @@ pub enum Control {
 /// How clients are sent away on a graceful stop.
 #[derive(Debug, Clone, Copy)]
 pub struct Drain {
+    /// No client is asked to return before this has passed: until then nobody may be there.
+    pub return_after: Duration,
     /// Each client is asked to return after a delay of its own, spread over this window.
     pub reconnect_window: Duration,
     /// Clients that did not finish by then are cut.

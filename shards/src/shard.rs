@@ -13,7 +13,7 @@ use crate::inbox::{Inbox, Refused};
 use crate::io::connections::{Connections, Received};
 use crate::limits::{
     CONTROLS_PER_TURN, DELIVERIES_PER_TURN, FAN_OUT_FLUSHES_PER_TURN, FRAMES_PER_TURN, LINGER,
-    Limits, READ_BUFFER_BYTES, READS_PER_TURN, TIMERS_PER_TURN, UNFINISHED_BYTES_MAX,
+    Limits, READ_BUFFER_BYTES, READS_PER_TURN, STOP_LINGER, TIMERS_PER_TURN, UNFINISHED_BYTES_MAX,
 };
 use crate::message::{Adoption, Answer, Control, Drain, Question, Report, Transport};
 use crate::state::timer::Wheel;
@@ -50,6 +50,7 @@ pub(crate) struct Shard {
 struct Leaving {
     rest: VecDeque<ConnectionKey>,
     order: Drain,
+    since: Tick,
     until: Tick,
     reported: bool,
 }
@@ -129,6 +130,9 @@ impl Shard {
         let more_letters = self.state.handle_deadlines(now, &mut self.connections)
             | self.state.poll_replays(now, &mut self.connections)
             | self.state.poll_vault(now);
+        if let Some(vault) = &self.state.vault {
+            vault.check()?;
+        }
         if !self.hand_over_reports() {
             return Ok(Flow::Held);
         }
@@ -145,8 +149,9 @@ impl Shard {
         if busy || is_leaving || !self.hand_over_reports() {
             return Ok(Flow::Again);
         }
-        let (timer, deadline) = (self.wheel.next(), self.state.next_deadline());
-        Ok(Flow::Idle(timer.into_iter().chain(deadline).min()))
+        let disk = self.state.vault.as_ref().and_then(|vault| vault.next_look_at(now));
+        let times = [self.wheel.next(), self.state.next_deadline(), disk];
+        Ok(Flow::Idle(times.into_iter().flatten().min()))
     }
 
     /// Gives the router every report there is; false if its lane is full.
@@ -181,7 +186,7 @@ impl Shard {
                 let until = now.after(order.grace);
                 // A timer of its own would be one more concept: any key serves as an alarm.
                 self.wheel.arm(ConnectionKey(u32::MAX), until);
-                self.draining = Some(Leaving { rest, order, until, reported: false });
+                self.draining = Some(Leaving { rest, order, since: now, until, reported: false });
             }
             Control::Stop => {}
         }
@@ -331,8 +336,11 @@ impl Shard {
                 continue;
             }
             if !self.connections.is_open(key) {
-                // It had its time to say goodbye.
-                self.part_with(key);
+                match self.linger_until(key, now) {
+                    Some(until) if until > now => self.arm(key, until),
+                    // It had its time to answer and go.
+                    _ => self.part_with(key),
+                }
             } else if self.connections.has_input(key) {
                 // What it has sent decides whether it is silent: look again when that is read.
                 self.arm(key, now);
@@ -361,7 +369,12 @@ impl Shard {
         let Some(mut leaving) = self.draining.take() else { return };
         for _ in 0..FAN_OUT_FLUSHES_PER_TURN {
             let Some(key) = leaving.rest.pop_front() else { break };
-            self.state.send_away(key, leaving.order.reconnect_window, &mut self.connections);
+            if self.connections.is_open(key) {
+                self.state.send_away(key, leaving.order, &mut self.connections);
+            } else {
+                // It was leaving by itself: from now on it has no more time than the others.
+                self.arm(key, now.after(STOP_LINGER).min(leaving.until));
+            }
         }
         if now >= leaving.until {
             for key in self.connections.keys() {
@@ -397,10 +410,17 @@ impl Shard {
             self.part_with(key);
         }
         while let Some(key) = self.connections.next_closing() {
-            // A stop gives everyone its whole grace.
-            let until = self.draining.as_ref().map(|leaving| leaving.until);
+            let until = self.linger_until(key, now);
             self.arm(key, until.unwrap_or_else(|| now.after(LINGER)));
         }
+    }
+
+    /// How long a closing connection has, on a stop: while its client takes what it is owed, up to
+    /// the end of the grace; then a moment to answer and go.
+    fn linger_until(&self, key: ConnectionKey, now: Tick) -> Option<Tick> {
+        let leaving = self.draining.as_ref()?;
+        let moved_at = self.connections.moved_at(key).unwrap_or(now);
+        Some(moved_at.max(leaving.since).after(STOP_LINGER).min(leaving.until))
     }
 }
 

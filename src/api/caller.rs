@@ -10,6 +10,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use ara_shards::limits::STOP_LINGER;
 use http::request::Parts;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -82,6 +83,7 @@ where
             _closing = &mut closed, if !was_closed => {
                 was_closed = true;
                 was_idle = watch.is_idle();
+                watch.wait_at_most(STOP_LINGER);
                 Pin::new(&mut connection).graceful_shutdown();
             }
             due = poll_fn(|context| poll_due(&watch, timer.as_mut(), context)) => match due {

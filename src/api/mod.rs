@@ -39,6 +39,7 @@ use crate::query;
 use crate::redis::Status as RedisStatus;
 use crate::refusal::{Code, NO_STORE, Refusal};
 use crate::router::Router;
+use crate::supervise::Supervisor;
 pub use idempotency::AnswerStore;
 use idempotency::Answers;
 use watch::Watch;
@@ -153,11 +154,19 @@ impl Api {
         settings: &Settings,
         redis: Rc<RedisStatus>,
         answers: Option<AnswerStore>,
+        supervisor: &Supervisor,
     ) -> Self {
         let key_digest = digest(&SHA256, settings.api.key.as_bytes()).as_ref().to_vec();
         let letters =
             Letters { queue: settings.limits.queue.is_some(), ack: settings.limits.ack.is_some() };
-        Self { router, gate, key_digest, redis, letters, answers: Answers::new(answers) }
+        Self {
+            router,
+            gate,
+            key_digest,
+            redis,
+            letters,
+            answers: Answers::new(answers, supervisor),
+        }
     }
 
     /// Brings to the disk what belongs there. Blocks for it; call when nobody is served any more.

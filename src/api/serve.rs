@@ -5,14 +5,15 @@
 //! go through the same gate as at a door.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use ara_shards::limits::STOP_LINGER;
 use http::request::Parts;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::spawn_local;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::Api;
 use super::caller::{Ending, converse};
@@ -22,6 +23,7 @@ use crate::door::gate::transport_of;
 use crate::door::head::{self, BadHead};
 use crate::door::listen::{WARN_INTERVAL, is_of_one_connection, say_no, warn_of_head};
 use crate::refusal::{Code, Refusal};
+use crate::supervise::spawn_unsupervised;
 use crate::telemetry::Hush;
 
 /// The send buffer of a caller's socket: two of the largest segments.
@@ -68,12 +70,17 @@ impl Server {
     }
 
     /// Accepts on an address of the API's own until the gateway closes.
-    pub async fn accept(self: Rc<Self>, listener: TcpListener) {
+    ///
+    /// # Errors
+    ///
+    /// The listener cannot be used on this thread.
+    pub async fn accept(self: Rc<Self>, listener: std::net::TcpListener) -> io::Result<()> {
+        let listener = TcpListener::from_std(listener)?;
         let mut closing = self.closing.clone();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                _closing = closing.wait_for(|closing| *closing) => return,
+                _closing = closing.wait_for(|closing| *closing) => return Ok(()),
             };
             match accepted {
                 Ok((stream, _peer)) => self.take(stream, Vec::new(), false),
@@ -100,12 +107,12 @@ impl Server {
             // What a door has read tells whose page may read the refusal.
             let head = head::parse(&bytes).ok().flatten();
             let cors = head.and_then(|(parts, _)| self.api.gate.cors_origin(&parts.headers));
-            spawn_local(say_no(stream, refusal.response(cors.as_deref())));
+            spawn_unsupervised(say_no(stream, refusal.response(cors.as_deref())));
             return;
         }
         self.callers.set(self.callers.get() + 1);
         let place = Place(Rc::clone(self));
-        spawn_local(async move {
+        spawn_unsupervised(async move {
             place.0.serve(stream, bytes, from_client_side).await;
         });
     }
@@ -117,6 +124,9 @@ impl Server {
         let closing = self.closing.clone();
         match converse(stream, bytes, Deadlines::USUAL, closing, answer).await {
             Ending::Cut | Ending::Requests(_, End::Closed) => {}
+            Ending::Answered(stream) if *self.closing.borrow() => {
+                let _gone = timeout(STOP_LINGER, say_no(stream, Vec::new())).await;
+            }
             Ending::Answered(stream) => say_no(stream, Vec::new()).await,
             Ending::Requests(stream, End::Bad(BadHead { refusal, warning })) => {
                 warn_of_head(warning, &stream, &self.hush);

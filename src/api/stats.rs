@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Api;
 use crate::refusal::Refusal;
+use crate::telemetry;
 
 #[derive(Serialize)]
 pub(super) struct Stats {
@@ -19,7 +20,21 @@ pub(super) struct Stats {
     queue: Queue,
     ack: Ack,
     redis: Redis,
+    log: LogLines,
+    tasks: Tasks,
     shards: Vec<Shard>,
+}
+
+#[derive(Serialize)]
+struct LogLines {
+    /// Not read in time, or not to be written.
+    dropped: u64,
+}
+
+#[derive(Serialize)]
+struct Tasks {
+    /// Connections and requests that ended by a panic. That of anything else ends the process.
+    panicked: u64,
 }
 
 #[derive(Serialize)]
@@ -185,6 +200,8 @@ pub(super) async fn report(api: &Api) -> Result<Stats, Refusal> {
         queue: queue(api.letters.queue, &snapshots),
         ack: ack(api.letters.ack, &snapshots),
         redis: redis(api),
+        log: LogLines { dropped: telemetry::dropped_lines() },
+        tasks: Tasks { panicked: telemetry::panics() },
         shards: snapshots.iter().zip(depths).enumerate().map(Shard::from).collect(),
     })
 }

@@ -52,6 +52,8 @@ pub(super) enum Due {
 #[derive(Debug)]
 pub(super) struct Watch {
     deadlines: Deadlines,
+    /// The longest the caller may take none of what is written: shorter while the gateway stops.
+    write: Cell<Duration>,
     /// Requests being answered.
     under_way: Cell<usize>,
     /// When the last answer was made, or the connection came.
@@ -70,6 +72,7 @@ impl Watch {
     pub(super) fn new(deadlines: Deadlines) -> Self {
         Self {
             deadlines,
+            write: Cell::new(deadlines.write),
             under_way: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             head_since: Cell::new(None),
@@ -105,6 +108,11 @@ impl Watch {
         self.head_since.set(None);
     }
 
+    /// The gateway stops: a caller that takes nothing is waited for only that long.
+    pub(super) fn wait_at_most(&self, longest: Duration) {
+        self.write.set(self.write.get().min(longest));
+    }
+
     /// Nothing more is to be read, unless it has come by now.
     pub(super) fn end_when_idle(&self) {
         self.ends_when_idle.set(true);
@@ -130,7 +138,7 @@ impl Watch {
     pub(super) fn next(&self) -> Option<(Instant, Due)> {
         let deadlines = &self.deadlines;
         let is_waiting = self.under_way.get() == 0;
-        let blocked = self.blocked_since.get().map(|since| (since + deadlines.write, Due::Cut));
+        let blocked = self.blocked_since.get().map(|since| (since + self.write.get(), Due::Cut));
         let head = self.head_since.get().map(|since| (since + deadlines.head, Due::Cut));
         let idle_max = if self.is_known.get() { deadlines.idle } else { deadlines.idle_stranger };
         let idle = (is_waiting && head.is_none() && !self.ends_when_idle.get())

@@ -24,6 +24,7 @@ use tokio::time::{sleep, timeout};
 use super::gate::{Gate, Pass, transport_of};
 use super::head::{self, BadHead, Head, NoHead};
 use crate::refusal::{Code, Refusal};
+use crate::supervise::spawn_unsupervised;
 use crate::telemetry::Hush;
 
 /// The longest a client may take to send its request head.
@@ -152,7 +153,7 @@ pub async fn serve(
             Ok((stream, _peer)) => {
                 make_room(&mut newcomers, newcomers_max);
                 let door = Rc::clone(&door);
-                let task = tokio::task::spawn_local(async move { door.receive(stream).await });
+                let task = spawn_unsupervised(async move { door.receive(stream).await });
                 newcomers.push_back(task.abort_handle());
             }
             Err(error) if is_of_one_connection(&error) => {}

@@ -159,3 +159,16 @@ fn refused(router: &Router, accept: &str) -> String {
     let (_stream, response) = router.admit(stream, pass, Box::default()).unwrap_err();
     String::from_utf8(response).unwrap()
 }
+
+/// A client that comes back to a refused connection, or to a proxy's 502, may not come again.
+#[test]
+fn clients_are_asked_back_after_the_rest_of_the_stop_and_a_start() {
+    let seconds = Duration::from_secs;
+    let after = |clients, took| return_after(clients, seconds(10), took);
+    assert_eq!(after(0, seconds(0)), STOP_LINGER + seconds(2));
+    assert_eq!(after(100_000, seconds(0)), STOP_LINGER + seconds(2 + 2), "all are told first");
+    assert_eq!(after(0, seconds(20)), STOP_LINGER + seconds(40), "a large queue is read back");
+    assert_eq!(after(0, seconds(600)), STOP_LINGER + seconds(60));
+    let short = return_after(1_000_000, seconds(1), seconds(0));
+    assert_eq!(short, seconds(1 + 2), "no stop is longer than its grace");
+}

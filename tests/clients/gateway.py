@@ -143,7 +143,8 @@ class Gateway:
 
     # --- the process
 
-    async def start(self, wait_for: str = "/health/ready") -> "Gateway":
+    def spawn(self, output: int | None = None):
+        """Starts the process. What it prints goes to this file, a test's pipe say, or else to the log file."""
         self.folder.mkdir(parents=True)
         for name, text in self.files.items():
             (self.folder / name).write_bytes(text.encode())
@@ -153,10 +154,13 @@ class Gateway:
                 cwd=self.folder,
                 env=base_environment() | self.environment,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=log if output is None else output,
                 stderr=subprocess.STDOUT,
             )
         Gateway.started.append(self)
+
+    async def start(self, wait_for: str = "/health/ready", output: int | None = None) -> "Gateway":
+        self.spawn(output)
         await wait_until(lambda: self._answers(wait_for), START_DEADLINE_S, f"{wait_for} = 200")
         return self
 

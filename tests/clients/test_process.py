@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import time
+from types import SimpleNamespace
 
 import httpx
 import jwt
@@ -14,6 +15,7 @@ import pytest
 
 from clients import EventStream, WebSocket
 from conftest import need
+from durable import FaultyDisk
 from gateway import API_KEY, JWT_SECRET, Gateway, free_port, make_token, run_cli, wait_until
 from raw import RawConnection, RawWebSocket
 
@@ -64,6 +66,58 @@ async def test_sigterm_tells_every_client_when_to_come_back_and_ends_cleanly(sta
         assert time.monotonic() - begin < 5, "nothing to wait for, so no grace is needed"
     assert all(delay >= 0 for delay in delays)
     assert len(set(delays)) >= 3, f"clients would all come back at once: {sorted(delays)}"
+
+
+async def test_a_client_that_does_not_answer_holds_the_stop_for_a_moment_and_all_are_told_to_come_back_later(
+        start_gateway):
+    """A phone out of reach. Who comes back before somebody is there again may never come again."""
+    gateway = await start_gateway(SERVER_SHUTDOWN_GRACE_SECONDS=10)
+    async with RawWebSocket(gateway, "phone"), WebSocket(gateway, "desk") as desk, EventStream(gateway, "tab") as tab:
+        told_at = time.monotonic()
+        gateway.signal()
+        delays = [(await desk.expect("shutdown"))["reconnect_after_seconds"],
+                  json.loads((await tab.event()).data)["reconnect_after_seconds"], tab.retry_ms / 1000]
+        assert await gateway.exit_code() == 0
+        stop_took = time.monotonic() - told_at
+    assert stop_took < 3, "a closing client gets a moment, not the grace"
+    assert min(delays) >= stop_took + 1, f"{delays}: a stop of {stop_took} s and a start are to fit in before"
+
+
+@pytest.mark.parametrize("used", [True, False], ids=["used", "fresh"])
+async def test_idle_callers_do_not_hold_the_stop(start_gateway, used):
+    """A pool keeps connections open for later; a balancer opens them in advance."""
+    gateway = await start_gateway(API_LISTEN=f"127.0.0.1:{free_port()}")
+    api = SimpleNamespace(port=int(gateway.environment["API_LISTEN"].rpartition(":")[2]))
+    async with RawConnection(gateway) as at_the_door, RawConnection(api) as at_the_api:
+        for connection in (at_the_door, at_the_api) if used else ():
+            await connection.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await connection.response())[0] == 200
+        if not used:
+            # Whoever has said nothing is known once another that came later has been answered.
+            async with RawConnection(api) as later:
+                await later.send(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert (await later.response())[0] == 200
+        begin = time.monotonic()
+        gateway.signal()
+        assert await at_the_api.to_the_end() == b"" and await at_the_door.to_the_end() == b""
+        assert await gateway.exit_code() == 0
+        assert time.monotonic() - begin < 1.5, "nobody was owed anything"
+
+
+async def test_a_caller_whose_answer_is_under_way_gets_it(start_gateway):
+    """The rest of its body comes when the gateway has begun to stop."""
+    gateway = await start_gateway()
+    body = b'{"event_type":"late","payload":{},"target_user_id":"nobody"}'
+    async with RawConnection(gateway) as caller, WebSocket(gateway, "witness") as witness:
+        request = caller.request("POST", "/api/v1/notifications/send", body, **gateway.headers())
+        await caller.send(request[:-10])
+        await gateway.get_ok("/stats")
+        gateway.signal()
+        await witness.expect("shutdown")
+        await caller.send(request[-10:])
+        status, _, answer = await caller.response()
+        assert (status, json.loads(answer)["error"]["code"]) == (503, "SHUTTING_DOWN")
+    assert await gateway.exit_code() == 0
 
 
 async def test_readiness_turns_false_when_stopping(start_gateway):
@@ -133,9 +187,50 @@ async def test_a_second_signal_stops_at_once(new_folder):
                 gateway.signal()
                 await witness.expect("shutdown")
                 assert await witness.close_code() == 1001
-            assert gateway.running, "the stuck client's outbox was given up long before the grace was over"
+            await asyncio.sleep(0.15)  # Two signals closer together are one: nothing else tells them apart.
+            assert gateway.running, "the stuck client's outbox was given up at once"
             gateway.signal()
             await gateway.exit_code(3)
+    finally:
+        await gateway.client.aclose()
+        gateway.kill()
+
+
+async def test_a_stop_that_arrives_as_two_signals_is_one(new_folder):
+    """`timeout` and wrappers that forward signals reach a process by its id and by its group."""
+    for _ in range(20):
+        gateway = await Gateway(new_folder()).start()
+        try:
+            async with WebSocket(gateway, "client") as client:
+                first = time.monotonic()
+                gateway.signal(signal.SIGTERM)
+                # The second must be a signal of its own: the first has been taken by then.
+                while "stopping" not in gateway.log():
+                    pass
+                gateway.signal(signal.SIGINT)
+                is_one = time.monotonic() - first < 0.09
+                if is_one:
+                    await client.expect("shutdown")
+                    assert await client.close_code() == 1001
+                    assert await gateway.exit_code() == 0
+                    return
+        finally:
+            await gateway.client.aclose()
+            gateway.kill()
+    pytest.fail("this machine is too slow to send two signals within 90 ms")
+
+
+async def test_a_signal_during_a_slow_start_stops_cleanly(new_store, new_folder):
+    store = new_store()
+    disk = FaultyDisk(store, FaultyDisk.compile(new_folder("faulty")))
+    gateway = Gateway(new_folder(), **store.settings)
+    try:
+        with disk.does("sync", "hold"):
+            gateway.spawn()
+            await wait_until(disk.held.exists, 20, "the start waiting for its disk")
+            gateway.signal()
+            assert await gateway.exit_code(5) == 0
+        assert "stopped before it was ready" in gateway.log()
     finally:
         await gateway.client.aclose()
         gateway.kill()

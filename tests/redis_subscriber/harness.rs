@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use ara_gateway::config::settled::{ClientCertificate, Redis, RedisTls};
 use ara_gateway::redis::{Options, RedisTrigger, Status, Timing, run_with};
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use ara_gateway::supervise::spawn_unsupervised;
+use tokio::task::{JoinHandle, LocalSet};
 
 /// How long a condition may take on a busy machine before the test has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -186,7 +187,7 @@ impl Subscriber {
         let taken = Rc::clone(&triggers);
         let sink = move |trigger| taken.borrow_mut().push(trigger);
         let options = Options { timing };
-        let task = spawn_local(run_with(settings, options, Rc::clone(&status), sink));
+        let task = spawn_unsupervised(run_with(settings, options, Rc::clone(&status), sink));
         Self { status, triggers, task }
     }
 

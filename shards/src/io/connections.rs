@@ -308,6 +308,11 @@ impl Connections {
             .is_some_and(|connection| !connection.outbox.is_empty() && connection.moved_at <= since)
     }
 
+    /// When the client last took bytes of ours, or was last owed none.
+    pub(crate) fn moved_at(&self, key: ConnectionKey) -> Option<Tick> {
+        self.slots.get(key.index()).map(|connection| connection.moved_at)
+    }
+
     pub(crate) fn next_broken(&mut self) -> Option<ConnectionKey> {
         self.broken.pop()
     }

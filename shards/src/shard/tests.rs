@@ -4,6 +4,8 @@
 //! order of things within a turn, or on time: heartbeats, silence, stalls, the end of a drain.
 //! Why it matters: these go wrong once in a million turns, where no test of the whole would look.
 
+mod stopping;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -261,7 +263,14 @@ fn a_drain_ends_with_the_last_client_even_if_its_socket_breaks() {
     // Writing fails from now on, as after a reset that the poller has not told yet.
     twin.shutdown(std::net::Shutdown::Write).unwrap();
     let minute = Duration::from_secs(60);
-    bench.link.control(Control::Drain(Drain { reconnect_window: minute, grace: minute })).unwrap();
+    bench
+        .link
+        .control(Control::Drain(Drain {
+            return_after: minute,
+            reconnect_window: minute,
+            grace: minute,
+        }))
+        .unwrap();
     bench.settle();
     assert!(
         matches!(bench.reports[..], [Report::Closed { .. }, Report::Drained]),

@@ -29,7 +29,7 @@ use crate::codec::dialect::{ClientMessage, ServerMessage, is_channel_name, parse
 use crate::frame::{Frame, Unsent};
 use crate::id::{ConnectionKey, Tick};
 use crate::limits::Limits;
-use crate::message::{Listens, Member, Report, Transport};
+use crate::message::{Drain, Listens, Member, Report, Transport};
 use crate::meter::Meter;
 use crate::vault::Vault;
 use directory::Directory;
@@ -344,10 +344,11 @@ impl State {
     }
 
     /// Tells a client to go and come back later, each after a delay of its own.
-    pub fn send_away(&mut self, key: ConnectionKey, window: Duration, out: &mut impl Outgoing) {
+    pub fn send_away(&mut self, key: ConnectionKey, order: Drain, out: &mut impl Outgoing) {
         let Some(session) = self.directory.session(key) else { return };
-        let window_ms = u32::try_from(window.as_millis()).unwrap_or(u32::MAX).max(1);
-        let delay_ms = 500 + self.random.u32(0..window_ms);
+        let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        let in_window_ms = self.random.u32(0..ms(order.reconnect_window).max(1));
+        let delay_ms = ms(order.return_after).saturating_add(in_window_ms);
         let frame = Frame::shutdown(session.transport, delay_ms);
         // A full outbox: the client is closed all the same and uses its own delay.
         let _taken = out.offer(key, &frame, Urgency::Prompt);

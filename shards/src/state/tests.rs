@@ -17,7 +17,14 @@ mod world;
 use proptest::prelude::*;
 
 use crate::limits::Limits;
+use crate::message::Drain;
 use world::World;
+
+/// A stop's order to send clients away.
+fn drain() -> Drain {
+    let second = std::time::Duration::from_secs(1);
+    Drain { return_after: second, reconnect_window: second, grace: 10 * second }
+}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_500))]

@@ -10,6 +10,7 @@
 mod record;
 mod recovery;
 mod rehome;
+mod watch;
 
 use std::collections::VecDeque;
 use std::io;
@@ -27,6 +28,7 @@ use crate::notification::Audience;
 use crate::placement::{Placement, UserHash};
 use crate::state::mailbox::Letter;
 use record::{Change, Entry, LetterRecord};
+use watch::CommitWatch;
 
 pub use recovery::{Recovered, Summary, open};
 pub use rehome::{RehomeError, Rehomed, rehome};
@@ -101,6 +103,7 @@ pub struct Vault {
     /// What the router has been told.
     told: DiskHealth,
     logged_at: Option<Tick>,
+    watch: CommitWatch,
     buffer: Vec<u8>,
 }
 
@@ -249,7 +252,8 @@ impl Vault {
         let committed = self.journal.poll();
         self.write_notes();
         let more = !self.is_stopping && self.compact(find);
-        self.journal.flush();
+        let waiting = self.journal.flush() > committed;
+        self.watch.look(committed, waiting, now);
         self.examine(now);
         if self.health != self.told {
             self.told = self.health;
@@ -336,6 +340,7 @@ impl Vault {
         self.health = match self.journal.condition() {
             Condition::Full | Condition::Tight => DiskHealth::Full,
             Condition::Failed(_) => DiskHealth::Failed,
+            Condition::Sound if self.watch.is_slow(now) => DiskHealth::Behind,
             Condition::Sound if self.journal.has_room() => DiskHealth::Sound,
             // What was refused stays so until there is some room; what was not is as it was.
             Condition::Sound => self.health.min(DiskHealth::Limit),
@@ -354,6 +359,12 @@ impl Vault {
                 tracing::error!(
                     %reason,
                     "queue.path cannot be written; nothing new is queued, trying again"
+                );
+            }
+            (DiskHealth::Behind, _) if is_due => {
+                self.logged_at = Some(now);
+                tracing::warn!(
+                    "queue.path: its disk does not keep up; who is to be queued for waits for it"
                 );
             }
             (DiskHealth::Limit, _) if is_due => {

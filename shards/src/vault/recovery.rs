@@ -10,6 +10,7 @@ use ahash::AHashMap;
 
 use super::Vault;
 use super::record::{self, Entry, LetterRecord};
+use super::watch::CommitWatch;
 use crate::clock::Clock;
 use crate::doorbell::Doorbell;
 use crate::id::Tick;
@@ -99,6 +100,7 @@ pub fn open(
         health: DiskHealth::Sound,
         told: DiskHealth::Sound,
         logged_at: None,
+        watch: CommitWatch::default(),
         buffer: Vec::new(),
     };
     let summary = Summary { report, letters, expired: gone.expired, strange };

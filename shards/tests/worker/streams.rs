@@ -66,7 +66,11 @@ fn events(encoding: Encoding, client: &mut Client) -> Vec<Event> {
 }
 
 fn send_away(rig: &Rig) {
-    let drain = Drain { reconnect_window: Duration::from_secs(1), grace: PATIENCE };
+    let drain = Drain {
+        return_after: Duration::ZERO,
+        reconnect_window: Duration::from_secs(1),
+        grace: PATIENCE,
+    };
     rig.link.control(Control::Drain(drain)).unwrap();
 }
 

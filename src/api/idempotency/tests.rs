@@ -25,7 +25,12 @@ fn on_a_runtime<T>(task: impl Future<Output = T>) -> T {
 }
 
 fn open(path: &Path) -> Rc<Answers> {
-    Answers::new(Some(AnswerStore::open(path, Fsync::Always).unwrap()))
+    Answers::new(Some(AnswerStore::open(path, Fsync::Always).unwrap()), &unheard())
+}
+
+/// A supervisor whose news nobody reads.
+fn unheard() -> Supervisor {
+    Supervisor::new(1).0
 }
 
 /// What a power cut now would leave.

@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use proptest::sample::Index;
 use serde_json::json;
 
+use super::drain;
 use super::reference::{Person, Reference};
 use super::steps::{Audience, CHANNELS, Newcomer, Step, TENANTS, Target, USERS, Utterance};
 use super::wire::{Effects, Got, Wire};
@@ -228,8 +228,7 @@ impl World {
     fn send_away(&mut self, key: u32) {
         let goodbye = Got::Said("shutdown".to_owned());
         let taken = if self.wire.room(key) > 0 { vec![goodbye] } else { vec![] };
-        let window = Duration::from_secs(3);
-        self.state.send_away(ConnectionKey(key), window, &mut self.wire);
+        self.state.send_away(ConnectionKey(key), drain(), &mut self.wire);
         self.settle(BTreeMap::from([(key, taken)]), &[(key, Farewell::SHUTDOWN)]);
     }
 

@@ -12,7 +12,7 @@ use ara_shards::journal::storage::{Disk, Storage};
 use ara_shards::journal::{Fsync, Journal};
 
 use super::super::*;
-use super::{ask, crash, on_a_runtime, open, options};
+use super::{ask, crash, on_a_runtime, open, options, unheard};
 
 /// Files that fail (1), or never return from a write (2), on demand.
 struct Moody {
@@ -88,7 +88,7 @@ fn a_full_broken_or_stuck_disk_costs_no_answer() {
             Journal::open_on(storage, &options, take, bell)
         });
         on_a_runtime(async {
-            let answers = Answers::new(Some(store.unwrap()));
+            let answers = Answers::new(Some(store.unwrap()), &unheard());
             ask(&answers, "before", "body").await;
             moody.store(mood, Ordering::SeqCst);
             let during = ask(&answers, "during", "body").await;

@@ -8,12 +8,12 @@ use std::fs;
 use ara_shards::journal::Fsync;
 
 use super::super::*;
-use super::{ask, ask_and, ask_with, crash, on_a_runtime, open};
+use super::{ask, ask_and, ask_with, crash, on_a_runtime, open, unheard};
 
 #[test]
 fn without_a_store_a_key_is_remembered_and_nothing_is_named() {
     on_a_runtime(async {
-        let answers = Answers::new(None);
+        let answers = Answers::new(None, &unheard());
         let first = ask(&answers, "key", "body").await;
         assert!(first.sent.is_none() && !first.is_repeated());
         assert!(ask(&answers, "key", "body").await.is_repeated());
