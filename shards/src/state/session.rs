@@ -15,9 +15,9 @@ pub struct Session {
     pub transport: Transport,
     /// What its token allows; `None` = no roles and all channels.
     pub grants: Option<Box<Grants>>,
-    /// When its last frame came.
-    pub heard_at: Tick,
-    /// When its next heartbeat is due.
+    /// Whether it owes us a sign of life, in running time.
+    pub contact: Contact,
+    /// When its next heartbeat is due, in running time.
     pub beat_at: Tick,
     /// Its channels, in the order subscribed.
     pub subscriptions: SmallVec<[Subscription; 2]>,
@@ -25,6 +25,16 @@ pub struct Session {
     pub hears_settled: bool,
     /// Where the directory keeps it.
     pub(super) home: Home,
+}
+
+/// What is known of whether a client is still there. Only one that was pinged can be silent: a
+/// client that merely listens has nothing to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contact {
+    /// It came, or its last frame came, at this time, and it was not pinged since.
+    Heard(Tick),
+    /// It was pinged at this time, and no frame came since.
+    Pinged(Tick),
 }
 
 /// A session's places in the directory's tables.
@@ -76,14 +86,14 @@ impl Session {
     pub(super) fn new(
         transport: Transport,
         grants: Option<Box<Grants>>,
-        heard_at: Tick,
+        came_at: Tick,
         beat_at: Tick,
     ) -> Self {
         let home = Home::default();
         Self {
             transport,
             grants,
-            heard_at,
+            contact: Contact::Heard(came_at),
             beat_at,
             subscriptions: SmallVec::new(),
             hears_settled: false,
