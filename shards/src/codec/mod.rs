@@ -5,4 +5,5 @@
 
 pub mod dialect;
 pub mod sse;
+pub mod text;
 pub mod websocket;
