@@ -10,8 +10,10 @@ pub mod directory;
 pub mod flights;
 pub mod mailbox;
 pub mod session;
+pub mod subscriptions;
 pub mod timer;
 
+mod channels;
 mod delivery;
 mod keeping;
 mod post;
@@ -294,7 +296,7 @@ impl State {
         if !session.may_hear(name) {
             return Err(SubscribeRefusal::Forbidden);
         }
-        if self.directory.is_subscribed(key, name) {
+        if self.directory.is_subscribed(session, name) {
             return Ok(());
         }
         let most = self.limits.subscriptions_per_connection_max;

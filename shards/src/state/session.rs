@@ -3,12 +3,11 @@
 //! **Runs on**: a shard. **Owns**: its subscriptions and what its token allows.
 //! **Never**: knows its socket.
 
-use smallvec::SmallVec;
-
+use super::subscriptions::Subscriptions;
 use crate::id::Tick;
 use crate::message::Transport;
 
-/// A connection's record, about 88 bytes; `tests` hold its size.
+/// A connection's record.
 #[derive(Debug)]
 pub struct Session {
     /// How it speaks.
@@ -19,8 +18,8 @@ pub struct Session {
     pub contact: Contact,
     /// When its next heartbeat is due, in running time.
     pub beat_at: Tick,
-    /// Its channels, in the order subscribed.
-    pub subscriptions: SmallVec<[Subscription; 2]>,
+    /// Its channels.
+    pub subscriptions: Subscriptions,
     /// Whether it is told what the user's other connections have settled.
     pub hears_settled: bool,
     /// Where the directory keeps it.
@@ -42,17 +41,12 @@ pub enum Contact {
 pub(super) struct Home {
     pub(super) tenant: u32,
     pub(super) user: u32,
+    /// Index among its user's connections.
+    pub(super) sibling_at: u32,
     /// Index in the tenant's member list.
     pub(super) member_at: u32,
     /// Index in the tenant's list of those who hear everything.
     pub(super) listener_at: Option<u32>,
-}
-
-/// A channel and the session's place in its subscriber list.
-#[derive(Debug, Clone, Copy)]
-pub struct Subscription {
-    pub(super) channel: u32,
-    pub(super) at: u32,
 }
 
 /// What a token allows.
@@ -95,7 +89,7 @@ impl Session {
             grants,
             contact: Contact::Heard(came_at),
             beat_at,
-            subscriptions: SmallVec::new(),
+            subscriptions: Subscriptions::default(),
             hears_settled: false,
             home,
         }
@@ -115,4 +109,4 @@ impl Session {
 }
 
 // A million connections: every eight bytes here are eight megabytes.
-const _: () = assert!(size_of::<Session>() <= 88);
+const _: () = assert!(size_of::<Option<Session>>() <= 72);
