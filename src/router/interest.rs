@@ -79,11 +79,9 @@ impl Entry {
         self.0 >> SHARD_BITS == hash >> SHARD_BITS
     }
 
-    /// What the table finds it by: the same for all shards. The hash's low bits are gone, and the
-    /// table wants some there.
+    /// What the table finds it by, the same for all shards: it wants 64 bits that differ.
     const fn key(self) -> u64 {
-        let bits = self.0 >> SHARD_BITS;
-        bits | bits << (64 - SHARD_BITS)
+        (self.0 >> SHARD_BITS).wrapping_mul(0x9E37_79B9_7F4A_7C15)
     }
 }
 
