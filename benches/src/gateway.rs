@@ -13,7 +13,7 @@ use crate::cli::Common;
 use crate::fault::{Context, Outcome, failed};
 use crate::http;
 use crate::stop::Stop;
-use crate::subscriber::{Reply, Script, Transport};
+use crate::subscriber::{Reply, Script, Spread, Transport};
 use crate::swarm::Swarm;
 use crate::token::Tokens;
 
@@ -72,6 +72,7 @@ impl Gateway {
         let script = Script {
             transport,
             channel: channel.map(str::to_owned),
+            spread: Spread::ONE,
             tokens: Tokens::new(&self.jwt_secret),
             reply: Reply::None,
         };

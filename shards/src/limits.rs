@@ -17,7 +17,8 @@ pub struct Limits {
     pub message_bytes_max: usize,
     /// Mean time between heartbeats of one connection; each is jittered by ± 20 %. Zero = none.
     pub heartbeat_interval: Duration,
-    /// A client from which no frame came for this long is closed with 4408. Zero = never.
+    /// A client that leaves a ping unanswered for this long, without any other frame, is closed with
+    /// 4408. One that says nothing for this long is pinged if no heartbeat was. Zero = never.
     pub connection_timeout: Duration,
     /// The offline queue; `None` = off.
     pub queue: Option<QueueLimits>,
@@ -126,6 +127,10 @@ pub const LETTERS_SHOWN_MAX: usize = 1000;
 
 /// Overdue letters handled in one turn.
 pub const OVERDUE_PER_TURN: usize = 1024;
+
+/// A shard that runs so much later than it asked to was not allowed to run: the time is nobody's
+/// fault but ours. Far above a turn, and below every timeout that anybody sets for people.
+pub const STALL: Duration = Duration::from_secs(1);
 
 /// Frames written by one `writev`.
 pub const FRAMES_PER_WRITE: usize = 64;

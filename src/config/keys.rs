@@ -135,7 +135,8 @@ keys! {
         "time between heartbeats, in seconds; each is jittered by 20 % either way";
     CONNECTION_TIMEOUT: "websocket.connection_timeout", "WEBSOCKET_CONNECTION_TIMEOUT", "120",
         seconds(0.05, 86_400.0, "never"), Open,
-        "a client from which no frame came for so many seconds is disconnected";
+        "a client that leaves a ping unanswered for so many seconds is disconnected; one that says \
+         nothing for so long is pinged, if no heartbeat was due";
     MAX_MESSAGE: "websocket.max_message_bytes", "WEBSOCKET_MAX_MESSAGE_BYTES", "65536",
         whole(128, 16 * MIB), Open,
         "the largest message a client may send, over all its fragments";

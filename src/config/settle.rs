@@ -316,15 +316,7 @@ impl Settler<'_> {
     fn limits(&mut self) -> Limits {
         let heartbeat_interval = self.raw.seconds(&keys::HEARTBEAT);
         let connection_timeout = self.raw.seconds(&keys::CONNECTION_TIMEOUT);
-        // Jitter stretches an interval by up to a fifth.
-        let longest_silence = heartbeat_interval.mul_f64(1.2);
-        if !connection_timeout.is_zero() && connection_timeout <= longest_silence {
-            self.warnings.push(
-                "websocket.connection_timeout is not longer than a jittered \
-                 websocket.heartbeat_interval: a client that only answers pings is disconnected"
-                    .to_owned(),
-            );
-        }
+        self.warn_of_silence(heartbeat_interval, connection_timeout);
         if self.raw.whole(&keys::SHARDS_OUTBOX) < LARGEST_FRAME_BYTES {
             self.warnings.push(format!(
                 "shards.outbox_bytes_per_connection is below {LARGEST_FRAME_BYTES}: the largest \
@@ -341,6 +333,32 @@ impl Settler<'_> {
             queue: self.queue_limits(),
             ack: self.ack_limits(),
         }
+    }
+
+    /// Says what it means where heartbeats do not come before the timeout.
+    fn warn_of_silence(&mut self, interval: Duration, timeout: Duration) {
+        // Jitter stretches an interval by up to a fifth.
+        let is_rare = !timeout.is_zero() && timeout <= interval.mul_f64(1.2);
+        let warning = match (interval.is_zero(), timeout.is_zero()) {
+            (true, true) => {
+                "websocket.heartbeat_interval and websocket.connection_timeout are 0: a client that \
+                 vanishes without closing keeps its place until something is sent to it, and \
+                 proxies may cut streams on which nothing is sent"
+            }
+            (true, false) => {
+                "websocket.heartbeat_interval is 0: a WebSocket client that says nothing for \
+                 websocket.connection_timeout is pinged then, and closed if nothing comes for as \
+                 long again; an SSE client that vanishes keeps its place until something is sent \
+                 to it, and proxies may cut streams on which nothing is sent"
+            }
+            (false, _) if is_rare => {
+                "websocket.connection_timeout is not longer than a jittered \
+                 websocket.heartbeat_interval: a client that says nothing for the timeout is \
+                 pinged between heartbeats, and closed if nothing comes for as long again"
+            }
+            (false, _) => return,
+        };
+        self.warnings.push(warning.to_owned());
     }
 
     fn queue_limits(&self) -> Option<QueueLimits> {

@@ -310,6 +310,11 @@ fn keys_are_checked_against_each_other() {
     for (file, name) in [
         ("server.host = '0.0.0.0'", "server.host"),
         ("websocket.connection_timeout = 30", "websocket.connection_timeout"),
+        ("websocket.heartbeat_interval = 0", "websocket.heartbeat_interval"),
+        (
+            "websocket.heartbeat_interval = 0\nwebsocket.connection_timeout = 0",
+            "websocket.heartbeat_interval and websocket.connection_timeout",
+        ),
         ("shards.outbox_bytes_per_connection = 4096", "shards.outbox_bytes_per_connection"),
     ] {
         let warnings = settings(file, &[]).warnings;

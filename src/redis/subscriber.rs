@@ -13,6 +13,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use ara_shards::codec::text;
 use tokio::task::yield_now;
 use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
@@ -274,8 +275,8 @@ impl<S: FnMut(RedisTrigger)> Intake<S> {
     fn reject(&mut self, rejection: &Rejection, channel: &[u8], bytes: usize) {
         self.status.count_rejected(rejection.reason);
         if let Some(suppressed) = self.hush.admit(Instant::now()) {
-            let shown = channel.get(..SHOWN_BYTES_MAX).unwrap_or(channel);
-            let channel = String::from_utf8_lossy(shown);
+            let channel = String::from_utf8_lossy(channel);
+            let channel = text::cut(&channel, SHOWN_BYTES_MAX);
             let reason = rejection.reason.reason();
             let problem = rejection.to_string();
             warn!(reason, problem, ?channel, bytes, suppressed, "rejected a message from Redis");

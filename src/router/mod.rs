@@ -329,7 +329,7 @@ impl State {
                         self.pending.delivered(ticket, index, total, &parts);
                     }
                     Report::Interest { tenant, channel, present } => {
-                        self.interest.update(index, &tenant, channel.as_ref(), present);
+                        self.interest.update(index, &tenant, channel.as_deref(), present);
                     }
                     Report::Closed { transport } => {
                         let count = self.admitted.of(transport);

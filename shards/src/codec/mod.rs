@@ -6,4 +6,5 @@
 pub mod dialect;
 pub mod json;
 pub mod sse;
+pub mod text;
 pub mod websocket;

@@ -40,9 +40,9 @@ struct Connection {
     flags: Flags,
     outbox: Outbox,
     unfinished: Option<Box<Unfinished>>,
-    /// When the outbox last was empty or got shorter.
+    /// When the outbox last was empty or got shorter, in running time.
     moved_at: Tick,
-    /// When its newest timer fires; older ones are stale.
+    /// When its newest timer fires, in running time; older ones are stale.
     timer_at: Tick,
 }
 
@@ -105,6 +105,7 @@ pub(crate) struct Connections {
     pub(crate) unfinished_bytes: usize,
     /// Watched connections whose outbox is empty again.
     drained: Vec<ConnectionKey>,
+    /// The time of the turn, in running time.
     now: Tick,
 }
 
@@ -301,11 +302,13 @@ impl Connections {
         }
     }
 
-    /// Whether bytes have waited since `since` without one being taken.
+    /// Whether bytes have waited since `since` without one being taken. What waits for its turn
+    /// with us, before the socket has refused it, is not the reader's fault.
     pub(crate) fn is_stalled(&self, key: ConnectionKey, since: Tick) -> bool {
-        self.slots
-            .get(key.index())
-            .is_some_and(|connection| !connection.outbox.is_empty() && connection.moved_at <= since)
+        self.slots.get(key.index()).is_some_and(|connection| {
+            let is_refused = connection.flags.blocked && !connection.outbox.is_empty();
+            is_refused && connection.moved_at <= since
+        })
     }
 
     /// When the client last took bytes of ours, or was last owed none.

@@ -35,7 +35,7 @@ pub struct Flight {
     pub letter: Letter,
     /// The user's place in the directory.
     pub user: u32,
-    /// When it was sent last.
+    /// When it was sent last, in running time.
     pub sent_at: Tick,
     /// Its neighbours in the order of sending.
     order: Links,

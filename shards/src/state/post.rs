@@ -184,9 +184,9 @@ impl State {
 
     /// A letter was sent and awaits its Ack.
     pub(super) fn depart(&mut self, slot: u32, letter: Letter) {
-        let now = self.now;
+        let sent_at = self.running.of(self.now);
         if let Some(siblings) = self.directory.flights_mut(slot) {
-            self.flights.depart(slot, letter, now, siblings);
+            self.flights.depart(slot, letter, sent_at, siblings);
         }
     }
 

@@ -25,28 +25,24 @@ impl State {
         match question {
             Question::Snapshot => Answer::Snapshot(Box::new(self.snapshot())),
             Question::Channels { tenant } => {
-                let channels = self.directory.tenant(tenant).map(|tenant| {
-                    let slots = tenant.channels.values();
-                    slots.filter_map(|slot| self.directory.channels.get(*slot as usize))
-                });
-                let counts = channels.map(|channels| {
-                    channels.map(|c| (Arc::clone(&c.name), c.subscribers.len())).collect()
-                });
-                Answer::Channels(counts.unwrap_or_default())
+                let tenant = self.directory.tenant(tenant).into_iter();
+                let channels = tenant.flat_map(|tenant| self.directory.channels_of(tenant));
+                Answer::Channels(channels.map(|(name, count)| (name.into(), count)).collect())
             }
             Question::Channel { tenant, name } => {
                 let tenant = self.directory.tenant(tenant);
-                let channel = tenant.and_then(|tenant| self.directory.channel(tenant, name));
-                let count = channel.map(|c| (Arc::clone(&c.name), c.subscribers.len()));
+                let count = tenant.map_or(0, |t| self.directory.subscribers(t, name).len());
+                let count = (count > 0).then(|| (Arc::clone(name), count));
                 Answer::Channels(count.into_iter().collect())
             }
             Question::User(user) => {
                 let keys = self.directory.connections(&user.tenant, &user.user, user.hash);
                 let sessions = keys.iter().filter_map(|key| self.directory.session(*key));
-                let mut subscriptions: Vec<_> =
-                    sessions.flat_map(|s| self.directory.channel_names(s)).cloned().collect();
-                subscriptions.sort_unstable();
-                subscriptions.dedup();
+                let mut names: Vec<&str> =
+                    sessions.flat_map(|s| self.directory.channel_names(s)).collect();
+                names.sort_unstable();
+                names.dedup();
+                let subscriptions = names.into_iter().map(Arc::from).collect();
                 Answer::User { connections: keys.len(), subscriptions }
             }
             Question::Letters { user, shelf, clear } => self.letters(user, *shelf, *clear),

@@ -125,7 +125,7 @@ impl State {
     /// An Ack came. False if nothing of that id awaited one: unknown, another user's, and settled
     /// before all look the same. The user's connections are to be told ([`Self::tell_settled`]).
     pub(super) fn settle(&mut self, slot: u32, id: NotificationId) -> bool {
-        let now = self.now;
+        let now = self.running.of(self.now);
         let settled = match self.flights.find(slot, id) {
             Some(flight) => self.land(flight).map(|landed| (landed.letter, landed.sent_at)),
             // It came after the timeout, while the letter waits to be sent again.
@@ -172,8 +172,9 @@ impl State {
         for (slot, due) in fired {
             self.expire_letters(slot.0, due, now);
         }
+        let running = self.running.of(now);
         for _ in 0..OVERDUE_PER_TURN {
-            if self.first_overdue().is_none_or(|(at, _)| at > now) {
+            if self.first_overdue().is_none_or(|(at, _)| at > running) {
                 return false;
             }
             let Some(landed) = self.first_overdue().and_then(|(_, flight)| self.land(flight))
@@ -225,11 +226,11 @@ impl State {
     /// When [`Self::handle_deadlines`] has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Tick> {
-        let overdue = self.first_overdue().map(|(at, _)| at);
+        let overdue = self.first_overdue().map(|(at, _)| self.running.on_clock(at));
         overdue.into_iter().chain(self.expiries.next()).min()
     }
 
-    /// The letter whose Ack is overdue first, and when it is.
+    /// The letter whose Ack is overdue first, and when it is, in running time.
     fn first_overdue(&self) -> Option<(Tick, u32)> {
         let ack = self.limits.ack?;
         self.flights.first().map(|(slot, sent_at)| (sent_at.after(ack.timeout), slot))

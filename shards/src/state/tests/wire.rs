@@ -111,6 +111,11 @@ impl Wire {
         if post.is_stalled { OUTBOX_FRAMES_MAX - post.waiting } else { usize::MAX }
     }
 
+    /// Whether bytes wait for the client.
+    pub(super) fn is_behind(&self, key: u32) -> bool {
+        self.posts[&key].waiting > 0
+    }
+
     /// What has happened since the last call.
     pub(super) fn take_effects(&mut self) -> Effects {
         std::mem::take(&mut self.effects)
@@ -165,6 +170,10 @@ pub(super) const fn encoding(transport: Transport) -> Encoding {
 
 /// Reads a frame of ours back and sums it up: `subscribed ["a"]`, `error INVALID_CHANNEL`, `pong`.
 pub(super) fn said(bytes: &[u8], transport: Transport) -> String {
+    if bytes == [0x89, 0x00] {
+        assert_eq!(transport, Transport::WebSocket);
+        return "ping".to_owned();
+    }
     let (event, json) = match transport {
         Transport::WebSocket => (None, websocket_text(bytes)),
         Transport::Sse => sse_event(std::str::from_utf8(sse::in_chunk(bytes)).unwrap()),
