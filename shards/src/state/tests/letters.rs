@@ -78,7 +78,8 @@ fn what_is_held_outlives_the_process() {
 /// for the user's other connection is sent to that. (Random schedules get here too rarely.)
 #[test]
 fn a_replay_does_not_wait_for_who_has_left() {
-    let queue = QueueLimits { per_user_max: 0, ttl: Duration::from_secs(60) };
+    let ttl = Duration::from_secs(60);
+    let queue = QueueLimits { per_user_max: 0, ttl, dead_letter_ttl: Duration::ZERO };
     let ack = AckLimits {
         timeout: Duration::from_secs(1),
         requeue: true,
