@@ -23,6 +23,7 @@ use proptest::test_runner::TestRunner;
 use std::cell::Cell;
 use std::time::Duration;
 
+use super::seeded;
 use crate::id::Tick;
 use crate::limits::{AckLimits, Limits, QueueLimits};
 use crate::message::Transport;
@@ -31,7 +32,7 @@ use office::Office;
 use script::{Newcomer, Trigger};
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3_000))]
+    #![proptest_config(seeded(3_000))]
 
     #[test]
     fn every_accepted_letter_is_in_one_known_place(
@@ -54,7 +55,7 @@ fn what_is_held_outlives_the_process() {
     let lives = prop::collection::vec(prop::collection::vec(script::step(), 1..25), 1..4);
     let histories = (script::limits_with_queue(), any::<u64>(), lives, any::<bool>());
     let moved = Cell::new(0);
-    let mut runner = TestRunner::new(ProptestConfig::with_cases(400));
+    let mut runner = TestRunner::new(seeded(400));
     let result = runner.run(&histories, |(limits, seed, lives, stirs)| {
         let directory = tempfile::tempdir().unwrap();
         let mut office = Office::on_disk(limits, seed, directory.path());
@@ -72,6 +73,39 @@ fn what_is_held_outlives_the_process() {
     });
     result.unwrap_or_else(|failure| panic!("{failure}"));
     assert!(moved.get() > 0, "no letter was moved by compaction: this shows too little");
+}
+
+/// What two stalled connections were both sent waits once, when one of them has gone and when both
+/// have. (Random schedules get here once in thousands of cases.)
+#[test]
+fn what_two_connections_give_back_waits_once() {
+    let ttl = Duration::from_secs(60);
+    let queue = QueueLimits { per_user_max: 0, ttl, dead_letter_ttl: Duration::ZERO };
+    let limits = Limits { queue: Some(queue), ..Limits::default() };
+    for leaves_first in [0, 1] {
+        let mut office = Office::new(limits.clone(), 0);
+        let (users, priority) = (vec![0], Priority::Normal);
+        let trigger =
+            Trigger { users, priority, ttl: None, for_role: false, weight: 2, for_sse: true };
+        office.trigger(&trigger);
+        for key in [0, 1] {
+            let (user, transport) = (0, Transport::WebSocket);
+            let (in_role, hears_settled, seen) = (false, false, None);
+            office.connect(&Newcomer { user, transport, in_role, hears_settled, seen });
+            office.sockets.stall(key);
+        }
+        while office.end_turn() {}
+        assert!(office.ledger.has(0, ledger::Place::InFlight), "both have been sent it");
+        office.leave(leaves_first, false);
+        office.account(&ledger::Facts::default());
+        while office.end_turn() {}
+        assert!(office.ledger.has(0, ledger::Place::InFlight), "the other may write it yet");
+        office.leave(1 - leaves_first, false);
+        office.account(&ledger::Facts::default());
+        assert_eq!(office.ledger.of(0).count(), 1);
+        assert!(office.ledger.has(0, ledger::Place::Waiting));
+        office.close();
+    }
 }
 
 /// A replay waits for the room of the only reader a letter is for, who goes: what came meanwhile
