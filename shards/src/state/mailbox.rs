@@ -87,7 +87,7 @@ impl Letter {
 pub struct Mailbox {
     waiting: Waiting,
     /// Few users have some.
-    dead: Option<Box<VecDeque<DeadLetter>>>,
+    dead: Option<Box<DeadLetters>>,
     /// What a client has said it has seen, while what that settles is looked for. Few users have
     /// so much waiting that one turn is not enough.
     seen: Option<Box<Seen>>,
@@ -109,6 +109,10 @@ pub struct DeadLetter {
     /// When it is forgotten.
     pub until: Tick,
 }
+
+/// In the order in which they are forgotten.
+#[derive(Debug, Default)]
+struct DeadLetters(VecDeque<DeadLetter>);
 
 /// Where a letter of a mailbox is, and how it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,7 +137,7 @@ impl Mailbox {
 
     /// Letters given up, in the order in which they are forgotten.
     pub fn dead(&self) -> impl Iterator<Item = &DeadLetter> {
-        self.dead.iter().flat_map(|dead| &**dead)
+        self.dead.iter().flat_map(|dead| &dead.0)
     }
 
     /// Puts a letter where its sequence belongs; a new one at the end, a returned one at the front.
@@ -145,7 +149,7 @@ impl Mailbox {
     }
 
     /// The next letter to send. Its time may be over.
-    pub fn next(&mut self) -> Option<Letter> {
+    pub fn pop_first(&mut self) -> Option<Letter> {
         self.waiting.pop_first()
     }
 
@@ -156,12 +160,15 @@ impl Mailbox {
 
     /// Takes out a dead letter whose time is over.
     pub fn pop_forgotten(&mut self, now: Tick) -> Option<Letter> {
-        let dead = self.dead.as_mut()?;
-        let forgotten = dead.pop_front_if(|first| first.until <= now)?;
+        let DeadLetters(dead) = &mut **self.dead.as_mut()?;
+        if dead.front().is_none_or(|first| first.until > now) {
+            return None;
+        }
+        let forgotten = dead.pop_front();
         if dead.is_empty() {
             self.dead = None;
         }
-        Some(forgotten.letter)
+        forgotten.map(|dead| dead.letter)
     }
 
     /// When the first letter's time is over, of those waiting and the dead ones.
@@ -174,7 +181,7 @@ impl Mailbox {
     /// Gives a letter up. Beyond `most` the one that would be forgotten first, the oldest among
     /// equals, is returned and gone for good.
     pub fn bury(&mut self, dead: DeadLetter, most: usize) -> Option<Letter> {
-        let all = &mut **self.dead.get_or_insert_default();
+        let DeadLetters(all) = &mut **self.dead.get_or_insert_default();
         // At the end, unless the time they are kept was longer in an earlier run.
         let at = all.partition_point(|other| other.until <= dead.until);
         all.insert(at, dead);
@@ -189,7 +196,7 @@ impl Mailbox {
 
     /// Takes all given-up letters out.
     pub fn take_dead(&mut self) -> impl Iterator<Item = Letter> + use<> {
-        self.dead.take().into_iter().flat_map(|dead| *dead).map(|dead| dead.letter)
+        self.dead.take().into_iter().flat_map(|dead| dead.0).map(|dead| dead.letter)
     }
 
     /// Takes out one waiting letter, if it has been sent before.
@@ -211,7 +218,7 @@ impl Mailbox {
             letter.place = Some(to);
             return Some(Standing { attempts: letter.attempts(), dead_until: None });
         }
-        let mut dead = self.dead.iter_mut().flat_map(|dead| dead.iter_mut());
+        let mut dead = self.dead.iter_mut().flat_map(|dead| &mut dead.0);
         let DeadLetter { letter, until } = dead.find(|dead| dead.letter.place == Some(from))?;
         letter.place = Some(to);
         Some(Standing { attempts: letter.attempts(), dead_until: Some(*until) })
@@ -292,7 +299,7 @@ mod tests {
             }
             let mut away = Vec::new();
             for _ in 0..sent {
-                away.extend(mailbox.next());
+                away.extend(mailbox.pop_first());
             }
             mailbox.put(letter(count, Priority::Normal, u32::MAX), 0);
             for letter in away.into_iter().rev() {

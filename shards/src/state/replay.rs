@@ -132,7 +132,7 @@ impl State {
                 return false;
             }
             let Some(mailbox) = self.directory.mailbox_mut(slot) else { return false };
-            let Some(letter) = mailbox.next() else {
+            let Some(letter) = mailbox.pop_first() else {
                 self.directory.tidy_user(slot);
                 return false;
             };

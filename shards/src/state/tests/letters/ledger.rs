@@ -393,7 +393,9 @@ impl Ledger {
                     enter(&flight.letter, Place::InFlight, flight.sent_at, Tick(0));
                     let name = (user, number(flight.letter.id()));
                     // Without acknowledgement somebody has read it, or is going to.
-                    let is_written = sockets.holds(name) || sockets.read.contains(&name);
+                    let is_written = sockets.holds(name)
+                        || sockets.read.contains(&name)
+                        || sockets.left_writing.contains(&name);
                     assert!(self.limits.ack.is_some() || is_written, "{name:?} is with nobody");
                     flying += 1;
                 }

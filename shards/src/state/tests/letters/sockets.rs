@@ -141,6 +141,8 @@ pub(super) struct Sockets {
     pub(super) open: BTreeMap<u32, Socket>,
     /// What clients have read, ever.
     pub(super) read: BTreeSet<Name>,
+    /// What connections were still writing when they left.
+    pub(super) left_writing: BTreeSet<Name>,
     /// Whether every letter, not only one sent for the first time, must come in order.
     keeps_order: bool,
     drained: Vec<u32>,
@@ -239,6 +241,7 @@ impl Sockets {
         for frame in socket.outbox.drain(..) {
             if flushes {
                 kept_back.extend(letter_id(&frame).map(number));
+                self.left_writing.extend(letter_id(&frame).map(|id| (socket.owner, number(id))));
             } else if frame.is_notification() {
                 unsent.push(Unsent { frame, is_begun });
             }
