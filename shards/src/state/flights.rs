@@ -101,7 +101,7 @@ impl Flights {
 
     /// A letter was sent. `siblings` are its user's.
     pub(super) fn depart(&mut self, user: u32, letter: Letter, now: Tick, siblings: &mut Siblings) {
-        let id = letter.id();
+        let (id, sequence) = (letter.id(), letter.sequence());
         let hash = self.hasher.hash_one((user, id));
         let order = Links { previous: self.order.last, next: NONE };
         let links = Links { previous: NONE, next: siblings.first };
@@ -120,7 +120,7 @@ impl Flights {
         let (slots, hasher) = (&self.slots, &self.hasher);
         let is_it = |other: &u32| {
             let flight = slots.get(*other);
-            flight.is_some_and(|flight| flight.user == user && flight.letter.id() == id)
+            flight.is_some_and(|flight| flight.user == user && flight.letter.sequence() == sequence)
         };
         let rehash = |slot: &u32| {
             let flight = slots.get(*slot);
@@ -147,13 +147,27 @@ impl Flights {
         flight.siblings.next
     }
 
-    /// The letter with this id on its way to this user.
+    /// A letter with this id on its way to this user. There may be two: a trigger that is repeated
+    /// because nobody knows whether it was sent before a crash has the id it had.
     #[must_use]
     pub fn find(&self, user: u32, id: NotificationId) -> Option<u32> {
-        let slots = &self.slots;
+        self.find_by(user, id, |letter| letter.id() == id)
+    }
+
+    /// The letter with this id that the shard accepted as the `sequence`-th.
+    pub(super) fn find_one(&self, user: u32, id: NotificationId, sequence: u64) -> Option<u32> {
+        self.find_by(user, id, |letter| letter.sequence() == sequence)
+    }
+
+    fn find_by(
+        &self,
+        user: u32,
+        id: NotificationId,
+        is_it: impl Fn(&Letter) -> bool,
+    ) -> Option<u32> {
         let is_it = |slot: &u32| {
-            let flight = slots.get(*slot);
-            flight.is_some_and(|flight| flight.user == user && flight.letter.id() == id)
+            let flight = self.slots.get(*slot);
+            flight.is_some_and(|flight| flight.user == user && is_it(&flight.letter))
         };
         self.by_name.find(self.hasher.hash_one((user, id)), is_it).copied()
     }

@@ -48,7 +48,8 @@ impl State {
         let Some(vault) = vault else { return false };
         let progress = vault.poll(now, reports, |moved| {
             let slot = directory.find_user(moved.tenant, moved.user, moved.hash)?;
-            let flight = flights.find(slot, moved.id).and_then(|flight| flights.get_mut(flight));
+            let flight = flights.find_one(slot, moved.id, moved.sequence);
+            let flight = flight.and_then(|flight| flights.get_mut(flight));
             if let Some(flight) = flight.filter(|found| found.letter.place == Some(moved.from)) {
                 flight.letter.place = Some(moved.to);
                 return Some(Standing { attempts: flight.letter.attempts(), dead_until: None });

@@ -201,7 +201,7 @@ impl Mailbox {
 
     /// Takes out one waiting letter, if it has been sent before.
     pub fn take_sent(&mut self, id: NotificationId) -> Option<Letter> {
-        let sequence = self.waiting.find(id).filter(|letter| letter.attempts() > 0)?.sequence();
+        let sequence = self.waiting.find(id, true)?.sequence();
         self.waiting.remove(sequence)
     }
 

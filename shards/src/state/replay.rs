@@ -27,7 +27,8 @@ impl State {
     /// acknowledged, unless the notification may have overtaken it.
     fn settle_seen(&mut self, slot: u32, id: NotificationId) {
         let flight = self.flights.find(slot, id).and_then(|flight| self.flights.get(flight));
-        let waiting = self.directory.mailbox(slot).and_then(|mailbox| mailbox.waiting().find(id));
+        let waiting =
+            self.directory.mailbox(slot).and_then(|mailbox| mailbox.waiting().find(id, false));
         let letter = flight.map(|flight| &flight.letter).or(waiting);
         let last = letter.map(|letter| (letter.sequence(), letter.priority()));
         let Some((sequence, priority)) = last.or_else(|| self.recent.find(id)) else { return };

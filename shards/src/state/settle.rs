@@ -8,7 +8,7 @@ use super::mailbox::Letter;
 use super::post::End;
 use super::{Outgoing, State};
 use crate::codec::dialect::ServerMessage;
-use crate::frame::{Frame, Unsent};
+use crate::frame::{Frame, Repeated, Unsent};
 use crate::id::{ConnectionKey, NotificationId, Tick};
 use crate::limits::{LETTERS_PER_TURN, OVERDUE_PER_TURN};
 
@@ -52,7 +52,7 @@ impl State {
             match &**frame {
                 Frame::Letter(repeated) => {
                     if repeated.give_back() {
-                        self.put_back_unwritten(slot, repeated.id);
+                        self.put_back_unwritten(slot, repeated);
                     }
                 }
                 _ => self.meter.frames_discarded += u64::from(!is_begun),
@@ -66,7 +66,7 @@ impl State {
     fn take_back_last(&mut self, slot: u32, unsent: &[Unsent]) {
         for Unsent { frame, .. } in unsent {
             match &**frame {
-                Frame::Letter(repeated) => self.put_back_unwritten(slot, repeated.id),
+                Frame::Letter(repeated) => self.put_back_unwritten(slot, repeated),
                 // It becomes a letter now: of all its frames only this one is left to come back.
                 Frame::Personal(notification, sequence)
                     if notification.head().expires_at > Tick(0) =>
@@ -86,9 +86,9 @@ impl State {
 
     /// Nobody has written a letter that was sent without acknowledgement: it waits again, unless
     /// it has ended meanwhile.
-    fn put_back_unwritten(&mut self, slot: u32, id: NotificationId) {
-        let Some(Flight { letter, .. }) = self.flights.find(slot, id).and_then(|f| self.land(f))
-        else {
+    fn put_back_unwritten(&mut self, slot: u32, repeated: &Repeated) {
+        let flight = self.flights.find_one(slot, repeated.id, repeated.sequence);
+        let Some(Flight { letter, .. }) = flight.and_then(|flight| self.land(flight)) else {
             return;
         };
         if let (Some(vault), Some(place)) = (&mut self.vault, letter.place) {

@@ -35,7 +35,9 @@ struct Indexed {
     /// One map a priority, so that the oldest of the least important is the first of its map.
     letters: [BySequence; Priority::ALL.len()],
     by_end: BTreeSet<(Tick, u64)>,
-    by_id: BTreeMap<NotificationId, u64>,
+    /// Two letters may have one id: a trigger that is repeated because nobody knows whether it was
+    /// sent before a crash has the id it had.
+    by_id: BTreeSet<(NotificationId, u64)>,
 }
 
 /// Everything a user was sent up to a letter, of its priority or a higher one, and how far the
@@ -153,13 +155,17 @@ impl Waiting {
         }
     }
 
-    /// The letter with this id.
-    pub(super) fn find(&self, id: NotificationId) -> Option<&Letter> {
+    /// The first letter with this id, or the first that has been sent.
+    pub(super) fn find(&self, id: NotificationId, is_sent: bool) -> Option<&Letter> {
+        let is_wanted = |letter: &Letter| !is_sent || letter.attempts() > 0;
         match &self.0 {
-            Form::Row(row) => row.iter().find(|letter| letter.id() == id),
+            Form::Row(row) => row.iter().find(|letter| is_wanted(letter) && letter.id() == id),
             Form::Indexed(indexed) => {
-                let sequence = indexed.by_id.get(&id)?;
-                indexed.letters.iter().find_map(|letters| letters.get(sequence))
+                let sequences = indexed.by_id.range((id, 0)..=(id, u64::MAX));
+                let mut letters = sequences.filter_map(|(_, sequence)| {
+                    indexed.letters.iter().find_map(|letters| letters.get(sequence))
+                });
+                letters.find(|letter| is_wanted(letter))
             }
         }
     }
@@ -220,17 +226,17 @@ impl Indexed {
     fn insert(&mut self, letter: Letter) {
         let (sequence, id) = (letter.sequence(), letter.id());
         self.by_end.insert((letter.expires_at(), sequence));
-        let same = self.by_id.insert(id, sequence);
+        self.by_id.insert((id, sequence));
         let letters = self.letters.get_mut(letter.priority() as usize);
         let other = letters.expect("one map a priority").insert(sequence, letter);
-        assert!(same.is_none() && other.is_none(), "notification {id} waits already");
+        assert!(other.is_none(), "notification {id} waits already");
     }
 
     fn remove(&mut self, sequence: u64) -> Option<Letter> {
         let letter = self.letters.iter_mut().find_map(|letters| letters.remove(&sequence))?;
         let was_by_end = self.by_end.remove(&(letter.expires_at(), sequence));
-        let was_by_id = self.by_id.remove(&letter.id());
-        assert!(was_by_end && was_by_id == Some(sequence), "every index knows every letter");
+        let was_by_id = self.by_id.remove(&(letter.id(), sequence));
+        assert!(was_by_end && was_by_id, "every index knows every letter");
         Some(letter)
     }
 

@@ -199,7 +199,7 @@ impl Ledger {
             if sockets.holds(name) {
                 self.unread.insert(name);
             } else {
-                let is_read = sockets.read.contains(&name);
+                let is_read = sockets.read.contains(&name) || sockets.left_writing.contains(&name);
                 assert!(is_read || is_discarded(name, &events), "{name:?} is lost: {events:?}");
             }
         }
