@@ -23,7 +23,7 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 pub(crate) struct Gateway {
     child: Child,
     pub(crate) address: SocketAddr,
-    jwt_secret: String,
+    pub(crate) jwt_secret: String,
     pub(crate) api_key: String,
 }
 

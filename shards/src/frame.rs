@@ -3,6 +3,7 @@
 //! **Runs on**: one shard (`Rc`, so that a recipient costs no atomic operation). **Owns**: the
 //! bytes, or a share of the notification. **Never**: crosses a thread.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -40,23 +41,53 @@ pub struct Unsent {
     pub is_begun: bool,
 }
 
-/// A letter in the form each transport writes when it is sent again.
+/// A letter in the form each transport writes when it is sent again. It names the letter, which
+/// stays with its owner: a frame that comes back brings none.
 #[derive(Debug)]
 pub struct Repeated {
-    /// The letter, to go back to the queue if nobody takes it.
-    pub letter: Letter,
+    /// Which notification it is.
+    pub id: NotificationId,
+    /// Its number in the order in which the shard took them.
+    pub sequence: u64,
+    /// How often it has been sent, this time included.
+    pub attempts: u8,
+    priority: Priority,
+    /// Connections that have taken it and not given it back.
+    copies: Cell<u32>,
     websocket: Box<[u8]>,
     sse: Box<[u8]>,
+}
+
+impl Repeated {
+    /// So many connections have taken it.
+    pub(crate) fn set_copies(&self, copies: u32) {
+        self.copies.set(copies);
+    }
+
+    /// A connection that took it gives it back unwritten. Returns whether all have: then nobody
+    /// has written it, or will.
+    pub(crate) fn give_back(&self) -> bool {
+        let others = self.copies.get().checked_sub(1);
+        self.copies.set(others.expect("a connection gives back what it has taken, once"));
+        others == Some(0)
+    }
 }
 
 impl Frame {
     /// A letter that is sent from a queue (`replayed`) or again.
     #[must_use]
-    pub fn letter(letter: Letter, replayed: bool) -> Rc<Self> {
-        let json = dialect::repeated(letter.kept().json(), replayed, letter.attempts());
-        let websocket = websocket::text_frame(&json);
-        let sse = sse::event("notification", Some(letter.id()), &json);
-        Rc::new(Self::Letter(Box::new(Repeated { letter, websocket, sse })))
+    pub fn letter(letter: &Letter, replayed: bool) -> Rc<Self> {
+        let (id, attempts) = (letter.id(), letter.attempts());
+        let json = dialect::repeated(letter.kept().json(), replayed, attempts);
+        Rc::new(Self::Letter(Box::new(Repeated {
+            id,
+            sequence: letter.sequence(),
+            attempts,
+            priority: letter.priority(),
+            copies: Cell::new(0),
+            websocket: websocket::text_frame(&json),
+            sse: sse::event("notification", Some(id), &json),
+        })))
     }
 
     /// How urgent it is, if it is a notification.
@@ -66,7 +97,7 @@ impl Frame {
             Self::Notification(notification) | Self::Personal(notification, _) => {
                 Some(notification.head().priority)
             }
-            Self::Letter(repeated) => Some(repeated.letter.priority()),
+            Self::Letter(repeated) => Some(repeated.priority),
             Self::Event(_) | Self::Bytes(_) => None,
         }
     }
@@ -78,7 +109,7 @@ impl Frame {
             Self::Notification(notification) | Self::Personal(notification, _) => {
                 Some(notification.head().id)
             }
-            Self::Letter(repeated) => Some(repeated.letter.id()),
+            Self::Letter(repeated) => Some(repeated.id),
             Self::Event(_) | Self::Bytes(_) => None,
         }
     }

@@ -33,6 +33,8 @@ pub struct QueueLimits {
     pub per_user_max: usize,
     /// How long a letter waits at most, whatever its own time to live.
     pub ttl: Duration,
+    /// How long a dead letter is kept to be looked at. Zero = until it is cleared or makes room.
+    pub dead_letter_ttl: Duration,
 }
 
 /// The rules of acknowledgement.
@@ -116,7 +118,8 @@ pub const REPLAY_BACKLOG_BYTES: usize = 32 * 1024;
 pub const RECENT_DELIVERIES: usize = 4096;
 
 /// Letters of one user on their way: a reader that acknowledges each within 100 ms gets 10,000 a
-/// second. About 60 KB of table and the frames, for a client that acknowledges nothing.
+/// second. About 60 KB of table and the frames, for a client that acknowledges nothing. Without
+/// acknowledgement, the most that its connections have been handed from the queue and not written.
 pub const IN_FLIGHT_PER_USER_MAX: u32 = 1000;
 
 /// Letters given up that are kept for each user to be looked at.
@@ -131,6 +134,14 @@ pub const OVERDUE_PER_TURN: usize = 1024;
 /// A shard that runs so much later than it asked to was not allowed to run: the time is nobody's
 /// fault but ours. Far above a turn, and below every timeout that anybody sets for people.
 pub const STALL: Duration = Duration::from_secs(1);
+
+/// Letters that expire, are cleared, or are looked at because a client has seen them, in one turn:
+/// a few hundred microseconds. The rest follows in the next turns.
+pub const LETTERS_PER_TURN: usize = 1024;
+
+/// The most letters of one user that wait without an index: they are looked through. More than the
+/// default of `queue.max_size_per_user`. Tests cross it all the time.
+pub const WAITING_UNINDEXED_MAX: usize = if cfg!(test) { 3 } else { 128 };
 
 /// Frames written by one `writev`.
 pub const FRAMES_PER_WRITE: usize = 64;

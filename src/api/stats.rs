@@ -74,6 +74,8 @@ struct Ack {
     total_expired: u64,
     total_timeouts: u64,
     dead_letters: u64,
+    /// Of those, how many were forgotten at the end of their time.
+    dead_letters_expired: u64,
     pending_count: usize,
     ack_rate: f64,
     avg_latency_ms: f64,
@@ -260,6 +262,7 @@ fn ack(enabled: bool, snapshots: &[ShardSnapshot]) -> Ack {
         total_expired: sum(|s| s.meter.ack_expired),
         total_timeouts: sum(|s| s.meter.ack_timeouts),
         dead_letters: sum(|s| s.meter.dead_letters),
+        dead_letters_expired: sum(|s| s.meter.dead_letters_expired),
         pending_count: snapshots.iter().map(|s| s.ack_pending).sum(),
         ack_rate: ratio(acked, tracked),
         avg_latency_ms: ratio(sum(|s| s.meter.ack_latency_ms_sum), acked),

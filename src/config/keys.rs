@@ -204,9 +204,12 @@ keys! {
     QUEUE_TTL: "queue.message_ttl_seconds", "QUEUE_MESSAGE_TTL_SECONDS", "3600",
         seconds(0.1, 31_536_000.0, ""), Open,
         "how long one waits at most; its own ttl may be shorter";
+    QUEUE_DEAD_LETTER_TTL: "queue.dead_letter_ttl_seconds", "QUEUE_DEAD_LETTER_TTL_SECONDS", "604800",
+        seconds(0.1, 31_536_000.0, "unlimited"), Open,
+        "how long a dead letter is kept to be looked at; a later change is for those to come";
     QUEUE_CLEANUP: "queue.cleanup_interval_seconds", "QUEUE_CLEANUP_INTERVAL_SECONDS", "300",
         seconds(0.1, 86_400.0, ""), Open,
-        "taken for compatibility: what expires leaves at its own time, no sweep is needed";
+        "without effect, and warned of: what expires leaves at its own time, see queue.message_ttl_seconds";
 
     ACK_ENABLED: "ack.enabled", "ACK_ENABLED", "false", Form::Switch, Open,
         "whether clients acknowledge notifications to their user";
@@ -215,7 +218,7 @@ keys! {
         "how long a client may take to acknowledge";
     ACK_CLEANUP: "ack.cleanup_interval_seconds", "ACK_CLEANUP_INTERVAL_SECONDS", "60",
         seconds(0.1, 86_400.0, ""), Open,
-        "taken for compatibility: what is overdue is found at its own time, no sweep is needed";
+        "without effect, and warned of: what is overdue is found at its own time, see ack.timeout_seconds";
     ACK_UNACKED: "ack.unacked", "ACK_UNACKED", "", Form::Choice(&["requeue", "expire"]), Open,
         "what becomes of the unacknowledged: requeue (the default with the queue on) or expire";
     ACK_MAX_ATTEMPTS: "ack.max_attempts", "ACK_MAX_ATTEMPTS", "5", whole(1, 255), Open,

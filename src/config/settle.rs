@@ -58,6 +58,7 @@ impl Settler<'_> {
         let jwt = self.jwt();
         let redis = self.redis();
         let limits = self.limits();
+        self.warn_of_sweeps();
         Settings {
             mode: self.mode,
             server,
@@ -365,7 +366,24 @@ impl Settler<'_> {
         self.raw.switch(&keys::QUEUE_ENABLED).then(|| QueueLimits {
             per_user_max: self.size(&keys::QUEUE_MAX_SIZE),
             ttl: self.raw.seconds(&keys::QUEUE_TTL),
+            dead_letter_ttl: self.raw.seconds(&keys::QUEUE_DEAD_LETTER_TTL),
         })
+    }
+
+    /// Others sweep at an interval; here nothing waits for a sweep, and who sets one means something.
+    fn warn_of_sweeps(&mut self) {
+        let ends = "queue.message_ttl_seconds and queue.dead_letter_ttl_seconds";
+        for (key, instead) in
+            [(&keys::QUEUE_CLEANUP, ends), (&keys::ACK_CLEANUP, "ack.timeout_seconds")]
+        {
+            if self.raw.given(key).is_some() {
+                self.warnings.push(format!(
+                    "{} has no effect: nothing waits for a sweep, each leaves within a tenth of a \
+                     second of its time; leave it out, and set {instead} to say when that is",
+                    key.name
+                ));
+            }
+        }
     }
 
     fn disk(&mut self) -> Option<Disk> {

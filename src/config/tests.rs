@@ -323,6 +323,22 @@ fn keys_are_checked_against_each_other() {
 }
 
 #[test]
+fn an_interval_without_effect_is_warned_of_and_what_to_use_is_named() {
+    for (name, instead) in [
+        ("QUEUE_CLEANUP_INTERVAL_SECONDS", "queue.dead_letter_ttl_seconds"),
+        ("ACK_CLEANUP_INTERVAL_SECONDS", "ack.timeout_seconds"),
+    ] {
+        // The default too: whoever writes it down expects something of it.
+        for value in ["60", "300"] {
+            let warnings = settings("", &[(name, value)]).warnings;
+            let [warning] = &*warnings else { panic!("{warnings:?}") };
+            let is_named = warning.contains("cleanup_interval_seconds has no effect");
+            assert!(is_named && warning.contains(instead), "{warning}");
+        }
+    }
+}
+
+#[test]
 fn no_secret_is_ever_part_of_a_fault() {
     let secret = "hunter2 hunter2";
     for (name, value) in [

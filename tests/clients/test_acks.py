@@ -106,6 +106,21 @@ async def test_a_timeout_sends_again_and_the_last_attempt_ends_in_the_dead_lette
     assert await gateway.dead_letters(user) == []
 
 
+async def test_a_dead_letter_is_forgotten_after_its_time(start_gateway, user):
+    gateway = await start_gateway(**EVERYTHING_ON, ACK_TIMEOUT_SECONDS=0.2, ACK_MAX_ATTEMPTS=1,
+                                  QUEUE_DEAD_LETTER_TTL_SECONDS=1.5)
+    async with WebSocket(gateway, user) as client:
+        first = await client_after_send(gateway, client, user)
+        (dead,) = await wait_until(lambda: gateway.dead_letters(user), what="the dead letter")
+        assert dead["notification"] == first
+
+        async def is_forgotten():
+            return await gateway.dead_letters(user) == []
+        await wait_until(is_forgotten, what="its end")
+        ack = (await gateway.get_ok("/stats"))["ack"]
+        assert (ack["dead_letters"], ack["dead_letters_expired"]) == (1, 1)
+
+
 async def test_an_acknowledgement_after_the_second_attempt_ends_it(start_gateway, user):
     gateway = await start_gateway(**EVERYTHING_ON, ACK_TIMEOUT_SECONDS=0.3)
     async with WebSocket(gateway, user) as client:
@@ -390,7 +405,7 @@ async def test_tenants_cannot_acknowledge_for_each_other(start_gateway):
 async def test_the_figures_add_up(start_gateway):
     gateway = await start_gateway(**EVERYTHING_ON)
     nothing = {"enabled": True, "total_tracked": 0, "total_acked": 0, "total_expired": 0, "total_timeouts": 0,
-               "dead_letters": 0, "pending_count": 0, "ack_rate": 0.0}
+               "dead_letters": 0, "dead_letters_expired": 0, "pending_count": 0, "ack_rate": 0.0}
 
     async def ack():
         stats = await gateway.get_ok("/stats")

@@ -12,6 +12,7 @@ pub mod mailbox;
 pub mod session;
 pub mod subscriptions;
 pub mod timer;
+pub mod waiting;
 
 mod channels;
 mod delivery;
@@ -38,10 +39,12 @@ use crate::meter::Meter;
 use crate::vault::Vault;
 use directory::Directory;
 use flights::Flights;
+use mailbox::Letter;
 use recent::Recent;
 use running::RunningTime;
 use session::{Contact, Grants, Session};
 use timer::Wheel;
+use waiting::Waiting;
 
 /// Where frames go and connections end: the sockets, or a model of them in tests.
 pub trait Outgoing {
@@ -118,12 +121,22 @@ pub struct State {
     replays: VecDeque<u32>,
     /// When letters expire, by user.
     expiries: Wheel,
+    /// Users some of whose letters have expired, and when that was due.
+    expiring: VecDeque<(u32, Tick)>,
+    /// Letters that were cleared: their records are to be released.
+    cleared: VecDeque<Waiting>,
+    /// Users one of whose connections has left: the others may have written all they had.
+    looks: Vec<u32>,
     /// The order in which deliveries were taken; 0 is never used.
     sequence: u64,
     /// Where in that order the last ones stood.
     recent: Recent,
     /// Scratch: connections whose outbox refused a frame of the current delivery.
     refused: Vec<ConnectionKey>,
+    /// Scratch: connections that are told something.
+    told: Vec<ConnectionKey>,
+    /// Scratch: letters that end together.
+    ending: Vec<Letter>,
     /// Scratch: one bit a connection, for deliveries over several channels.
     seen: Vec<u64>,
 }
@@ -146,9 +159,14 @@ impl State {
             vault: None,
             replays: VecDeque::new(),
             expiries: Wheel::new(Tick::default()),
+            expiring: VecDeque::new(),
+            cleared: VecDeque::new(),
+            looks: Vec::new(),
             sequence: 0,
             recent: Recent::default(),
             refused: Vec::new(),
+            told: Vec::new(),
+            ending: Vec::new(),
             seen: Vec::new(),
         }
     }
@@ -369,11 +387,8 @@ impl State {
     pub fn dismiss(&mut self, key: ConnectionKey, farewell: Farewell, out: &mut impl Outgoing) {
         let flush = farewell.flush && (!self.keeps_letters() || farewell == Farewell::SHUTDOWN);
         let farewell = Farewell { flush, ..farewell };
-        if farewell == Farewell::SHUTDOWN
-            && let (Some(vault), Some(session)) = (&mut self.vault, self.directory.session(key))
-        {
-            // What is still being written stays on disk: it may not arrive.
-            vault.leave(session.home.user);
+        if farewell == Farewell::SHUTDOWN {
+            self.leave_unwritten(key);
         }
         let unsent = out.close(key, farewell);
         self.handle_disconnect(key, unsent);

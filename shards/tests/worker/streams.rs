@@ -106,7 +106,11 @@ fn every_block_is_an_event_and_the_end_is_told() {
 #[test]
 fn what_waited_has_a_length_of_its_own() {
     for encoding in ENCODINGS {
-        let queue = Some(ara_shards::limits::QueueLimits { per_user_max: 10, ttl: PATIENCE });
+        let queue = Some(ara_shards::limits::QueueLimits {
+            per_user_max: 10,
+            ttl: PATIENCE,
+            dead_letter_ttl: PATIENCE,
+        });
         let rig = Rig::start(Limits { queue, ..quiet() }, 16);
         for number in [1, 2] {
             rig.deliver(Priority::Normal, to_user("reader", number, Priority::Normal));
