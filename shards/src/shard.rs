@@ -473,7 +473,7 @@ impl Shard {
     /// the end of the grace; then a moment to answer and go.
     fn linger_until(&self, key: ConnectionKey, now: Tick) -> Option<Tick> {
         let leaving = self.draining.as_ref()?;
-        let moved_at = self.connections.moved_at(key).unwrap_or(self.state.running(now));
+        let moved_at = self.connections.moved_at(key).unwrap_or_else(|| self.state.running(now));
         let until = moved_at.max(leaving.since).after(STOP_LINGER).min(leaving.until);
         Some(self.state.on_clock(until))
     }
