@@ -13,13 +13,16 @@ use crate::inbox::{Inbox, Refused};
 use crate::io::connections::{Connections, Received};
 use crate::limits::{
     CONTROLS_PER_TURN, DELIVERIES_PER_TURN, FAN_OUT_FLUSHES_PER_TURN, FRAMES_PER_TURN, LINGER,
-    Limits, POLLER_EVENTS, READ_BUFFER_BYTES, READS_PER_TURN, STALL, STOP_LINGER, TIMERS_PER_TURN,
+    Limits, POLLER_EVENTS, READ_BUFFER_BYTES, READS_PER_TURN, STOP_LINGER, TIMERS_PER_TURN,
     UNFINISHED_BYTES_MAX,
 };
 use crate::message::{Adoption, Answer, Control, Drain, Question, Report, Transport};
 use crate::state::timer::Wheel;
 use crate::state::{Farewell, Outgoing, State, Urgency};
 use crate::vault::Recovered;
+use stall::Schedule;
+
+mod stall;
 
 /// What the loop does after a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +49,7 @@ pub(crate) struct Shard {
     buffer: Vec<u8>,
     fired: Vec<(ConnectionKey, Tick)>,
     draining: Option<Leaving>,
-    /// When the last turn was that was not held.
-    served_at: Tick,
-    /// When the next one is due at the latest; `None` = when something happens.
-    due: Option<Tick>,
+    schedule: Schedule,
 }
 
 /// A drain under way.
@@ -81,8 +81,7 @@ impl Shard {
             buffer: vec![0; READ_BUFFER_BYTES],
             fired: Vec::new(),
             draining: None,
-            served_at: now,
-            due: None,
+            schedule: Schedule::new(now),
         }
     }
 
@@ -104,31 +103,8 @@ impl Shard {
     ) -> io::Result<Flow> {
         let has_stalled = self.notice_stall(now);
         let flow = self.take_turn(conversation, now, has_stalled)?;
-        (self.served_at, self.due) = match flow {
-            Flow::Idle(next) => (now, next),
-            Flow::Again | Flow::Stop => (now, Some(now)),
-            // Nobody is heard meanwhile: that time may be lost too.
-            Flow::Held => (self.served_at, self.due.or(Some(now))),
-        };
+        self.schedule.plan(flow, now);
         Ok(flow)
-    }
-
-    /// Whether this turn comes much later than it was due. Then the process was stopped, starved or
-    /// suspended, or the router left no room for reports. Since when is not known: all the time
-    /// since the last turn is taken as lost.
-    fn notice_stall(&mut self, now: Tick) -> bool {
-        if self.due.is_none_or(|due| now <= due.after(STALL)) {
-            return false;
-        }
-        let lost = now.0 - self.served_at.0;
-        self.state.handle_stall(lost);
-        (self.served_at, self.due) = (now, Some(now));
-        tracing::warn!(
-            lost_ms = u64::from(lost) * Tick::MILLISECONDS,
-            "this shard did not run for a while; no client's timeout counts that time. If the \
-             process was not paused, it gets too little CPU"
-        );
-        true
     }
 
     fn take_turn(
@@ -402,19 +378,6 @@ impl Shard {
             }
         }
         self.fired = fired;
-    }
-
-    /// Whether a reader has taken nothing of what waits for it for the connection timeout.
-    fn is_stalled(&self, key: ConnectionKey, now: Tick) -> bool {
-        let timeout = self.limits.connection_timeout;
-        let ticks = Tick::default().after(timeout).0;
-        !timeout.is_zero()
-            && self
-                .state
-                .running(now)
-                .0
-                .checked_sub(ticks)
-                .is_some_and(|since| self.connections.is_stalled(key, Tick(since)))
     }
 
     /// Sends the next few clients away while draining, and cuts the rest when its time is over.

@@ -23,6 +23,7 @@ mod recent;
 mod replay;
 mod running;
 mod settle;
+mod silence;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -42,7 +43,7 @@ use flights::Flights;
 use mailbox::Letter;
 use recent::Recent;
 use running::RunningTime;
-use session::{Contact, Grants, Session};
+use session::{Grants, Session};
 use timer::Wheel;
 use waiting::Waiting;
 
@@ -220,31 +221,6 @@ impl State {
         }
     }
 
-    /// A frame of any kind came from the client.
-    pub fn handle_heard(&mut self, key: ConnectionKey, now: Tick) {
-        let heard_at = self.running.of(now);
-        if let Some(session) = self.directory.session_mut(key) {
-            session.contact = Contact::Heard(heard_at);
-        }
-    }
-
-    /// The shard did not run for so long, so that nobody could be heard: no peer's time went by.
-    pub const fn handle_stall(&mut self, ticks: u32) {
-        self.running.lose(ticks);
-    }
-
-    /// A moment in running time, by which peers are measured.
-    #[must_use]
-    pub const fn running(&self, now: Tick) -> Tick {
-        self.running.of(now)
-    }
-
-    /// When the clock shows a moment of running time, if the shard runs until then.
-    #[must_use]
-    pub const fn on_clock(&self, running: Tick) -> Tick {
-        self.running.on_clock(running)
-    }
-
     /// Does what a client message asks and offers the answer.
     pub fn handle_message(
         &mut self,
@@ -327,54 +303,6 @@ impl State {
         Ok(())
     }
 
-    /// A connection's timer fired: heartbeat, ping, 4408, or nothing yet. Returns when to look
-    /// again; `None` if the connection is gone or leaves now.
-    pub fn handle_timer(
-        &mut self,
-        key: ConnectionKey,
-        now: Tick,
-        out: &mut impl Outgoing,
-    ) -> Option<Tick> {
-        self.now = now;
-        let running = self.running.of(now);
-        let session = self.directory.session(key)?;
-        if self.silent_at(session).is_some_and(|at| running >= at) {
-            // A ping that waits behind other bytes has not been asked yet. Whether those are
-            // taken at all is for the outbox to judge.
-            if out.backlog_bytes(key).is_none_or(|bytes| bytes == 0) {
-                self.meter.timeouts += 1;
-                self.dismiss(key, Farewell::SILENT, out);
-                return None;
-            }
-            self.directory.session_mut(key)?.contact = Contact::Pinged(running);
-        }
-        let session = self.directory.session(key)?;
-        let transport = session.transport;
-        let is_beat_due = !self.limits.heartbeat_interval.is_zero() && session.beat_at <= running;
-        let is_probe_due = self.probe_at(session).is_some_and(|at| running >= at);
-        if is_beat_due || is_probe_due {
-            let next_beat = is_beat_due.then(|| running.after(self.heartbeat_delay()));
-            let [websocket, sse] = &self.heartbeats;
-            let frame = match transport {
-                _ if !is_beat_due => &self.ping,
-                Transport::WebSocket => websocket,
-                Transport::Sse => sse,
-            };
-            let taken = out.offer(key, frame, Urgency::Prompt);
-            let session = self.directory.session_mut(key)?;
-            session.beat_at = next_beat.unwrap_or(session.beat_at);
-            if let Contact::Heard(_) = session.contact {
-                session.contact = Contact::Pinged(running);
-            }
-            if !taken {
-                self.dismiss_slow(key, out);
-                return None;
-            }
-            self.meter.heartbeats += u64::from(is_beat_due);
-        }
-        self.directory.session(key).map(|session| self.next_check(session))
-    }
-
     /// Sends a client away as too slow, and counts it.
     pub fn dismiss_slow(&mut self, key: ConnectionKey, out: &mut impl Outgoing) {
         self.meter.slow_consumers += 1;
@@ -444,44 +372,6 @@ impl State {
     ) {
         self.meter.messages_refused += 1;
         self.reply(key, &ServerMessage::Error { code, message }, out);
-    }
-
-    /// The interval ± 20 %, so that connections which came together do not beat together.
-    fn heartbeat_delay(&mut self) -> Duration {
-        self.limits.heartbeat_interval.mul_f64(0.8 + 0.4 * self.random.f64())
-    }
-
-    /// Whether clients of this kind are judged by their silence: an SSE client cannot speak.
-    fn is_judged(&self, session: &Session) -> bool {
-        session.transport == Transport::WebSocket && !self.limits.connection_timeout.is_zero()
-    }
-
-    /// When the session counts as silent, in running time.
-    fn silent_at(&self, session: &Session) -> Option<Tick> {
-        match session.contact {
-            Contact::Pinged(at) if self.is_judged(session) => {
-                Some(at.after(self.limits.connection_timeout))
-            }
-            Contact::Pinged(_) | Contact::Heard(_) => None,
-        }
-    }
-
-    /// When a client that has said nothing is pinged, in running time, unless a heartbeat, which
-    /// has a ping with it, comes first: heartbeats may be off, or rarer than the timeout.
-    fn probe_at(&self, session: &Session) -> Option<Tick> {
-        match session.contact {
-            Contact::Heard(at) if self.is_judged(session) => {
-                Some(at.after(self.limits.connection_timeout))
-            }
-            Contact::Pinged(_) | Contact::Heard(_) => None,
-        }
-    }
-
-    fn next_check(&self, session: &Session) -> Tick {
-        let beat =
-            if self.limits.heartbeat_interval.is_zero() { Tick(u32::MAX) } else { session.beat_at };
-        let sign_of_life = self.silent_at(session).or_else(|| self.probe_at(session));
-        self.running.on_clock(sign_of_life.map_or(beat, |at| at.min(beat)))
     }
 }
 
