@@ -7,6 +7,7 @@ and everything it prints goes to one log file that is shown when a test fails.
 import asyncio
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -162,6 +163,9 @@ class Gateway:
     async def start(self, wait_for: str = "/health/ready", output: int | None = None) -> "Gateway":
         self.spawn(output)
         await wait_until(lambda: self._answers(wait_for), START_DEADLINE_S, f"{wait_for} = 200")
+        if output is None and self.environment.get("RUST_LOG", "info") == "info":
+            # Lines are written by a thread of their own: with this one all that were before are there.
+            await wait_until(lambda: re.search(r'ready.{0,9} address=|"ready"', self.log()), what="the line `ready`")
         return self
 
     async def _answers(self, path: str) -> bool:

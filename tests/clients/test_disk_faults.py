@@ -480,7 +480,7 @@ async def test_a_failing_disk_refuses_forgets_nothing_and_works_again(new_store,
                 ("degraded", "disk_full" if error == errno.ENOSPC else "disk_failing")
         await here.assert_nothing_waits()
     ids += await wait_until_queueing_works(gateway, user)
-    assert any("queue.path" in line for line in warnings(gateway)), gateway.log()
+    await wait_until(lambda: any("queue.path" in line for line in warnings(gateway)), what="a warning")
     gateway = await store.restart("killed")
     await take(gateway, user, ids)
     assert "panicked" not in store.logs[0].read_text()
