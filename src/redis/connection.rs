@@ -10,22 +10,17 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{ConnectionAddr, ConnectionInfo, cmd};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{self, ClientConfig};
 
 use super::message::{BROADCAST, CHANNEL_PREFIX, USER_PREFIX};
 use super::resp::{Frame, Frames, Malformed};
-use super::tls;
-use crate::config::settled::RedisTls;
+use super::tls::Tls;
 
 /// What `CLIENT LIST` shows for our connections.
 const CLIENT_NAME: &str = "ara-gateway";
@@ -167,62 +162,6 @@ impl Endpoint {
 /// Whether the URL is one of TLS. False where it cannot be used.
 pub fn is_tls(url: &str) -> bool {
     Endpoint::parse(url).is_ok_and(|endpoint| endpoint.tls.is_some())
-}
-
-/// The TLS configuration, built when first needed.
-pub(super) struct Tls {
-    files: RedisTls,
-    config: Option<Arc<ClientConfig>>,
-}
-
-impl Tls {
-    pub(super) const fn new(files: RedisTls) -> Self {
-        Self { files, config: None }
-    }
-
-    /// Reads the files again at the next attempt: they may have been renewed on disk.
-    pub(super) fn forget(&mut self) {
-        self.config = None;
-    }
-
-    /// Reads a few hundred kilobytes from disk once, not at every attempt.
-    fn config(&mut self) -> Result<Arc<ClientConfig>, Fault> {
-        if let Some(config) = &self.config {
-            return Ok(Arc::clone(config));
-        }
-        let config = tls::client_config(&self.files);
-        let config = config.map_err(|unusable| Fault::Tls(unusable.to_string()))?;
-        Ok(Arc::clone(self.config.insert(Arc::new(config))))
-    }
-
-    async fn secure(
-        &mut self,
-        socket: TcpStream,
-        name: ServerName<'static>,
-        host: &str,
-        deadline: Instant,
-    ) -> Result<TlsStream<TcpStream>, Fault> {
-        let connector = TlsConnector::from(self.config()?);
-        match timeout_at(deadline, connector.connect(name, socket)).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(error)) => Err(self.fault(error, host)),
-            // A plain Redis waits for the end of a line that never comes.
-            Err(_elapsed) => Err(Fault::Tls(
-                "no answer to the handshake: if the port is Redis' plain one, write redis:// in \
-                 redis.url, or name its tls-port"
-                    .into(),
-            )),
-        }
-    }
-
-    /// What a broken stream means: with TLS 1.3 a server's refusal comes after the handshake.
-    fn fault(&self, error: io::Error, host: &str) -> Fault {
-        let reason = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        match reason {
-            Some(reason) => Fault::Tls(tls::explain(reason, host, self.files.client.is_some())),
-            None => Fault::Broken(error),
-        }
-    }
 }
 
 trait Duplex: AsyncRead + AsyncWrite + Unpin {}

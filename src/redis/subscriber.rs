@@ -20,9 +20,10 @@ use tracing::{info, warn};
 
 use super::backoff::Backoff;
 use super::breaker::{Breaker, BreakerState, Permit};
-use super::connection::{Endpoint, Fault, Link, Tls};
+use super::connection::{Endpoint, Fault, Link};
 use super::message::{self, RedisTrigger, Rejected, Rejection};
 use super::resp::Frame;
+use super::tls::Tls;
 use super::{State, Status, add_one};
 use crate::config::settled::Redis;
 use crate::telemetry::Hush;

@@ -6,11 +6,14 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
 
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
@@ -21,11 +24,14 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
 
+use super::connection::Fault;
 use crate::config::settled::RedisTls;
+use explain::{explain, is_authority};
+
+mod explain;
 
 /// Far more than any bundle of certificates; a wrong path must not fill the memory.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -167,6 +173,63 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
+/// The TLS configuration, built when first needed.
+pub(super) struct Tls {
+    files: RedisTls,
+    config: Option<Arc<ClientConfig>>,
+}
+
+impl Tls {
+    pub(super) const fn new(files: RedisTls) -> Self {
+        Self { files, config: None }
+    }
+
+    /// Reads the files again at the next attempt: they may have been renewed on disk.
+    pub(super) fn forget(&mut self) {
+        self.config = None;
+    }
+
+    /// Reads a few hundred kilobytes from disk once, not at every attempt.
+    fn config(&mut self) -> Result<Arc<ClientConfig>, Fault> {
+        if let Some(config) = &self.config {
+            return Ok(Arc::clone(config));
+        }
+        let config = client_config(&self.files);
+        let config = config.map_err(|unusable| Fault::Tls(unusable.to_string()))?;
+        Ok(Arc::clone(self.config.insert(Arc::new(config))))
+    }
+
+    /// The handshake, at most until `deadline`.
+    pub(super) async fn secure(
+        &mut self,
+        socket: TcpStream,
+        name: ServerName<'static>,
+        host: &str,
+        deadline: Instant,
+    ) -> Result<TlsStream<TcpStream>, Fault> {
+        let connector = TlsConnector::from(self.config()?);
+        match timeout_at(deadline, connector.connect(name, socket)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(self.fault(error, host)),
+            // A plain Redis waits for the end of a line that never comes.
+            Err(_elapsed) => Err(Fault::Tls(
+                "no answer to the handshake: if the port is Redis' plain one, write redis:// in \
+                 redis.url, or name its tls-port"
+                    .into(),
+            )),
+        }
+    }
+
+    /// What a broken stream means: with TLS 1.3 a server's refusal comes after the handshake.
+    pub(super) fn fault(&self, error: io::Error, host: &str) -> Fault {
+        let reason = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+        match reason {
+            Some(reason) => Fault::Tls(explain(reason, host, self.files.client.is_some())),
+            None => Fault::Broken(error),
+        }
+    }
+}
+
 /// Accepts what webpki accepts, and besides that a certificate which is, byte for byte, one that the
 /// operator named: most self-signed certificates say of themselves that they are authorities, which
 /// webpki refuses in a server, and a server's own certificate may be named without its issuer.
@@ -240,114 +303,5 @@ impl ServerCertVerifier for NamedOrIssued {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.issued.supported_verify_schemes()
-    }
-}
-
-fn webpki_error(error: &CertificateError) -> Option<&webpki::Error> {
-    let CertificateError::Other(other) = error else { return None };
-    other.0.downcast_ref()
-}
-
-fn is_authority(error: &CertificateError) -> bool {
-    webpki_error(error) == Some(&webpki::Error::CaUsedAsEndEntity)
-}
-
-/// A failure in the operator's terms: what is wrong and what to do about it.
-pub(super) fn explain(error: &Error, host: &str, has_client_certificate: bool) -> String {
-    match error {
-        Error::InvalidCertificate(reason) => explain_certificate(reason, host),
-        Error::AlertReceived(alert) => explain_alert(*alert, has_client_certificate),
-        Error::InvalidMessage(_) => {
-            "what came is not TLS: if the port is Redis' plain one, write redis:// in redis.url, \
-             or name its tls-port"
-                .to_owned()
-        }
-        other => other.to_string(),
-    }
-}
-
-fn explain_certificate(reason: &CertificateError, host: &str) -> String {
-    const NAME_IT: &str = "name its certificate authority, or the certificate itself, by \
-                           redis.tls_ca (REDIS_TLS_CA)";
-    match reason {
-        CertificateError::UnknownIssuer => {
-            format!("nobody trusted has issued the server's certificate: {NAME_IT}")
-        }
-        reason if is_authority(reason) => {
-            format!("the server's certificate is self-signed and not trusted: {NAME_IT}")
-        }
-        CertificateError::BadSignature => {
-            format!(
-                "the server's certificate is not signed by the trusted authority of that name, \
-                 which may have been renewed: {NAME_IT}"
-            )
-        }
-        CertificateError::NotValidForNameContext { presented, .. } => {
-            let names = match presented.as_slice() {
-                [] => "has no subjectAltName at all".to_owned(),
-                names => format!("is for {}", names.join(", ")),
-            };
-            let kind = if host.parse::<std::net::IpAddr>().is_ok() { "IP" } else { "DNS" };
-            format!(
-                "the server's certificate is not for {host}, it {names}: write a name it has in \
-                 redis.url, or issue it with subjectAltName={kind}:{host}"
-            )
-        }
-        CertificateError::ExpiredContext { not_after, .. } => {
-            format!(
-                "the server's certificate, or one it is issued by, has expired at {}: renew it on \
-                 the server",
-                moment(*not_after)
-            )
-        }
-        CertificateError::NotValidYetContext { not_before, .. } => {
-            format!(
-                "the server's certificate is not valid before {}: check this machine's clock",
-                moment(*not_before)
-            )
-        }
-        reason if webpki_error(reason) == Some(&webpki::Error::UnsupportedCertVersion) => {
-            "the server's certificate is not of X.509 version 3: issue it with a subjectAltName, \
-             which makes it so"
-                .to_owned()
-        }
-        other => format!("the server's certificate cannot be accepted: {other}"),
-    }
-}
-
-fn moment(time: UnixTime) -> impl fmt::Display {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(time.as_secs()))
-}
-
-fn explain_alert(alert: AlertDescription, has_client_certificate: bool) -> String {
-    use AlertDescription as Alert;
-    match alert {
-        Alert::CertificateRequired | Alert::HandshakeFailure if !has_client_certificate => {
-            format!(
-                "the server ended the handshake ({alert:?}), most likely because it asks for a \
-                 client certificate, as Redis does by default: set redis.tls_cert and \
-                 redis.tls_key, or tls-auth-clients no on the server"
-            )
-        }
-        Alert::CertificateRequired
-        | Alert::BadCertificate
-        | Alert::UnsupportedCertificate
-        | Alert::CertificateRevoked
-        | Alert::CertificateExpired
-        | Alert::CertificateUnknown
-        | Alert::UnknownCA
-            if has_client_certificate =>
-        {
-            format!(
-                "the server refuses our client certificate ({alert:?}): redis.tls_cert must be in \
-                 its time and issued by what the server's tls-ca-cert-file names"
-            )
-        }
-        Alert::ProtocolVersion => {
-            "the server has no TLS version in common with us: have it offer TLSv1.2 or TLSv1.3 by \
-             tls-protocols"
-                .to_owned()
-        }
-        other => format!("the server ended the handshake: {other:?}"),
     }
 }
