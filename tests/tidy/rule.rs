@@ -186,7 +186,7 @@ impl Ban {
                 let own = banned.iter().chain(*but).filter(|path| path.starts_with("crate::"));
                 let gone = own.filter(|path| {
                     let module: Segments = path.split("::").take(2).map(str::to_owned).collect();
-                    !within.iter().any(|source| crates.have(&source.root, &module))
+                    !within.iter().any(|source| crates.have(source.root, &module))
                 });
                 let unused = but.iter().filter(|path| {
                     !facts().any(|f| matches!(&f.what, What::Path(said) if begins(said, path)))
