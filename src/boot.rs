@@ -3,15 +3,21 @@
 //! **Runs on**: main. **Owns**: every thread it starts. **Never**: goes on without one: a thread
 //! that ends by itself takes the process down with a message.
 //!
-//! Start: file limit, sockets, shards, router. Stop: router drains the shards, then ends them and
-//! itself; main waits for all, or for a second signal.
+//! Start: signal handlers, file limit, sockets, shards, router. Stop: router drains the shards, then
+//! ends them and itself; main waits for all, or for a second signal. What takes long, such as reading
+//! a large queue back, is on a thread of its own, so that a signal is answered meanwhile.
+
+mod running;
+mod signals;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ara_shards::clock::Clock;
 use ara_shards::conversation::Contract;
@@ -19,13 +25,10 @@ use ara_shards::doorbell::Doorbell;
 use ara_shards::journal::Options;
 use ara_shards::placement::Placement;
 use ara_shards::vault::{Recovered, Summary};
-use ara_shards::worker::{self, Ending, Seat, Unstarted};
+use ara_shards::worker::{self, Seat, Unstarted};
 use ara_shards::{ShardLink, pin};
 use core_affinity::CoreId;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::spawn_local;
-use tokio::time::timeout;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::api::AnswerStore;
 use crate::capacity::{self, Capacity};
@@ -36,12 +39,19 @@ use crate::door::gate::{DEFAULT_TENANT, Gate};
 use crate::door::listen::{self, Hallway, Inherited};
 use crate::origin::Origins;
 use crate::router::interest::SHARDS_MAX;
-use crate::router::thread::{self, News};
+use crate::router::thread;
 use crate::storage::{self, Storage};
+use crate::supervise::{News, Supervisor};
+use crate::welcome;
+pub use running::Running;
+pub use signals::Signals;
 
 /// Arrivals waiting for the router, over all doors. At a few microseconds each, 4,096 are some
 /// 20 ms of work; beyond it a newcomer hears 503.
 const ARRIVALS_CAPACITY: usize = 4096;
+/// What main can be told: each shard's end and its door's, and that of the router and its tasks.
+const NEWS_MAX: usize = 2 * SHARDS_MAX + 16;
+
 /// Why the gateway could not start or go on.
 #[derive(Debug)]
 pub struct Failure(String);
@@ -60,20 +70,53 @@ impl std::fmt::Display for Failure {
     }
 }
 
-/// A gateway that is up.
-#[derive(Debug)]
-pub struct Running {
-    /// Where clients connect.
-    pub address: SocketAddr,
-    /// Where the API listens, if apart from clients.
-    pub api_address: Option<SocketAddr>,
-    news: mpsc::Receiver<News>,
-    stop: mpsc::Sender<()>,
-    router: JoinHandle<()>,
-    shards: Vec<JoinHandle<()>>,
-    grace: Duration,
-    /// The disk backend's directory, held until the end.
-    storage: Option<Storage>,
+/// Runs the gateway: starts it, and stops it when it is asked to, before it is ready or after.
+/// Returns the exit code.
+pub async fn run(settings: Settings, verifier: Verifier, signals: &mut Signals) -> ExitCode {
+    let (supervisor, news) = Supervisor::new(NEWS_MAX);
+    run_with(settings, verifier, signals, (supervisor, news)).await
+}
+
+async fn run_with(
+    settings: Settings,
+    verifier: Verifier,
+    signals: &mut Signals,
+    supervision: (Supervisor, mpsc::Receiver<News>),
+) -> ExitCode {
+    let (done, started) = oneshot::channel();
+    let for_start = settings.clone();
+    let start = move || {
+        // If main is gone the process ends, and with it what has been started.
+        let _heard = done.send(start(for_start, verifier, supervision));
+    };
+    if let Err(error) = std::thread::Builder::new().name("start".to_owned()).spawn(start) {
+        return failed(&no_thread(error));
+    }
+    let started = tokio::select! {
+        biased;
+        started = started => started,
+        () = signals.stop() => {
+            // Whatever has been begun is as safe to leave as when the process is killed.
+            tracing::info!("stopped before it was ready");
+            return ExitCode::SUCCESS;
+        }
+    };
+    let mut running = match started {
+        Ok(Ok(running)) => running,
+        Ok(Err(failure)) => return failed(&failure),
+        Err(_panicked) => return failed(&Failure::new("thread start panicked".to_owned())),
+    };
+    if let Err(failure) = running.ready().await {
+        return failed(&failure);
+    }
+    tracing::info!(address = %running.address, "ready");
+    welcome::print(&settings, running.address, running.api_address);
+    running.until_stopped(signals).await
+}
+
+fn failed(failure: &Failure) -> ExitCode {
+    tracing::error!("{failure}");
+    ExitCode::from(EXIT_FAILURE)
 }
 
 /// Starts every thread. Returns when the listeners are open and the threads are running.
@@ -81,14 +124,15 @@ pub struct Running {
 /// # Errors
 ///
 /// An address is not to be had, or the system gives no more threads or files.
-pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure> {
+fn start(
+    settings: Settings,
+    verifier: Verifier,
+    (supervisor, news): (Supervisor, mpsc::Receiver<News>),
+) -> Result<Running, Failure> {
+    let begun = Instant::now();
     let cores = pin::allowed_cores();
-    let count = match settings.shards.count {
-        0 => pin::default_shard_count(cores.len()),
-        count => count,
-    };
-    let count = count.clamp(1, SHARDS_MAX);
-    let capacity = capacity::claim(count, settings.server.connections_max);
+    let count = capacity::shards(settings.shards.count, cores.len());
+    let capacity = capacity::claim(count, settings.server.connections_max)?;
     let server = &settings.server;
     let inherited = Inherited {
         send_buffer_bytes: server.send_buffer_bytes,
@@ -113,7 +157,6 @@ pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure>
     let gate = Arc::new(gate(&settings, verifier, placement));
     let (arrivals_in, arrivals) = crossbeam_channel::bounded(ARRIVALS_CAPACITY);
     let (closing, closed) = watch::channel(false);
-    let (news, news_out) = mpsc::channel(count + 4);
     let (stop, stop_out) = mpsc::channel(1);
     let hallway = Hallway { arrivals: arrivals_in, bell: Arc::clone(&bell), closing: closed };
     let grace = settings.server.shutdown_grace;
@@ -131,7 +174,7 @@ pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure>
             hallway: hallway.clone(),
             newcomers_max: capacity.newcomers_per_door,
         };
-        shards.push(spawn_shard(index, shard, door, &news).map_err(no_thread)?);
+        shards.push(spawn_shard(index, shard, door, &supervisor).map_err(no_thread)?);
     }
     let parts = thread::Parts {
         settings,
@@ -146,10 +189,11 @@ pub fn start(settings: Settings, verifier: Verifier) -> Result<Running, Failure>
         api_listener,
         answers,
         stop: stop_out,
-        news,
+        supervisor,
+        start_took: begun.elapsed(),
     };
     let router = thread::spawn(parts).map_err(no_thread)?;
-    Ok(Running { address, api_address, news: news_out, stop, router, shards, grace, storage })
+    Ok(Running { address, api_address, news, stop, router, shards, grace, storage })
 }
 
 /// What a shard's door needs.
@@ -213,21 +257,16 @@ fn spawn_shard(
     index: usize,
     shard: Unstarted,
     door: Door,
-    news: &mpsc::Sender<News>,
+    supervisor: &Supervisor,
 ) -> io::Result<JoinHandle<()>> {
+    let for_door = supervisor.clone();
     let open_door = move || {
-        spawn_local(async move {
-            let Door { listener, gate, hallway, newcomers_max } = door;
-            if let Err(error) = listen::serve(listener, gate, hallway, newcomers_max).await {
-                tracing::error!(shard = index, %error, "this shard's door cannot listen");
-            }
-        });
+        let Door { listener, gate, hallway, newcomers_max } = door;
+        let serve = listen::serve(listener, gate, hallway, newcomers_max);
+        for_door.spawn(format!("door-{index}"), serve);
     };
-    let news = news.clone();
-    let on_end = move |ending| {
-        // If main is gone there is nobody to tell.
-        let _told = news.try_send(News::Ended(format!("shard-{index}"), ending));
-    };
+    let supervisor = supervisor.clone();
+    let on_end = move |ending| supervisor.tell(News::ThreadEnded(format!("shard-{index}"), ending));
     shard.spawn(Contract, open_door, on_end)
 }
 
@@ -299,136 +338,4 @@ fn local_address(listener: Option<&std::net::TcpListener>) -> Result<SocketAddr,
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn no_thread(error: io::Error) -> Failure {
     Failure(format!("the system gives no more threads, files or memory: {error}"))
-}
-
-impl Running {
-    /// Waits until the gateway takes clients and triggers.
-    ///
-    /// # Errors
-    ///
-    /// A thread ended before that.
-    pub async fn ready(&mut self) -> Result<(), Failure> {
-        match self.news.recv().await {
-            Some(News::Ready) => Ok(()),
-            Some(News::Ended(thread, ending)) => Err(ended(&thread, &ending)),
-            None => Err(Failure("no thread is left".to_owned())),
-        }
-    }
-
-    /// Runs until a signal or a thread's end, then stops everything. Returns the exit code.
-    pub async fn until_stopped(mut self) -> ExitCode {
-        let Ok([mut terminate, mut interrupt, mut hangup]) = signals() else {
-            tracing::error!("cannot listen for signals");
-            return ExitCode::from(EXIT_FAILURE);
-        };
-        loop {
-            tokio::select! {
-                _signal = terminate.recv() => break,
-                _signal = interrupt.recv() => break,
-                _signal = hangup.recv() => {
-                    tracing::warn!("SIGHUP: this version reloads nothing; restart to apply changes");
-                }
-                news = self.news.recv() => {
-                    if let Some(News::Ended(thread, ending)) = news {
-                        tracing::error!("{}", ended(&thread, &ending));
-                    }
-                    return ExitCode::from(EXIT_FAILURE);
-                }
-            }
-        }
-        tracing::info!(grace = ?self.grace, "stopping: saying goodbye to clients");
-        // The router takes this at once or is gone, which its end will tell.
-        let _told = self.stop.try_send(());
-        let patience = self.grace + Duration::from_secs(5);
-        tokio::select! {
-            stopped = timeout(patience, self.all_ended()) => match stopped {
-                Ok(true) => {
-                    for thread in self.shards.into_iter().chain([self.router]) {
-                        // It has said how it ended.
-                        let _joined = thread.join();
-                    }
-                    drop(self.storage);
-                    tracing::info!("stopped");
-                    ExitCode::SUCCESS
-                }
-                Ok(false) => ExitCode::from(EXIT_FAILURE),
-                Err(_elapsed) => {
-                    tracing::error!("threads did not end in time; stopping anyway");
-                    ExitCode::from(EXIT_FAILURE)
-                }
-            },
-            _signal = terminate.recv() => stopped_at_once(),
-            _signal = interrupt.recv() => stopped_at_once(),
-        }
-    }
-
-    /// Waits for every thread's end; false if one failed.
-    async fn all_ended(&mut self) -> bool {
-        let mut clean = true;
-        for _ in 0..=self.shards.len() {
-            match self.news.recv().await {
-                Some(News::Ended(_, Ending::Stopped)) => {}
-                Some(News::Ended(thread, ending)) => {
-                    tracing::error!("{}", ended(&thread, &ending));
-                    clean = false;
-                }
-                Some(News::Ready) | None => return false,
-            }
-        }
-        clean
-    }
-}
-
-fn signals() -> io::Result<[Signal; 3]> {
-    Ok([
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::hangup())?,
-    ])
-}
-
-fn stopped_at_once() -> ExitCode {
-    tracing::warn!("second signal: stopping at once");
-    ExitCode::from(EXIT_FAILURE)
-}
-
-fn ended(thread: &str, ending: &Ending) -> Failure {
-    Failure(match ending {
-        Ending::Stopped => format!("thread {thread} ended unasked; stopping the process"),
-        Ending::Failed(error) => format!("thread {thread} failed: {error}; stopping the process"),
-        Ending::Panicked => format!("thread {thread} panicked; stopping the process"),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Invariant 9: whatever ends a thread unasked, main goes, and says so with its exit code.
-    #[test]
-    fn a_thread_that_ends_unasked_takes_the_process_down() {
-        let endings =
-            [Ending::Panicked, Ending::Stopped, Ending::Failed(io::ErrorKind::Other.into())];
-        for ending in endings {
-            let (news_in, news) = mpsc::channel(1);
-            let (stop, _stop_out) = mpsc::channel(1);
-            let running = Running {
-                address: ([127, 0, 0, 1], 1).into(),
-                api_address: None,
-                news,
-                stop,
-                router: std::thread::Builder::new().spawn(|| {}).unwrap(),
-                shards: Vec::new(),
-                grace: Duration::from_secs(10),
-                storage: None,
-            };
-            let message = ended("shard-0", &ending).to_string();
-            assert!(message.contains("shard-0") && message.contains("stopping the process"));
-            news_in.try_send(News::Ended("shard-0".to_owned(), ending)).unwrap();
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let code = runtime.block_on(running.until_stopped());
-            assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(EXIT_FAILURE)));
-        }
-    }
 }

@@ -1,6 +1,12 @@
-//! How many connections this process can hold, from its file limit.
+//! How many shards there are, and how many connections this process can hold by its file limit.
 //!
-//! **Runs on**: main, at start. **Owns**: nothing. **Never**: promises more than the limit holds.
+//! **Runs on**: main, at start. **Owns**: nothing. **Never**: promises more than the limit holds, nor
+//! says ready where that is next to nothing.
+
+use ara_shards::pin;
+
+use crate::boot::Failure;
+use crate::router::interest::SHARDS_MAX;
 
 /// What the open-file limit is shared out to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,24 +23,62 @@ pub struct Capacity {
 
 /// The most newcomers at all doors, however large the limit is. A head of 16 KiB each: 64 MiB.
 const NEWCOMERS_MAX: usize = 4096;
+/// The least of them.
+const NEWCOMERS_MIN: usize = 16;
 /// Logs, configuration, listeners, epoll and event descriptors of the process itself.
 const OWN: usize = 64;
 /// Descriptors of one shard: its poller twice, its bell, its runtime's three, its listener.
 const PER_SHARD: usize = 8;
 /// The most API callers, however large the limit is.
 const CALLERS_MAX: usize = 4096;
+/// The least.
+const CALLERS_MIN: usize = 16;
+
+/// The least room for clients that is worth a start: with less, the limit is a mistake. 128 open
+/// files, the smallest limit in use anywhere, are below it; 256, that of some desktops, are not.
+const CLIENTS_MIN: usize = 64;
+
+/// How many shards run, where `wanted` were asked for (0 = as many as suit the cores).
+#[must_use]
+pub fn shards(wanted: usize, cores: usize) -> usize {
+    let count = if wanted == 0 { pin::default_shard_count(cores) } else { wanted };
+    count.clamp(1, SHARDS_MAX)
+}
 
 /// Raises the open-file limit to its hard maximum and shares it out. `wanted` client connections
 /// (0 = as many as fit) are never more than what fits.
-#[must_use]
-pub fn claim(shards: usize, wanted: usize) -> Capacity {
-    let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
-    share(usize::try_from(files).unwrap_or(usize::MAX), shards, wanted)
+///
+/// # Errors
+///
+/// The limit leaves too little room, or cannot be read.
+pub fn claim(shards: usize, wanted: usize) -> Result<Capacity, Failure> {
+    let files = rlimit::increase_nofile_limit(u64::MAX)
+        .or_else(|_not_raised| rlimit::Resource::NOFILE.get_soft())
+        .map_err(|error| Failure::new(format!("the open-file limit cannot be read: {error}")))?;
+    let files = usize::try_from(files).unwrap_or(usize::MAX);
+    let capacity = share(files, shards, wanted);
+    let enough = if wanted == 0 { CLIENTS_MIN } else { wanted.min(CLIENTS_MIN) };
+    if capacity.clients < enough {
+        return Err(Failure::new(too_few_files(capacity, shards, enough)));
+    }
+    Ok(capacity)
+}
+
+fn too_few_files(capacity: Capacity, shards: usize, enough: usize) -> String {
+    let Capacity { files, clients, .. } = capacity;
+    // What is reserved grows with the limit, so it is tried rather than computed.
+    let holds = |files: &usize| share(*files, shards, 0).clients >= enough;
+    let needed = (files..).find(holds).unwrap_or(usize::MAX);
+    format!(
+        "the open-file limit of {files} leaves room for {clients} clients, and each client is an \
+         open file: raise the hard limit to {needed} at the very least, better to the number of \
+         clients and a tenth (ulimit -Hn; LimitNOFILE= under systemd; --ulimit nofile= with Docker)"
+    )
 }
 
 fn share(files: usize, shards: usize, wanted: usize) -> Capacity {
-    let callers = (files / 32).clamp(16, CALLERS_MAX);
-    let newcomers = (files / 32).clamp(16, NEWCOMERS_MAX);
+    let callers = (files / 32).clamp(CALLERS_MIN, CALLERS_MAX);
+    let newcomers = (files / 32).clamp(NEWCOMERS_MIN, NEWCOMERS_MAX);
     let reserved = callers + newcomers + OWN + PER_SHARD * shards;
     let fits = files.saturating_sub(reserved);
     let clients = if wanted == 0 { fits } else { wanted.min(fits) };
@@ -51,5 +95,19 @@ mod tests {
         assert_eq!(share(20_000, 2, 0).clients, 20_000 - 2 * 625 - 64 - 16);
         assert_eq!(share(20_000, 2, 100).clients, 100);
         assert_eq!(share(1024, 2, 5000).clients, 1024 - 2 * 32 - 64 - 16);
+    }
+
+    #[test]
+    fn the_limit_that_a_refusal_names_is_enough_and_one_less_is_not() {
+        for (shards, enough) in [(1, CLIENTS_MIN), (2, CLIENTS_MIN), (7, 10), (256, CLIENTS_MIN)] {
+            let told = too_few_files(share(100, shards, 0), shards, enough);
+            let needed: Vec<usize> = told
+                .split(|character: char| !character.is_ascii_digit())
+                .filter_map(|digits| digits.parse().ok())
+                .collect();
+            let [100, 0, needed] = needed[..] else { panic!("{told}") };
+            assert!(share(needed, shards, 0).clients >= enough, "{told}");
+            assert!(share(needed - 1, shards, 0).clients < enough, "{told}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! **Runs on**: main. **Owns**: nothing. **Never**: starts a thread or opens a socket; serving is
 //! main's own affair.
 
-use std::io::Write;
+use std::io::{self, Write, stderr, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -40,9 +40,21 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// Reads the command line of this process; prints help, version or a mistake, and ends then.
-    pub fn of_process() -> Self {
-        Self::parse()
+    /// Reads the command line of this process.
+    ///
+    /// # Errors
+    ///
+    /// Help, the version or a mistake was printed instead: the exit code.
+    pub fn of_process() -> Result<Self, ExitCode> {
+        Self::try_parse().map_err(|instead| {
+            let code = ExitCode::from(u8::try_from(instead.exit_code()).unwrap_or(EXIT_FAILURE));
+            match instead.print().and_then(|()| stdout().flush()) {
+                Ok(()) => code,
+                // A mistake goes to standard error: where that is closed, the code still tells.
+                Err(_closed) if instead.use_stderr() => code,
+                Err(error) => cannot_print(&mut stderr(), &error),
+            }
+        })
     }
 
     /// What is to be done: `serve` unless something else is asked for.
@@ -103,7 +115,7 @@ fn read_ttl(text: &str) -> Result<Duration, String> {
 /// Runs `check-config`: the effective configuration goes to `out`, faults go to `err`.
 pub fn check_config(sources: &Sources, out: &mut impl Write, err: &mut impl Write) -> ExitCode {
     match config::load(sources) {
-        Ok(loaded) => print(out, &show::effective(&loaded)),
+        Ok(loaded) => print(out, err, &show::effective(&loaded)),
         Err(faults) => refuse(err, &faults),
     }
 }
@@ -122,7 +134,7 @@ pub fn token(
         sign(&loaded.settings.jwt, request, SystemTime::now()).map_err(Faults::from)
     });
     match signed {
-        Ok(token) => print(out, &format!("{token}\n")),
+        Ok(token) => print(out, err, &format!("{token}\n")),
         Err(faults) => refuse(err, &faults),
     }
 }
@@ -130,16 +142,24 @@ pub fn token(
 /// Writes faults to `err`; the exit code that tells of them.
 pub fn refuse(err: &mut impl Write, faults: &Faults) -> ExitCode {
     // Where even standard error is closed, the exit code still tells.
-    match write!(err, "{faults}").and_then(|()| err.flush()) {
+    match err.write_all(faults.to_string().as_bytes()).and_then(|()| err.flush()) {
         Ok(()) | Err(_) => ExitCode::from(EXIT_BAD_CONFIGURATION),
     }
 }
 
-fn print(out: &mut impl Write, text: &str) -> ExitCode {
+/// Writes what was asked for, or says what failed: a script must not take half of it for the whole.
+fn print(out: &mut impl Write, err: &mut impl Write, text: &str) -> ExitCode {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::from(EXIT_FAILURE),
+        Err(error) => cannot_print(err, &error),
     }
+}
+
+fn cannot_print(err: &mut impl Write, error: &io::Error) -> ExitCode {
+    // Where even standard error is closed, the exit code still tells.
+    let told = format!("ara-gateway: cannot write to standard output: {error}\n");
+    let _told = err.write_all(told.as_bytes());
+    ExitCode::from(EXIT_FAILURE)
 }
 
 #[derive(Serialize)]

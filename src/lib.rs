@@ -12,10 +12,15 @@ pub mod config;
 pub mod door;
 pub mod names;
 pub mod origin;
+pub mod query;
 pub mod redis;
 pub mod refusal;
 pub mod router;
 pub mod storage;
+pub mod supervise;
 pub mod telemetry;
 pub mod trigger;
 pub mod welcome;
+
+#[cfg(test)]
+mod json_shape_tests;

@@ -1,19 +1,23 @@
 //! The gateway's command: serve, make a token, or check the configuration.
 
-use std::io::{stderr, stdout};
+use std::io::{Write, stderr, stdout};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use ara_gateway::boot;
+use ara_gateway::boot::{self, Signals};
 use ara_gateway::cli::{self, Cli, Command, EXIT_FAILURE};
 use ara_gateway::config::{self, raw::Sources};
 use ara_gateway::door::auth::Verifier;
-use ara_gateway::{telemetry, welcome};
+use ara_gateway::telemetry::{self, output::Output};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::of_process();
+    let cli = match Cli::of_process() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     let sources = cli.sources();
     match cli.command() {
         Command::Serve => serve(&sources),
@@ -22,37 +26,47 @@ fn main() -> ExitCode {
     }
 }
 
+/// Whatever happens, even a panic of this thread, ends with an exit code and its message written.
 fn serve(sources: &Sources) -> ExitCode {
+    let output = match telemetry::open() {
+        Ok(output) => output.clone(),
+        Err(error) => {
+            // Where even standard error is closed, the exit code still tells.
+            let _told = writeln!(stderr(), "the system gives no more threads: {error}");
+            return ExitCode::from(EXIT_FAILURE);
+        }
+    };
+    let code = catch_unwind(AssertUnwindSafe(|| run(sources, output)));
+    telemetry::finish();
+    code.unwrap_or_else(|_panic| ExitCode::from(EXIT_FAILURE))
+}
+
+fn run(sources: &Sources, mut output: Output) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&mut output, "the system gives no runtime", &error),
+    };
+    // First of all: a signal during a slow start is a stop like any other.
+    let mut signals = match runtime.block_on(async { Signals::install() }) {
+        Ok(signals) => signals,
+        Err(error) => return failed(&mut output, "cannot listen for signals", &error),
+    };
     let settings = match config::load(sources) {
         Ok(loaded) => loaded.settings,
-        Err(faults) => return cli::refuse(&mut stderr(), &faults),
+        Err(faults) => return cli::refuse(&mut output, &faults),
     };
     let verifier = match Verifier::new(&settings.jwt) {
         Ok(verifier) => verifier,
-        Err(fault) => return cli::refuse(&mut stderr(), &fault.into()),
+        Err(fault) => return cli::refuse(&mut output, &fault.into()),
     };
-    if let Err(error) = telemetry::start(&settings.log) {
-        return failed(&format!("log.filter: {error}"));
+    if let Err(error) = telemetry::start(&settings.log, &output) {
+        return failed(&mut output, "log.filter", &error);
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&error.to_string()),
-    };
-    runtime.block_on(async {
-        let mut running = match boot::start(settings.clone(), verifier) {
-            Ok(running) => running,
-            Err(failure) => return failed(&failure.to_string()),
-        };
-        if let Err(failure) = running.ready().await {
-            return failed(&failure.to_string());
-        }
-        tracing::info!(address = %running.address, "ready");
-        welcome::print(&settings, running.address, running.api_address);
-        running.until_stopped().await
-    })
+    runtime.block_on(boot::run(settings, verifier, &mut signals))
 }
 
-fn failed(message: &str) -> ExitCode {
-    tracing::error!("{message}");
+/// Says why, before there is a log.
+fn failed(output: &mut Output, what: &str, why: &dyn std::error::Error) -> ExitCode {
+    output.push(format!("{what}: {why}\n").as_bytes());
     ExitCode::from(EXIT_FAILURE)
 }

@@ -3,18 +3,28 @@
 //! **Runs on**: any thread. **Owns**: nothing. **Never**: carries a secret, a stack or a path.
 
 use std::fmt::Write as _;
+use std::time::SystemTime;
 
 use http::StatusCode;
+use httpdate::fmt_http_date;
 use serde::Serialize;
 use serde_json::Value;
+
+use crate::origin;
+
+/// The `Cache-Control` of every answer but an event stream: most are for the caller's key or token
+/// alone, which a shared cache does not look at, and all are of this moment.
+pub const NO_STORE: &str = "no-store";
 
 /// The contract's error codes, by what the caller does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     /// Mend the request.
     Validation,
-    /// Present a valid key or token.
+    /// Present a valid token.
     Unauthorized,
+    /// Present a valid API key.
+    KeyRequired,
     /// Not from here.
     Forbidden,
     /// No such path.
@@ -50,10 +60,16 @@ pub enum Code {
 }
 
 impl Code {
+    /// The name on the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.parts().1
+    }
+
     const fn parts(self) -> (StatusCode, &'static str) {
         match self {
             Self::Validation => (StatusCode::BAD_REQUEST, "VALIDATION_ERROR"),
-            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
+            Self::Unauthorized | Self::KeyRequired => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "FORBIDDEN"),
             Self::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
             Self::ChannelNotFound => (StatusCode::NOT_FOUND, "CHANNEL_NOT_FOUND"),
@@ -76,6 +92,12 @@ impl Code {
             Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "SHUTTING_DOWN"),
         }
     }
+}
+
+/// What the header `Date` of an answer made now says.
+#[must_use]
+pub fn date() -> String {
+    fmt_http_date(SystemTime::now())
 }
 
 /// A refusal on its way to the caller.
@@ -110,6 +132,11 @@ impl Refusal {
         let headers = match code {
             Code::Overloaded | Code::QueueUnavailable => vec![("retry-after", "1".to_owned())],
             Code::Unauthorized => vec![("www-authenticate", "Bearer".to_owned())],
+            // There is no registered scheme for a key in a header; a 401 must name one all the same
+            // (RFC 9110 section 11.6.1).
+            Code::KeyRequired => {
+                vec![("www-authenticate", "ApiKey header=\"X-API-Key\"".to_owned())]
+            }
             _ => Vec::new(),
         };
         Self { code, message: message.into(), details: None, headers }
@@ -141,24 +168,22 @@ impl Refusal {
         serde_json::to_vec(&Body { error: inner }).unwrap_or_default()
     }
 
-    /// The whole HTTP/1.1 response, for a socket that hyper does not serve. `cors_origin` is the
-    /// origin allowed to read it, if any.
+    /// The whole HTTP/1.1 response, for a socket that hyper does not serve. `cors_origin` is what
+    /// the CORS headers allow, if anything.
     pub fn response(&self, cors_origin: Option<&str>) -> Vec<u8> {
         let body = self.body();
         let mut head = format!(
             "HTTP/1.1 {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-             connection: close\r\n",
+             cache-control: {NO_STORE}\r\nconnection: close\r\ndate: {}\r\n",
             self.status(),
-            body.len()
+            body.len(),
+            date()
         );
         for (name, value) in &self.headers {
             // Writing to a String cannot fail.
             let _written = write!(head, "{name}: {value}\r\n");
         }
-        if let Some(origin) = cors_origin {
-            let _written =
-                write!(head, "access-control-allow-origin: {origin}\r\nvary: Origin\r\n");
-        }
+        head.push_str(&origin::head_lines(cors_origin));
         head.push_str("\r\n");
         let mut bytes = head.into_bytes();
         bytes.extend_from_slice(&body);

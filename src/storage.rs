@@ -38,6 +38,8 @@ const SEGMENT_BYTES_MIN: u64 = 256 * 1024;
 const SEGMENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// A journal's share in segments.
 const SEGMENTS: u64 = 16;
+/// What to do where a shard's share is too small.
+pub const ENLARGE: &str = "raise queue.max_disk_bytes, or lower shards.count";
 /// The file that names what counts.
 const LAYOUT: &str = "layout";
 
@@ -58,15 +60,10 @@ impl Storage {
     /// It cannot be made, locked, read or written.
     pub fn open(disk: &Disk, shards: usize, clock: Clock) -> Result<Self, Failure> {
         let fault = |doing: &str, error: &dyn std::fmt::Display| fault(&disk.path, doing, error);
-        let bytes_max = disk.bytes_max / u64::try_from(shards).unwrap_or(u64::MAX);
-        if bytes_max < SHARD_BYTES_MIN {
-            return Err(Failure::new(format!(
-                "queue.max_disk_bytes: {} bytes are {bytes_max} for each of {shards} shards, which \
-                 need {SHARD_BYTES_MIN} each: raise it, or lower shards.count",
-                disk.bytes_max
-            )));
-        }
-        fs::create_dir_all(&disk.path).map_err(|error| fault("making it", &error))?;
+        let bytes_max = share(disk.bytes_max, shards).map_err(|problem| {
+            Failure::new(format!("queue.max_disk_bytes: {problem}: {ENLARGE}"))
+        })?;
+        fs::create_dir_all(&disk.path).map_err(|error| cannot_write(&disk.path, &error))?;
         // Its own entry must survive a loss of power too, as far as we may ask for that.
         let parent = disk.path.parent().and_then(|parent| File::open(parent).ok());
         let _best_effort = parent.map(|parent| parent.sync_all());
@@ -102,13 +99,38 @@ impl Storage {
     }
 }
 
+/// What each shard may keep of `bytes_max`, or why that is too little.
+///
+/// # Errors
+///
+/// It is less than a shard's journal needs.
+pub fn share(bytes_max: u64, shards: usize) -> Result<u64, String> {
+    let each = bytes_max / u64::try_from(shards).unwrap_or(u64::MAX);
+    if each >= SHARD_BYTES_MIN {
+        return Ok(each);
+    }
+    Err(format!(
+        "{bytes_max} bytes are {each} for each of {shards} shards, which need {SHARD_BYTES_MIN} each"
+    ))
+}
+
+/// What is most often wrong with a new directory, and its cure.
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(format!(
+        "queue.path: the directory {} cannot be made or written ({error}): set queue.path \
+         (QUEUE_PATH) to a directory on a local disk that the gateway's user may write; under \
+         systemd, StateDirectory=ara-gateway and WorkingDirectory=%S/ara-gateway make one",
+        path.display()
+    ))
+}
+
 fn fault(path: &Path, doing: &str, error: &dyn std::fmt::Display) -> Failure {
     Failure::new(format!("queue.path: {}: {doing} failed: {error}", path.display()))
 }
 
 fn lock(path: &Path) -> Result<File, Failure> {
     let open = File::options().create(true).truncate(false).write(true).open(path.join("lock"));
-    let file = open.map_err(|error| fault(path, "writing to it", &error))?;
+    let file = open.map_err(|error| cannot_write(path, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Failure::new(format!(

@@ -3,12 +3,13 @@
 //! **Runs on**: main, once, in development mode. **Owns**: nothing. **Never**: prints in production,
 //! and prints a secret only if it was made up for this run.
 
-use std::io::{Write, stdout};
+use std::io::stdout;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use crate::cli::{self, TokenRequest};
 use crate::config::settled::{RunMode, Settings};
+use crate::telemetry::output::Output;
 
 /// The user of the printed token.
 const USER: &str = "anna";
@@ -20,8 +21,11 @@ pub fn print(settings: &Settings, address: SocketAddr, api_address: Option<Socke
     if settings.mode != RunMode::Development {
         return;
     }
-    // Where standard output is closed nobody wants to read it.
-    let _printed = stdout().write_all(text(settings, address, api_address).as_bytes());
+    // On a thread of its own: standard output may be a pipe that nobody reads. What cannot be
+    // written nobody wants to read.
+    if let Ok(output) = Output::start("welcome", stdout(), |_dropped| String::new()) {
+        output.push(text(settings, address, api_address).as_bytes());
+    }
 }
 
 fn text(settings: &Settings, address: SocketAddr, api_address: Option<SocketAddr>) -> String {

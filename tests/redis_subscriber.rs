@@ -7,18 +7,21 @@
 #[cfg(test)]
 #[path = "redis_subscriber/harness.rs"]
 mod harness;
+#[cfg(test)]
+#[path = "redis_subscriber/tls.rs"]
+mod tls;
 
-use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ara_gateway::redis::message::{MESSAGE_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use ara_gateway::redis::{BreakerState, Priority, RedisTarget, Rejected, State};
+use ara_gateway::supervise::spawn_unsupervised;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::task::{spawn_local, yield_now};
+use tokio::task::yield_now;
 
-use harness::{Certificates, Logs, Server, Subscriber, free_port, on_one_thread, until};
+use harness::{Logs, Server, Subscriber, on_one_thread, until};
 
 const BROADCAST: &str = "notification:broadcast";
 
@@ -88,9 +91,15 @@ fn counts_bad_messages_and_logs_them_once_a_second_without_their_payload() {
         for (channel, text) in [
             (BROADCAST, huge.as_str()),
             (BROADCAST, &large),
-            ("notification:user:v", r#"{"type":"user","target":"u","event":{}}"#),
-            (BROADCAST, r#"{"type":"user","target":"u","event":{}}"#),
-            ("notification:channel:a b", r#"{"type":"channel","target":"a b","event":{}}"#),
+            (
+                "notification:user:v",
+                r#"{"type":"user","target":"u","event":{"event_type":"e","payload":1}}"#,
+            ),
+            (BROADCAST, r#"{"type":"user","target":"u","event":{"event_type":"e","payload":1}}"#),
+            (
+                "notification:channel:a b",
+                r#"{"type":"channel","target":"a b","event":{"event_type":"e","payload":1}}"#,
+            ),
         ] {
             server.publish(channel, text);
         }
@@ -129,7 +138,7 @@ fn a_flood_arrives_whole_and_in_order_and_others_have_their_turn() {
         let () = pipeline.query(&mut client.get_connection().unwrap()).unwrap();
         // A neighbour on the same thread counts how much is handled between two of its turns.
         let triggers = Rc::clone(&subscriber.triggers);
-        let neighbour = spawn_local(async move {
+        let neighbour = spawn_unsupervised(async move {
             let (mut seen, mut largest) = (0, 0);
             while seen < COUNT {
                 let now = triggers.borrow().len();
@@ -293,52 +302,5 @@ fn what_is_no_redis_server_is_left_alone_while_the_breaker_is_open() {
         for (before, after) in accepted.iter().zip(accepted.iter().skip(1)).skip(4) {
             assert!(*after - *before >= Duration::from_millis(280), "{accepted:?}");
         }
-    });
-}
-
-#[test]
-fn speaks_tls_and_trusts_only_the_given_authority() {
-    on_one_thread(async {
-        let logs = Logs::capture();
-        let (certificates, port) = (Certificates::make(), free_port());
-        let arguments = certificates.server_arguments(port);
-        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-        let server = Server::start(&arguments).await;
-        let url = || format!("rediss://127.0.0.1:{port}");
-        let authority =
-            |certificates: &Certificates| Some(std::fs::read(certificates.authority()).unwrap());
-        let stranger = Subscriber::start_with(url(), authority(&Certificates::make()));
-        until("it is refused", || stranger.status.snapshot().state == State::CircuitOpen).await;
-        assert!(logs.text().contains("invalid peer certificate"), "{}", logs.text());
-        drop(stranger);
-        let subscriber = Subscriber::start_with(url(), authority(&certificates));
-        subscriber.until_connected().await;
-        proves_itself(&server, &subscriber, "secret").await;
-
-        // The environment belongs to a process, so the system's way is tried in another one.
-        let child = |file: &str| {
-            Command::new(std::env::current_exe().unwrap())
-                .args(["--ignored", "--exact", "connects_with_the_authority_in_ssl_cert_file"])
-                .env("SSL_CERT_FILE", file)
-                .env("ARA_TEST_REDIS_URL", url())
-                .output()
-                .unwrap()
-        };
-        let output = child(&certificates.authority());
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-        let output = child(&Certificates::make().authority());
-        assert!(!output.status.success(), "it trusted a stranger");
-    });
-}
-
-#[test]
-#[ignore = "a part of speaks_tls_and_trusts_only_the_given_authority, which runs it"]
-fn connects_with_the_authority_in_ssl_cert_file() {
-    let Ok(url) = std::env::var("ARA_TEST_REDIS_URL") else { return };
-    on_one_thread(async {
-        let subscriber = Subscriber::start(url);
-        let state = || subscriber.status.snapshot().state;
-        until("it is settled", || matches!(state(), State::Healthy | State::CircuitOpen)).await;
-        assert_eq!(state(), State::Healthy);
     });
 }

@@ -124,6 +124,12 @@ pub(crate) struct IdleArgs {
     /// Connect without a channel
     #[arg(long, conflicts_with = "subscribe")]
     pub(crate) no_subscribe: bool,
+    /// Channels of each connection: with more than one, the name gets a number
+    #[arg(long, default_value_t = 1, value_name = "COUNT", conflicts_with = "no_subscribe", value_parser = value_parser!(u32).range(1..=1_000))]
+    pub(crate) channels_each: u32,
+    /// Each connection has channels of its own instead of the same as all
+    #[arg(long, conflicts_with = "no_subscribe")]
+    pub(crate) distinct: bool,
     /// After the idle time, connect up to this many more in steps, as far as the limit allows
     #[arg(long, default_value_t = 9_000, value_name = "COUNT", value_parser = value_parser!(u32).range(0..=200_000))]
     pub(crate) grow: u32,
@@ -291,6 +297,8 @@ mod tests {
             &["ara-bench", "fanout", "--payload-bytes", "3"],
             &["ara-bench", "unicast", "--seconds", "100000"],
             &["ara-bench", "idle", "--subscribe", "a b"],
+            &["ara-bench", "idle", "--channels-each", "0"],
+            &["ara-bench", "idle", "--no-subscribe", "--distinct"],
             &["ara-bench", "queue", "--users", "10001"],
             &["ara-bench", "queue", "--stores", "tape"],
         ] {

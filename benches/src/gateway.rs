@@ -13,7 +13,7 @@ use crate::cli::Common;
 use crate::fault::{Context, Outcome, failed};
 use crate::http;
 use crate::stop::Stop;
-use crate::subscriber::{Reply, Script, Transport};
+use crate::subscriber::{Reply, Script, Spread, Transport};
 use crate::swarm::Swarm;
 use crate::token::Tokens;
 
@@ -23,7 +23,7 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 pub(crate) struct Gateway {
     child: Child,
     pub(crate) address: SocketAddr,
-    jwt_secret: String,
+    pub(crate) jwt_secret: String,
     pub(crate) api_key: String,
 }
 
@@ -72,6 +72,7 @@ impl Gateway {
         let script = Script {
             transport,
             channel: channel.map(str::to_owned),
+            spread: Spread::ONE,
             tokens: Tokens::new(&self.jwt_secret),
             reply: Reply::None,
         };

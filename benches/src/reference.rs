@@ -10,7 +10,7 @@ use crate::cli::Common;
 use crate::fault::{Context, Fault, Outcome};
 use crate::ledger::sequence_offset;
 use crate::stop::Stop;
-use crate::subscriber::{Reply, Script, Transport};
+use crate::subscriber::{Reply, Script, Spread, Transport};
 use crate::swarm::Swarm;
 use crate::token::Tokens;
 
@@ -67,6 +67,7 @@ impl Reference {
         let script = Script {
             transport: Transport::Ws,
             channel: Some(channel.to_owned()),
+            spread: Spread::ONE,
             tokens: Tokens::new("unused"),
             reply: Reply::None,
         };

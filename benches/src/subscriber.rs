@@ -50,11 +50,37 @@ enum Stage {
     Closing,
 }
 
+/// How many channels each subscriber has, and whose they are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spread {
+    pub(crate) channels_each: u32,
+    /// Each subscriber has channels of its own.
+    pub(crate) distinct: bool,
+}
+
+impl Spread {
+    /// The one channel of the script, shared by all.
+    pub(crate) const ONE: Self = Self { channels_each: 1, distinct: false };
+
+    /// The names that subscriber `number` asks for, between these marks.
+    fn names(self, channel: &str, number: u32, between: &str) -> String {
+        if self.channels_each == 1 && !self.distinct {
+            return channel.to_owned();
+        }
+        let name = |index| match self.distinct {
+            true => format!("{channel}-{number}-{index}"),
+            false => format!("{channel}-{index}"),
+        };
+        (0..self.channels_each).map(name).collect::<Vec<_>>().join(between)
+    }
+}
+
 /// What every subscriber of a swarm does.
 #[derive(Debug)]
 pub(crate) struct Script {
     pub(crate) transport: Transport,
     pub(crate) channel: Option<String>,
+    pub(crate) spread: Spread,
     pub(crate) tokens: Tokens,
     pub(crate) reply: Reply,
 }
@@ -72,8 +98,8 @@ impl Script {
             )
             .into_bytes(),
             Transport::Sse => {
-                let query =
-                    self.channel.as_ref().map_or(String::new(), |name| format!("?channels={name}"));
+                let names = self.channel.as_ref().map(|name| self.spread.names(name, number, ","));
+                let query = names.map_or(String::new(), |names| format!("?channels={names}"));
                 format!(
                     "GET /sse{query} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\
                      Authorization: Bearer {token}\r\n\r\n"
@@ -291,8 +317,9 @@ impl Subscriber {
             (b"connected", Stage::Greeting) => match &script.channel {
                 Some(channel) => {
                     self.stage = Stage::Subscribing;
+                    let names = script.spread.names(channel, self.number, "\",\"");
                     let text =
-                        format!(r#"{{"type":"Subscribe","payload":{{"channels":["{channel}"]}}}}"#);
+                        format!(r#"{{"type":"Subscribe","payload":{{"channels":["{names}"]}}}}"#);
                     self.say(Opcode::Text, text.as_bytes())?;
                 }
                 None => self.set_ready(ledger),

@@ -15,7 +15,7 @@ use crate::caller::{Answer, Caller};
 use crate::fault::{Context, Fault, Outcome, failed};
 use crate::ledger::Ledger;
 use crate::stop::{LOOK_EVERY, Stop};
-use crate::subscriber::{Reply, Script, Subscriber};
+use crate::subscriber::{Reply, Script, Spread, Subscriber};
 
 /// Connections from one source address; the kernel has some 28,000 ports for each by default.
 const PER_SOURCE: u32 = 25_000;
@@ -83,6 +83,11 @@ impl Swarm {
 
     pub(crate) fn ledger(&mut self) -> &mut Ledger {
         &mut self.world.ledger
+    }
+
+    /// More channels than one, or channels of their own, for those that connect from now on.
+    pub(crate) const fn spread_with(&mut self, spread: Spread) {
+        self.world.script.spread = spread;
     }
 
     /// What subscribers say to each notification from now on.

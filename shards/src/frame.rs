@@ -3,6 +3,7 @@
 //! **Runs on**: one shard (`Rc`, so that a recipient costs no atomic operation). **Owns**: the
 //! bytes, or a share of the notification. **Never**: crosses a thread.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,7 +12,8 @@ use tungstenite::protocol::frame::coding::OpCode;
 use crate::codec::dialect::{self, ServerMessage};
 use crate::codec::{sse, websocket};
 use crate::id::NotificationId;
-use crate::message::Transport;
+use crate::limits::SSE_RETRY_MS;
+use crate::message::{Encoding, Transport};
 use crate::notification::{Notification, Priority};
 use crate::state::mailbox::Letter;
 
@@ -24,7 +26,9 @@ pub enum Frame {
     Personal(Arc<Notification>, u64),
     /// A letter from a user's queue, or sent again.
     Letter(Box<Repeated>),
-    /// Bytes made for the transport they are offered to.
+    /// A message of the server's to an SSE client: a chunk with one event.
+    Event(Box<[u8]>),
+    /// Bytes to be written as they are: frames for a WebSocket, or a response head.
     Bytes(Box<[u8]>),
 }
 
@@ -37,23 +41,53 @@ pub struct Unsent {
     pub is_begun: bool,
 }
 
-/// A letter in the form each transport writes when it is sent again.
+/// A letter in the form each transport writes when it is sent again. It names the letter, which
+/// stays with its owner: a frame that comes back brings none.
 #[derive(Debug)]
 pub struct Repeated {
-    /// The letter, to go back to the queue if nobody takes it.
-    pub letter: Letter,
+    /// Which notification it is.
+    pub id: NotificationId,
+    /// Its number in the order in which the shard took them.
+    pub sequence: u64,
+    /// How often it has been sent, this time included.
+    pub attempts: u8,
+    priority: Priority,
+    /// Connections that have taken it and not given it back.
+    copies: Cell<u32>,
     websocket: Box<[u8]>,
     sse: Box<[u8]>,
+}
+
+impl Repeated {
+    /// So many connections have taken it.
+    pub(crate) fn set_copies(&self, copies: u32) {
+        self.copies.set(copies);
+    }
+
+    /// A connection that took it gives it back unwritten. Returns whether all have: then nobody
+    /// has written it, or will.
+    pub(crate) fn give_back(&self) -> bool {
+        let others = self.copies.get().checked_sub(1);
+        self.copies.set(others.expect("a connection gives back what it has taken, once"));
+        others == Some(0)
+    }
 }
 
 impl Frame {
     /// A letter that is sent from a queue (`replayed`) or again.
     #[must_use]
-    pub fn letter(letter: Letter, replayed: bool) -> Rc<Self> {
-        let json = dialect::repeated(letter.kept().json(), replayed, letter.attempts());
-        let websocket = websocket::text_frame(&json);
-        let sse = sse::event("notification", Some(letter.id()), &json);
-        Rc::new(Self::Letter(Box::new(Repeated { letter, websocket, sse })))
+    pub fn letter(letter: &Letter, replayed: bool) -> Rc<Self> {
+        let (id, attempts) = (letter.id(), letter.attempts());
+        let json = dialect::repeated(letter.kept().json(), replayed, attempts);
+        Rc::new(Self::Letter(Box::new(Repeated {
+            id,
+            sequence: letter.sequence(),
+            attempts,
+            priority: letter.priority(),
+            copies: Cell::new(0),
+            websocket: websocket::text_frame(&json),
+            sse: sse::event("notification", Some(id), &json),
+        })))
     }
 
     /// How urgent it is, if it is a notification.
@@ -63,8 +97,8 @@ impl Frame {
             Self::Notification(notification) | Self::Personal(notification, _) => {
                 Some(notification.head().priority)
             }
-            Self::Letter(repeated) => Some(repeated.letter.priority()),
-            Self::Bytes(_) => None,
+            Self::Letter(repeated) => Some(repeated.priority),
+            Self::Event(_) | Self::Bytes(_) => None,
         }
     }
 
@@ -75,29 +109,50 @@ impl Frame {
             Self::Notification(notification) | Self::Personal(notification, _) => {
                 Some(notification.head().id)
             }
-            Self::Letter(repeated) => Some(repeated.letter.id()),
-            Self::Bytes(_) => None,
+            Self::Letter(repeated) => Some(repeated.id),
+            Self::Event(_) | Self::Bytes(_) => None,
         }
     }
 
     /// Whether it is a notification, to anybody.
     #[must_use]
     pub const fn is_notification(&self) -> bool {
-        !matches!(self, Self::Bytes(_))
+        !matches!(self, Self::Event(_) | Self::Bytes(_))
     }
 
-    /// The bytes a connection of that transport is written.
+    /// The bytes a connection of that encoding is written.
     #[must_use]
-    pub fn bytes(&self, transport: Transport) -> &[u8] {
-        match self {
+    pub fn bytes(&self, encoding: Encoding) -> &[u8] {
+        let bytes = match self {
             Self::Notification(notification) | Self::Personal(notification, _) => {
-                notification.bytes(transport)
+                notification.bytes(encoding.transport())
             }
-            Self::Letter(repeated) => match transport {
+            Self::Letter(repeated) => match encoding.transport() {
                 Transport::WebSocket => &repeated.websocket,
                 Transport::Sse => &repeated.sse,
             },
-            Self::Bytes(bytes) => bytes,
+            Self::Event(chunk) => chunk,
+            Self::Bytes(bytes) => return bytes,
+        };
+        if encoding == Encoding::PlainEvents { sse::in_chunk(bytes) } else { bytes }
+    }
+
+    /// The first message on every connection. An SSE client's reconnection time is set in the same
+    /// block: one of its own would be an event without data to many client libraries.
+    #[must_use]
+    pub fn connected(
+        connection_id: NotificationId,
+        user_id: &str,
+        transport: Transport,
+    ) -> Rc<Self> {
+        let connection_id = connection_id.to_string();
+        let message = ServerMessage::Connected { connection_id, user_id };
+        match transport {
+            Transport::WebSocket => Self::message(&message, transport),
+            Transport::Sse => {
+                let (name, json) = (message.event_name(), message.json());
+                Rc::new(Self::Event(sse::event_with_retry(name, &json, SSE_RETRY_MS)))
+            }
         }
     }
 
@@ -105,24 +160,23 @@ impl Frame {
     #[must_use]
     pub fn message(message: &ServerMessage<'_>, transport: Transport) -> Rc<Self> {
         let json = message.json();
-        Rc::new(Self::Bytes(match transport {
-            Transport::WebSocket => websocket::text_frame(&json),
-            Transport::Sse => sse::event(message.event_name(), None, &json),
-        }))
+        Rc::new(match transport {
+            Transport::WebSocket => Self::Bytes(websocket::text_frame(&json)),
+            Transport::Sse => Self::Event(sse::event(message.event_name(), None, &json)),
+        })
     }
 
     /// A heartbeat: the message, and on WebSocket a protocol ping that makes the client answer.
     #[must_use]
     pub fn heartbeat(transport: Transport) -> Rc<Self> {
-        let json = ServerMessage::Heartbeat.json();
-        Rc::new(Self::Bytes(match transport {
+        match transport {
             Transport::WebSocket => {
-                let mut bytes = websocket::text_frame(&json).into_vec();
+                let mut bytes = websocket::text_frame(&ServerMessage::Heartbeat.json()).into_vec();
                 bytes.extend_from_slice(&websocket::ping_frame());
-                bytes.into_boxed_slice()
+                Self::raw(bytes.into_boxed_slice())
             }
-            Transport::Sse => sse::event(ServerMessage::Heartbeat.event_name(), None, &json),
-        }))
+            Transport::Sse => Self::message(&ServerMessage::Heartbeat, transport),
+        }
     }
 
     /// A goodbye with the delay after which the client should come back. An SSE client's own
@@ -133,13 +187,13 @@ impl Frame {
             reason: "server shutting down",
             reconnect_after_seconds: f64::from(reconnect_after_ms) / 1000.0,
         };
-        let json = message.json();
-        Rc::new(Self::Bytes(match transport {
-            Transport::WebSocket => websocket::text_frame(&json),
+        match transport {
+            Transport::WebSocket => Self::message(&message, transport),
             Transport::Sse => {
-                sse::event_with_retry(message.event_name(), &json, u64::from(reconnect_after_ms))
+                let (name, json) = (message.event_name(), message.json());
+                Rc::new(Self::Event(sse::event_with_retry(name, &json, reconnect_after_ms)))
             }
-        }))
+        }
     }
 
     /// A frame with these bytes as they are.

@@ -17,7 +17,8 @@ pub struct Limits {
     pub message_bytes_max: usize,
     /// Mean time between heartbeats of one connection; each is jittered by ± 20 %. Zero = none.
     pub heartbeat_interval: Duration,
-    /// A client from which no frame came for this long is closed with 4408. Zero = never.
+    /// A client that leaves a ping unanswered for this long, without any other frame, is closed with
+    /// 4408. One that says nothing for this long is pinged if no heartbeat was. Zero = never.
     pub connection_timeout: Duration,
     /// The offline queue; `None` = off.
     pub queue: Option<QueueLimits>,
@@ -32,6 +33,8 @@ pub struct QueueLimits {
     pub per_user_max: usize,
     /// How long a letter waits at most, whatever its own time to live.
     pub ttl: Duration,
+    /// How long a dead letter is kept to be looked at. Zero = until it is cleared or makes room.
+    pub dead_letter_ttl: Duration,
 }
 
 /// The rules of acknowledgement.
@@ -93,6 +96,10 @@ pub const PROMPT_RECIPIENTS_MAX: usize = 64;
 /// Timers handled in one turn.
 pub const TIMERS_PER_TURN: usize = 4096;
 
+/// The reconnection time an SSE client starts with, in milliseconds: what it waits after a
+/// connection that ended unannounced. A stop announces a time of its own.
+pub const SSE_RETRY_MS: u32 = 3000;
+
 /// The shard's one read buffer. A connection keeps a copy only of an unfinished frame.
 pub const READ_BUFFER_BYTES: usize = 64 * 1024;
 
@@ -111,7 +118,8 @@ pub const REPLAY_BACKLOG_BYTES: usize = 32 * 1024;
 pub const RECENT_DELIVERIES: usize = 4096;
 
 /// Letters of one user on their way: a reader that acknowledges each within 100 ms gets 10,000 a
-/// second. About 60 KB of table and the frames, for a client that acknowledges nothing.
+/// second. About 60 KB of table and the frames, for a client that acknowledges nothing. Without
+/// acknowledgement, the most that its connections have been handed from the queue and not written.
 pub const IN_FLIGHT_PER_USER_MAX: u32 = 1000;
 
 /// Letters given up that are kept for each user to be looked at.
@@ -123,6 +131,18 @@ pub const LETTERS_SHOWN_MAX: usize = 1000;
 /// Overdue letters handled in one turn.
 pub const OVERDUE_PER_TURN: usize = 1024;
 
+/// A shard that runs so much later than it asked to was not allowed to run: the time is nobody's
+/// fault but ours. Far above a turn, and below every timeout that anybody sets for people.
+pub const STALL: Duration = Duration::from_secs(1);
+
+/// Letters that expire, are cleared, or are looked at because a client has seen them, in one turn:
+/// a few hundred microseconds. The rest follows in the next turns.
+pub const LETTERS_PER_TURN: usize = 1024;
+
+/// The most letters of one user that wait without an index: they are looked through. More than the
+/// default of `queue.max_size_per_user`. Tests cross it all the time.
+pub const WAITING_UNINDEXED_MAX: usize = if cfg!(test) { 3 } else { 128 };
+
 /// Frames written by one `writev`.
 pub const FRAMES_PER_WRITE: usize = 64;
 
@@ -131,6 +151,10 @@ pub const POLLER_EVENTS: usize = 1024;
 
 /// How long a closing connection may take to flush, answer and go.
 pub const LINGER: Duration = Duration::from_secs(3);
+
+/// The same on a stop, from the last byte that was taken: whoever answers does so within a round
+/// trip, the kernel goes on sending what it has taken, and all others wait for a gateway.
+pub const STOP_LINGER: Duration = Duration::from_secs(1);
 
 /// Bytes of unfinished client messages a shard keeps over all its connections. A client whose
 /// message would go beyond is closed with 1013: 64 MiB are 1,024 messages of the default maximum.

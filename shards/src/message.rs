@@ -36,6 +36,8 @@ pub enum Control {
 /// How clients are sent away on a graceful stop.
 #[derive(Debug, Clone, Copy)]
 pub struct Drain {
+    /// No client is asked to return before this has passed: until then nobody may be there.
+    pub return_after: Duration,
     /// Each client is asked to return after a delay of its own, spread over this window.
     pub reconnect_window: Duration,
     /// Clients that did not finish by then are cut.
@@ -51,18 +53,40 @@ pub enum Transport {
     Sse,
 }
 
+/// How what a client is sent is put on its socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// RFC 6455 frames.
+    WebSocket,
+    /// Events, each in a chunk of an HTTP/1.1 response.
+    ChunkedEvents,
+    /// Events as they are, to the end of the connection: for HTTP/1.0, which knows no chunks.
+    PlainEvents,
+}
+
+impl Encoding {
+    /// The transport it belongs to.
+    #[must_use]
+    pub const fn transport(self) -> Transport {
+        match self {
+            Self::WebSocket => Transport::WebSocket,
+            Self::ChunkedEvents | Self::PlainEvents => Transport::Sse,
+        }
+    }
+}
+
 /// An admitted client on its way to its home shard: the socket and who is behind it.
 #[derive(Debug)]
 pub struct Adoption {
     /// The client's socket, non-blocking.
     pub stream: TcpStream,
-    /// How it speaks.
-    pub transport: Transport,
+    /// How it is spoken to.
+    pub encoding: Encoding,
     /// Who it is and what it may hear.
     pub member: Member,
-    /// What must be written first: the 101 or 200 response head.
+    /// What must be written first, as it is: the 101 or 200 response head.
     pub greeting: Box<[u8]>,
-    /// What is written instead when the user has too many connections already.
+    /// What is written instead, as it is, when the user has too many connections already.
     pub refusal: Arc<[u8]>,
     /// Bytes the client sent after its request head.
     pub leftover: Box<[u8]>,

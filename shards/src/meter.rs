@@ -58,6 +58,8 @@ pub struct Meter {
     pub ack_expired: u64,
     /// Letters given up after the last attempt.
     pub dead_letters: u64,
+    /// Dead letters whose time was over.
+    pub dead_letters_expired: u64,
     /// Sum of the times from sending to Ack, in milliseconds.
     pub ack_latency_ms_sum: u64,
     /// Turns of the loop.

@@ -5,7 +5,6 @@
 use std::collections::VecDeque;
 use std::io;
 
-use crate::codec::dialect::ServerMessage;
 use crate::codec::websocket::{self, Event, Violation};
 use crate::conversation::{Conversation, Speaker};
 use crate::frame::Frame;
@@ -14,7 +13,8 @@ use crate::inbox::{Inbox, Refused};
 use crate::io::connections::{Connections, Received};
 use crate::limits::{
     CONTROLS_PER_TURN, DELIVERIES_PER_TURN, FAN_OUT_FLUSHES_PER_TURN, FRAMES_PER_TURN, LINGER,
-    Limits, READ_BUFFER_BYTES, READS_PER_TURN, TIMERS_PER_TURN, UNFINISHED_BYTES_MAX,
+    Limits, POLLER_EVENTS, READ_BUFFER_BYTES, READS_PER_TURN, STALL, STOP_LINGER, TIMERS_PER_TURN,
+    UNFINISHED_BYTES_MAX,
 };
 use crate::message::{Adoption, Answer, Control, Drain, Question, Report, Transport};
 use crate::state::timer::Wheel;
@@ -38,6 +38,7 @@ pub(crate) enum Flow {
 pub(crate) struct Shard {
     state: State,
     connections: Connections,
+    /// The connections' timers, in running time.
     wheel: Wheel,
     inbox: Inbox,
     core: Option<usize>,
@@ -45,12 +46,19 @@ pub(crate) struct Shard {
     buffer: Vec<u8>,
     fired: Vec<(ConnectionKey, Tick)>,
     draining: Option<Leaving>,
+    /// When the last turn was that was not held.
+    served_at: Tick,
+    /// When the next one is due at the latest; `None` = when something happens.
+    due: Option<Tick>,
 }
 
 /// A drain under way.
 struct Leaving {
     rest: VecDeque<ConnectionKey>,
     order: Drain,
+    /// When it began, in running time.
+    since: Tick,
+    /// When its grace is over, in running time.
     until: Tick,
     reported: bool,
 }
@@ -73,6 +81,8 @@ impl Shard {
             buffer: vec![0; READ_BUFFER_BYTES],
             fired: Vec::new(),
             draining: None,
+            served_at: now,
+            due: None,
         }
     }
 
@@ -92,14 +102,53 @@ impl Shard {
         conversation: &mut impl Conversation,
         now: Tick,
     ) -> io::Result<Flow> {
+        let has_stalled = self.notice_stall(now);
+        let flow = self.take_turn(conversation, now, has_stalled)?;
+        (self.served_at, self.due) = match flow {
+            Flow::Idle(next) => (now, next),
+            Flow::Again | Flow::Stop => (now, Some(now)),
+            // Nobody is heard meanwhile: that time may be lost too.
+            Flow::Held => (self.served_at, self.due.or(Some(now))),
+        };
+        Ok(flow)
+    }
+
+    /// Whether this turn comes much later than it was due. Then the process was stopped, starved or
+    /// suspended, or the router left no room for reports. Since when is not known: all the time
+    /// since the last turn is taken as lost.
+    fn notice_stall(&mut self, now: Tick) -> bool {
+        if self.due.is_none_or(|due| now <= due.after(STALL)) {
+            return false;
+        }
+        let lost = now.0 - self.served_at.0;
+        self.state.handle_stall(lost);
+        (self.served_at, self.due) = (now, Some(now));
+        tracing::warn!(
+            lost_ms = u64::from(lost) * Tick::MILLISECONDS,
+            "this shard did not run for a while; no client's timeout counts that time. If the \
+             process was not paused, it gets too little CPU"
+        );
+        true
+    }
+
+    fn take_turn(
+        &mut self,
+        conversation: &mut impl Conversation,
+        now: Tick,
+        has_stalled: bool,
+    ) -> io::Result<Flow> {
         self.state.meter.turns += 1;
-        self.connections.set_now(now);
+        self.connections.set_now(self.state.running(now));
         if !self.hand_over_reports() {
             return Ok(Flow::Held);
         }
         // The poller first: it swallows the bell's wake-up, and only a bell answered after that
         // rings again for what is sent from now on.
-        let more_events = self.connections.poll_events()?;
+        let mut more_events = self.connections.poll_events()?;
+        // After a stall, whoever spoke meanwhile must be known before anybody is judged.
+        for _ in 0..if has_stalled { self.connections.len().div_ceil(POLLER_EVENTS) } else { 0 } {
+            more_events = more_events && self.connections.poll_events()?;
+        }
         self.inbox.answer_bell();
         // What a held turn has left: a key may be given away again only after that.
         self.bury(now);
@@ -130,6 +179,9 @@ impl Shard {
         let more_letters = self.state.handle_deadlines(now, &mut self.connections)
             | self.state.poll_replays(now, &mut self.connections)
             | self.state.poll_vault(now);
+        if let Some(vault) = &self.state.vault {
+            vault.check()?;
+        }
         if !self.hand_over_reports() {
             return Ok(Flow::Held);
         }
@@ -146,8 +198,10 @@ impl Shard {
         if busy || is_leaving || !self.hand_over_reports() {
             return Ok(Flow::Again);
         }
-        let (timer, deadline) = (self.wheel.next(), self.state.next_deadline());
-        Ok(Flow::Idle(timer.into_iter().chain(deadline).min()))
+        let timer = self.wheel.next().map(|running| self.state.on_clock(running));
+        let disk = self.state.vault.as_ref().and_then(|vault| vault.next_look_at(now));
+        let times = [timer, self.state.next_deadline(), disk];
+        Ok(Flow::Idle(times.into_iter().flatten().min()))
     }
 
     /// Gives the router every report there is; false if its lane is full.
@@ -179,10 +233,11 @@ impl Shard {
             }
             Control::Drain(order) => {
                 let rest = self.connections.keys().into();
-                let until = now.after(order.grace);
+                let since = self.state.running(now);
+                let until = since.after(order.grace);
                 // A timer of its own would be one more concept: any key serves as an alarm.
                 self.wheel.arm(ConnectionKey(u32::MAX), until);
-                self.draining = Some(Leaving { rest, order, until, reported: false });
+                self.draining = Some(Leaving { rest, order, since, until, reported: false });
             }
             Control::Stop => {}
         }
@@ -200,9 +255,9 @@ impl Shard {
     }
 
     fn adopt<C: Conversation>(&mut self, adoption: Adoption, talk: &mut C, now: Tick) {
-        let transport = adoption.transport;
+        let transport = adoption.encoding.transport();
         let member = adoption.member;
-        let key = match self.connections.adopt(adoption.stream, transport) {
+        let key = match self.connections.adopt(adoption.stream, adoption.encoding) {
             Ok(key) if self.draining.is_none() => key,
             Ok(key) => return self.part_with(key),
             Err(error) => {
@@ -220,9 +275,8 @@ impl Shard {
         };
         self.connections.push_bytes(key, adoption.greeting);
         if C::GREETS {
-            let connection_id = adoption.connection_id.to_string();
-            let hello = ServerMessage::Connected { connection_id, user_id: &user };
-            self.connections.offer(key, &Frame::message(&hello, transport), Urgency::Prompt);
+            let hello = Frame::connected(adoption.connection_id, &user, transport);
+            self.connections.offer(key, &hello, Urgency::Prompt);
         }
         self.arm(key, next);
         if transport == Transport::WebSocket {
@@ -233,7 +287,7 @@ impl Shard {
 
     fn arm(&mut self, key: ConnectionKey, at: Tick) {
         if at < Tick(u32::MAX) {
-            let due = self.wheel.arm(key, at);
+            let due = self.wheel.arm(key, self.state.running(at));
             self.connections.set_timer(key, due);
         }
     }
@@ -327,14 +381,17 @@ impl Shard {
 
     fn fire_timers(&mut self, now: Tick) {
         let mut fired = std::mem::take(&mut self.fired);
-        self.wheel.expire(now, &mut fired);
+        self.wheel.expire(self.state.running(now), &mut fired);
         for (key, due) in fired.drain(..fired.len().min(TIMERS_PER_TURN)) {
             if !self.connections.is_timer_current(key, due) {
                 continue;
             }
             if !self.connections.is_open(key) {
-                // It had its time to say goodbye.
-                self.part_with(key);
+                match self.linger_until(key, now) {
+                    Some(until) if until > now => self.arm(key, until),
+                    // It had its time to answer and go.
+                    _ => self.part_with(key),
+                }
             } else if self.connections.has_input(key) {
                 // What it has sent decides whether it is silent: look again when that is read.
                 self.arm(key, now);
@@ -352,7 +409,9 @@ impl Shard {
         let timeout = self.limits.connection_timeout;
         let ticks = Tick::default().after(timeout).0;
         !timeout.is_zero()
-            && now
+            && self
+                .state
+                .running(now)
                 .0
                 .checked_sub(ticks)
                 .is_some_and(|since| self.connections.is_stalled(key, Tick(since)))
@@ -363,9 +422,15 @@ impl Shard {
         let Some(mut leaving) = self.draining.take() else { return };
         for _ in 0..FAN_OUT_FLUSHES_PER_TURN {
             let Some(key) = leaving.rest.pop_front() else { break };
-            self.state.send_away(key, leaving.order.reconnect_window, &mut self.connections);
+            if self.connections.is_open(key) {
+                self.state.send_away(key, leaving.order, &mut self.connections);
+            } else {
+                // It was leaving by itself: from now on it has no more time than the others.
+                let until = self.state.on_clock(leaving.until);
+                self.arm(key, now.after(STOP_LINGER).min(until));
+            }
         }
-        if now >= leaving.until {
+        if self.state.running(now) >= leaving.until {
             for key in self.connections.keys() {
                 self.part_with(key);
             }
@@ -399,10 +464,18 @@ impl Shard {
             self.part_with(key);
         }
         while let Some(key) = self.connections.next_closing() {
-            // A stop gives everyone its whole grace.
-            let until = self.draining.as_ref().map(|leaving| leaving.until);
+            let until = self.linger_until(key, now);
             self.arm(key, until.unwrap_or_else(|| now.after(LINGER)));
         }
+    }
+
+    /// How long a closing connection has, on a stop: while its client takes what it is owed, up to
+    /// the end of the grace; then a moment to answer and go.
+    fn linger_until(&self, key: ConnectionKey, now: Tick) -> Option<Tick> {
+        let leaving = self.draining.as_ref()?;
+        let moved_at = self.connections.moved_at(key).unwrap_or(self.state.running(now));
+        let until = moved_at.max(leaving.since).after(STOP_LINGER).min(leaving.until);
+        Some(self.state.on_clock(until))
     }
 }
 

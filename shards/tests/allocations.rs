@@ -16,7 +16,7 @@ use std::sync::Arc;
 use ara_shards::Limits;
 use ara_shards::frame::{Frame, Unsent};
 use ara_shards::id::{ConnectionKey, NotificationId, Tick, Ticket};
-use ara_shards::message::{Delivery, Listens, Member, Recipients, Transport};
+use ara_shards::message::{Delivery, Encoding, Listens, Member, Recipients, Transport};
 use ara_shards::notification::{Head, Notification, Priority, Readers};
 use ara_shards::placement::UserHash;
 use ara_shards::state::{Farewell, Outgoing, State, Urgency};
@@ -51,6 +51,8 @@ struct Taker {
 
 impl Outgoing for Taker {
     fn offer(&mut self, _: ConnectionKey, frame: &Rc<Frame>, _: Urgency) -> bool {
+        let encodings = [Encoding::WebSocket, Encoding::ChunkedEvents, Encoding::PlainEvents];
+        assert!(encodings.iter().all(|encoding| !frame.bytes(*encoding).is_empty()));
         self.frames += usize::from(frame.is_notification());
         true
     }
@@ -83,9 +85,11 @@ fn allocations(connections: usize) -> [u64; 2] {
             seen: None,
         };
         let key = ConnectionKey::from_index(number).unwrap();
-        state.handle_connect(key, member, Transport::WebSocket, Tick(0)).unwrap();
+        let is_even = number % 2 == 0;
+        let transport = if is_even { Transport::WebSocket } else { Transport::Sse };
+        state.handle_connect(key, member, transport, Tick(0)).unwrap();
     }
-    let readers = Readers { websocket: true, sse: false };
+    let readers = Readers { websocket: true, sse: true };
     let id = NotificationId([1; 16]);
     let (audience, priority) = (None, Priority::Normal);
     let head = Head { id, audience, expires_at: Tick(u32::MAX), priority };

@@ -18,3 +18,6 @@ mod leaving;
 #[cfg(test)]
 #[path = "worker/slow_reader.rs"]
 mod slow_reader;
+#[cfg(test)]
+#[path = "worker/streams.rs"]
+mod streams;

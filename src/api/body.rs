@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use ara_shards::codec::json::{self, Unknown};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
@@ -19,6 +20,10 @@ pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
 /// The longest list of targets is 10,000 users of 128 bytes: such a body may be larger, as long as
 /// its payload is not.
 pub(super) const TARGETS_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// How compressed bodies begin whose callers forgot to say so.
+const COMPRESSED: [(&[u8], &str); 2] = [(b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd")];
+/// The most characters of an encoding's name that are repeated to its caller.
+const CODING_CHARS_MAX: usize = 32;
 /// The longest an unwanted body may take.
 const DISCARD_DEADLINE: Duration = Duration::from_secs(2);
 /// The longest a body may take.
@@ -40,6 +45,7 @@ pub(super) async fn discard(mut body: Incoming) -> bool {
 /// Reads the body of a request.
 pub(super) async fn read(parts: &Parts, body: &mut Option<Incoming>) -> Result<Bytes, Refusal> {
     check_type(parts)?;
+    check_encoding(parts)?;
     let bytes_max = bytes_max(parts);
     let too_large = || {
         let sentence = format!("the body is longer than {bytes_max} bytes");
@@ -58,7 +64,11 @@ pub(super) async fn read(parts: &Parts, body: &mut Option<Incoming>) -> Result<B
         Ok(Err(error)) => {
             Err(Refusal::new(Code::Validation, format!("the body could not be read: {error}")))
         }
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Ok(collected)) => {
+            let bytes = collected.to_bytes();
+            let compressed = COMPRESSED.iter().find(|(magic, _)| bytes.starts_with(magic));
+            compressed.map_or(Ok(bytes), |(_, name)| Err(encoded(name)))
+        }
     }
 }
 
@@ -79,26 +89,36 @@ fn check_type(parts: &Parts) -> Result<(), Refusal> {
     Err(Refusal::new(Code::UnsupportedMediaType, sentence))
 }
 
-/// Parses a body; a fault names its line and column, and the field that is not as it must be.
-pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        let (line, column) = (error.line(), error.column());
-        let mut details = serde_json::json!({ "line": line, "column": column });
-        if let (true, Some(map)) = (error.is_data(), details.as_object_mut()) {
-            map.insert("field".to_owned(), field_of::<T>(bytes, &error).into());
+/// A body comes as it is: what is unpacked could be a thousand times what was counted.
+fn check_encoding(parts: &Parts) -> Result<(), Refusal> {
+    for value in parts.headers.get_all(header::CONTENT_ENCODING) {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        let mut codings = value.split(',').map(str::trim).filter(|coding| !coding.is_empty());
+        if let Some(coding) = codings.find(|coding| !coding.eq_ignore_ascii_case("identity")) {
+            return Err(encoded(&coding.chars().take(CODING_CHARS_MAX).collect::<String>()));
         }
-        Refusal { details: Some(details), ..Refusal::new(Code::Validation, error.to_string()) }
-    })
+    }
+    Ok(())
 }
 
-/// The path of the field a data error is about. Parsing again finds it: only the unlucky pay.
-fn field_of<'a, T: Deserialize<'a>>(bytes: &'a [u8], error: &serde_json::Error) -> String {
-    let again = &mut serde_json::Deserializer::from_slice(bytes);
-    let path = serde_path_to_error::deserialize::<_, T>(again)
-        .err()
-        .map(|error| error.path().to_string())
-        .filter(|path| path != ".");
-    // A missing or unknown field is not on the path; the message names it.
-    let named = || error.to_string().split('`').nth(1).map(str::to_owned);
-    path.or_else(named).unwrap_or_default()
+fn encoded(coding: &str) -> Refusal {
+    let sentence = format!("the body is encoded as `{coding}`: send the JSON as it is");
+    // RFC 9110, section 15.5.16: what would have been taken.
+    Refusal::new(Code::UnsupportedMediaType, sentence).with_header("accept-encoding", "identity")
+}
+
+/// Parses a body; a fault names the field that is not as it must be, and its line and column.
+pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Refusal> {
+    json::read(bytes, Unknown::Refused).map_err(|fault| {
+        let mut details = serde_json::Map::new();
+        if let Some(field) = fault.field() {
+            details.insert("field".to_owned(), field.into());
+        }
+        if let Some((line, column)) = fault.position() {
+            details.insert("line".to_owned(), line.into());
+            details.insert("column".to_owned(), column.into());
+        }
+        let details = Some(details.into());
+        Refusal { details, ..Refusal::new(Code::Validation, fault.to_string()) }
+    })
 }

@@ -39,13 +39,14 @@ pub(super) struct Simple {
 /// The process answers.
 pub(super) const LIVE: Simple = Simple { status: "live" };
 
-/// How the gateway is. Redis away, or a disk that takes nothing new, means degraded: HTTP triggers
+/// How the gateway is. Redis away, or a disk that takes nothing new or does
+/// not keep up, means degraded: HTTP triggers
 /// and clients go on.
 pub(super) fn report(api: &Api) -> Health {
     let redis = api.redis.snapshot();
     let disk = api.router.disk();
-    let healthy = matches!(redis.state, State::Disabled | State::Healthy)
-        && matches!(disk, DiskHealth::Sound | DiskHealth::Behind);
+    let healthy =
+        matches!(redis.state, State::Disabled | State::Healthy) && disk == DiskHealth::Sound;
     Health {
         status: if healthy { "healthy" } else { "degraded" },
         version: env!("CARGO_PKG_VERSION"),
@@ -58,7 +59,8 @@ pub(super) fn report(api: &Api) -> Health {
 const fn queue_status(enabled: bool, disk: DiskHealth) -> &'static str {
     match disk {
         _ if !enabled => "disabled",
-        DiskHealth::Sound | DiskHealth::Behind => "healthy",
+        DiskHealth::Sound => "healthy",
+        DiskHealth::Behind => "disk_behind",
         DiskHealth::Limit => "disk_limit",
         DiskHealth::Full => "disk_full",
         DiskHealth::Failed => "disk_failing",

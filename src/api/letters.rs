@@ -76,7 +76,6 @@ pub(super) async fn show(
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Acks {
     notification_ids: Vec<String>,
 }
@@ -116,4 +115,16 @@ pub(super) async fn acknowledge(
     let acked = acked.into_iter().map(|(id, _)| id).collect();
     let unknown = unknown.into_iter().map(|(id, _)| id).collect();
     Ok(json(StatusCode::OK, &Acknowledged { acked, unknown }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ara_shards::codec::json::{self, Unknown};
+
+    #[test]
+    fn an_acknowledgement_keeps_the_rules_of_every_shape() {
+        let read = |text: &str| json::read::<Acks>(text.as_bytes(), Unknown::Refused).map(drop);
+        crate::json_shape_tests::examine(r#"{"notification_ids":["id"]}"#, &[], read);
+    }
 }

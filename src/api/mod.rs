@@ -4,15 +4,19 @@
 //! **Never**: answers in another shape than the contract's; names a secret in an error.
 
 mod body;
+mod caller;
+mod framing;
 mod health;
 mod idempotency;
 mod letters;
 mod notifications;
 mod queries;
+mod requests;
 pub mod serve;
 mod stats;
 mod watch;
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -30,11 +34,15 @@ use serde::Serialize;
 use crate::config::settled::Settings;
 use crate::door::gate::Gate;
 use crate::names;
+use crate::origin;
+use crate::query;
 use crate::redis::Status as RedisStatus;
-use crate::refusal::{Code, Refusal};
+use crate::refusal::{Code, NO_STORE, Refusal};
 use crate::router::Router;
+use crate::supervise::Supervisor;
 pub use idempotency::AnswerStore;
 use idempotency::Answers;
+use watch::Watch;
 
 /// The body of every response: complete before it is sent.
 pub type Reply = Response<Full<Bytes>>;
@@ -114,6 +122,22 @@ impl<'a> Route<'a> {
         }
     }
 
+    /// The header `Allow`: with HEAD where GET is served, but no stream has a HEAD.
+    fn allow(self) -> String {
+        let mut names: Vec<&str> = self.methods().iter().map(Method::as_str).collect();
+        if self != Self::Client && names.contains(&"GET") {
+            names.push("HEAD");
+        }
+        names.push("OPTIONS");
+        names.join(", ")
+    }
+
+    /// Whether a query is not looked at: a health check is answered whatever a probe adds, and
+    /// acknowledgement reads its own.
+    const fn ignores_query(self) -> bool {
+        matches!(self, Self::Health | Self::Live | Self::Ready | Self::Acks)
+    }
+
     /// Whether it needs no API key.
     const fn is_public(self) -> bool {
         matches!(self, Self::Health | Self::Live | Self::Ready | Self::Client | Self::Acks)
@@ -130,11 +154,19 @@ impl Api {
         settings: &Settings,
         redis: Rc<RedisStatus>,
         answers: Option<AnswerStore>,
+        supervisor: &Supervisor,
     ) -> Self {
         let key_digest = digest(&SHA256, settings.api.key.as_bytes()).as_ref().to_vec();
         let letters =
             Letters { queue: settings.limits.queue.is_some(), ack: settings.limits.ack.is_some() };
-        Self { router, gate, key_digest, redis, letters, answers: Answers::new(answers) }
+        Self {
+            router,
+            gate,
+            key_digest,
+            redis,
+            letters,
+            answers: Answers::new(answers, supervisor),
+        }
     }
 
     /// Brings to the disk what belongs there. Blocks for it; call when nobody is served any more.
@@ -145,13 +177,19 @@ impl Api {
     /// Answers one request.
     ///
     /// `from_client_side`: it came to the clients' address while the API has one of its own.
-    pub async fn answer(&self, parts: Parts, body: Incoming, from_client_side: bool) -> Reply {
+    async fn answer(
+        &self,
+        parts: Parts,
+        body: Incoming,
+        from_client_side: bool,
+        watch: &Watch,
+    ) -> Reply {
         let cors = self.gate.cors_origin(&parts.headers);
         let mut reply = if parts.method == Method::OPTIONS {
-            preflight(cors.is_some())
+            preflight(cors.as_deref())
         } else {
             let mut body = Some(body);
-            let answered = self.route(&parts, &mut body, from_client_side).await;
+            let answered = self.route(&parts, &mut body, from_client_side, watch).await;
             let mut reply = answered.unwrap_or_else(|refusal| refuse(&refusal));
             // hyper closes a connection whose body nobody has read; the caller must know.
             if let Some(unread) = body
@@ -162,12 +200,9 @@ impl Api {
             }
             reply
         };
-        if let Some(origin) = cors.as_deref().and_then(|origin| HeaderValue::from_str(origin).ok())
-        {
-            let headers = reply.headers_mut();
-            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        }
-        reply.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin"));
+        let headers = reply.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(NO_STORE));
+        origin::apply(cors.as_deref(), headers);
         reply
     }
 
@@ -176,6 +211,7 @@ impl Api {
         parts: &Parts,
         body: &mut Option<Incoming>,
         from_client_side: bool,
+        watch: &Watch,
     ) -> Result<Reply, Refusal> {
         let path = parts.uri.path();
         let route = Route::find(path)
@@ -187,11 +223,16 @@ impl Api {
         if !(methods.contains(&parts.method) || is_head) || route == Route::Client {
             let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
             let sentence = format!("this path takes {}", names.join(" and "));
-            return Err(Refusal::new(Code::MethodNotAllowed, sentence)
-                .with_header("allow", format!("{}, OPTIONS", names.join(", "))));
+            return Err(
+                Refusal::new(Code::MethodNotAllowed, sentence).with_header("allow", route.allow())
+            );
         }
         if !route.is_public() {
             self.check_key(&parts.headers)?;
+            watch.key_was_valid();
+        }
+        if !route.ignores_query() {
+            query::refuse_all(&parts.uri)?;
         }
         match route {
             Route::Health => Ok(json(StatusCode::OK, &health::report(self))),
@@ -217,17 +258,17 @@ impl Api {
                 letters::acknowledge(&self.router, user, &bytes).await
             }
             Route::Letters(user, shelf) => {
-                let (tenant, user) = (self.tenant(&parts.headers)?, decode(user));
+                let (tenant, user) = (self.tenant(&parts.headers)?, segment("user_id", user)?);
                 let clear = parts.method == Method::DELETE;
                 letters::show(&self.router, tenant, &user, shelf, clear).await
             }
             Route::Channels => queries::channels(&self.router, self.tenant(&parts.headers)?).await,
             Route::Channel(name) => {
-                let name = decode(name);
+                let name = segment("name", name)?;
                 queries::channel(&self.router, self.tenant(&parts.headers)?, &name).await
             }
             Route::Subscriptions(user) => {
-                let user = decode(user);
+                let user = segment("user_id", user)?;
                 queries::subscriptions(&self.router, self.tenant(&parts.headers)?, &user).await
             }
         }
@@ -236,11 +277,11 @@ impl Api {
     fn check_key(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let Some(key) = headers.get("x-api-key") else {
             let sentence = "this path needs the header X-API-Key";
-            return Err(Refusal::new(Code::Unauthorized, sentence));
+            return Err(Refusal::new(Code::KeyRequired, sentence));
         };
         let digest = digest(&SHA256, key.as_bytes());
         verify_slices_are_equal(digest.as_ref(), &self.key_digest)
-            .map_err(|_differs| Refusal::new(Code::Unauthorized, "the API key is not valid"))
+            .map_err(|_differs| Refusal::new(Code::KeyRequired, "the API key is not valid"))
     }
 
     /// The tenant a call acts for.
@@ -260,8 +301,9 @@ impl Api {
 }
 
 /// A path segment with its percent-encoding undone.
-fn decode(segment: &str) -> String {
-    percent_encoding::percent_decode_str(segment).decode_utf8_lossy().into_owned()
+fn segment<'a>(field: &str, text: &'a str) -> Result<Cow<'a, str>, Refusal> {
+    query::decode(text)
+        .map_err(|problem| Refusal::field(field, format!("`{field}` in the path {problem}")))
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Reply {
@@ -289,22 +331,9 @@ pub(crate) fn refuse(refusal: &Refusal) -> Reply {
 }
 
 /// The answer to a CORS preflight; without CORS headers where the origin is not allowed.
-fn preflight(allowed: bool) -> Reply {
+fn preflight(cors: Option<&str>) -> Reply {
     let mut reply = Response::new(Full::default());
     *reply.status_mut() = StatusCode::NO_CONTENT;
-    if allowed {
-        let headers = reply.headers_mut();
-        for (name, value) in [
-            (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, DELETE, OPTIONS"),
-            (
-                header::ACCESS_CONTROL_ALLOW_HEADERS,
-                "Authorization, Content-Type, X-API-Key, X-Tenant-ID, Idempotency-Key, \
-                 Last-Event-ID",
-            ),
-            (header::ACCESS_CONTROL_MAX_AGE, "600"),
-        ] {
-            headers.insert(name, HeaderValue::from_static(value));
-        }
-    }
+    origin::apply_preflight(cors, reply.headers_mut());
     reply
 }

@@ -44,40 +44,35 @@ impl Kind {
 
 /// The body of every trigger; each kind uses one of the target fields.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Request<'a> {
-    #[serde(default)]
     target_user_id: Option<String>,
-    #[serde(default)]
     target_user_ids: Option<Vec<String>>,
-    #[serde(default)]
     channel: Option<String>,
-    #[serde(default)]
     channels: Option<Vec<String>>,
     event_type: String,
     #[serde(borrow)]
     payload: &'a RawValue,
-    #[serde(default)]
     priority: Option<String>,
-    #[serde(default)]
     ttl: Option<u64>,
-    #[serde(default)]
     source: Option<String>,
-    #[serde(default)]
     correlation_id: Option<String>,
-    #[serde(default)]
     audience: Option<WireAudience>,
-    #[serde(default)]
-    queue: bool,
+    queue: Option<bool>,
 }
 
 #[derive(Deserialize)]
-#[serde(tag = "type", content = "value")]
-enum WireAudience {
+struct WireAudience {
+    #[serde(rename = "type")]
+    kind: AudienceKind,
+    value: Option<Vec<String>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+enum AudienceKind {
     All,
-    Roles(Vec<String>),
-    Users(Vec<String>),
-    Channels(Vec<String>),
+    Roles,
+    Users,
+    Channels,
 }
 
 /// Where a notification comes from when the caller does not say.
@@ -96,7 +91,8 @@ pub(super) async fn trigger(
     let target = request.take_target(kind)?;
     let audience = request.audience.take().map(audience).transpose()?.flatten();
     request.check()?;
-    if request.queue
+    let queue = request.queue.unwrap_or(false);
+    if queue
         && (matches!(target, Target::Users(_)) || !matches!(audience, Some(Audience::Users(_))))
     {
         let sentence = "`queue` is for broadcasts and channels with an `audience` of users";
@@ -116,7 +112,7 @@ pub(super) async fn trigger(
         source: request.source.as_deref().unwrap_or(SOURCE),
         correlation_id: request.correlation_id.as_deref(),
         audience,
-        queue: request.queue,
+        queue,
     };
     let trigger = Trigger { tenant, target, event };
     let dispatched = router.dispatch(&trigger, id)?;
@@ -212,27 +208,40 @@ fn check_list(
 }
 
 fn audience(wire: WireAudience) -> Result<Option<Audience>, Refusal> {
-    let check = |list: Vec<String>, most: usize| {
-        if list.is_empty() || list.len() > most {
-            let sentence = format!("`audience.value` has 1 to {most} entries");
-            return Err(Refusal::field("audience", sentence));
+    const FIELD: &str = "audience.value";
+    let list = match (wire.kind, wire.value) {
+        (AudienceKind::All, None) => return Ok(None),
+        (AudienceKind::All, Some(_)) => {
+            let sentence = "`audience.value` does not belong to the type `All`";
+            return Err(Refusal::field(FIELD, sentence));
         }
-        if list.iter().any(|name| !names::is_visible(name, names::LABEL_BYTES_MAX)) {
-            let sentence = "an entry of `audience.value` is 1 to 128 bytes of visible text";
-            return Err(Refusal::field("audience", sentence));
-        }
-        Ok(list.into_iter().map(String::into_boxed_str).collect())
+        (_, Some(list)) => list,
+        (_, None) => return Err(Refusal::field(FIELD, "`audience.value` is missing")),
     };
-    Ok(match wire {
-        WireAudience::All => None,
-        WireAudience::Roles(list) => Some(Audience::Roles(check(list, names::CHANNELS_MAX)?)),
-        WireAudience::Users(mut list) => {
+    let most =
+        if wire.kind == AudienceKind::Users { names::USERS_MAX } else { names::CHANNELS_MAX };
+    if list.is_empty() || list.len() > most {
+        let sentence =
+            format!("`audience.value` has {} entries; 1 to {most} are allowed", list.len());
+        return Err(Refusal::field(FIELD, sentence));
+    }
+    let is_visible = |name: &String| names::is_visible(name, names::LABEL_BYTES_MAX);
+    if let Some(place) = list.iter().position(|name| !is_visible(name)) {
+        let field = format!("audience.value[{place}]");
+        let sentence = format!("`{field}` is not valid: use 1 to 128 bytes of visible text");
+        return Err(Refusal::field(&field, sentence));
+    }
+    let names = |list: Vec<String>| list.into_iter().map(String::into_boxed_str).collect();
+    Ok(Some(match wire.kind {
+        AudienceKind::Roles => Audience::Roles(names(list)),
+        AudienceKind::Channels => Audience::Channels(names(list)),
+        AudienceKind::Users | AudienceKind::All => {
+            let mut list = list;
             list.sort_unstable();
             list.dedup();
-            Some(Audience::Users(check(list, names::USERS_MAX)?))
+            Audience::Users(names(list))
         }
-        WireAudience::Channels(list) => Some(Audience::Channels(check(list, names::CHANNELS_MAX)?)),
-    })
+    }))
 }
 
 #[derive(Serialize)]
@@ -318,6 +327,49 @@ impl<'a> Answer<'a> {
                 self.total_delivered = Some(receipt.total.delivered);
             }
             Kind::Send | Kind::Broadcast => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json_shape_tests::examine;
+    use ara_shards::codec::json::{self, Unknown};
+
+    #[test]
+    fn a_trigger_keeps_the_rules_of_every_shape() {
+        let sample = r#"{"target_user_id":"u","target_user_ids":["u"],"channel":"c","channels":["c"],
+            "event_type":"e","payload":{"any":1},"priority":"Low","ttl":1,"source":"s",
+            "correlation_id":"c","audience":{"type":"Roles","value":["r"]},"queue":true}"#;
+        let read =
+            |text: &str| json::read::<Request<'_>>(text.as_bytes(), Unknown::Refused).map(drop);
+        examine(sample, &["payload"], read);
+    }
+
+    #[test]
+    fn an_audience_has_the_value_of_its_type() {
+        let read = |json: &str| audience(json::read(json.as_bytes(), Unknown::Refused).unwrap());
+        let list = |names: &[&str]| names.iter().map(|name| Box::from(*name)).collect();
+        for (json, expected) in [
+            (r#"{"type":"All"}"#, None),
+            (r#"{"type":"All","value":null}"#, None),
+            (r#"{"value":["r"],"type":"Roles"}"#, Some(Audience::Roles(list(&["r"])))),
+            (r#"{"type":"Users","value":["b","a","b"]}"#, Some(Audience::Users(list(&["a", "b"])))),
+            (r#"{"type":"Channels","value":["c"]}"#, Some(Audience::Channels(list(&["c"])))),
+        ] {
+            assert_eq!(read(json).unwrap(), expected, "{json}");
+        }
+        for json in [
+            r#"{"type":"All","value":["r"]}"#,
+            r#"{"type":"All","value":[]}"#,
+            r#"{"type":"Roles"}"#,
+            r#"{"type":"Roles","value":null}"#,
+            r#"{"type":"Users","value":[]}"#,
+            r#"{"type":"Channels","value":["c",""]}"#,
+        ] {
+            let refusal = read(json).unwrap_err();
+            assert!(refusal.message.contains("`audience.value"), "{json}: {}", refusal.message);
         }
     }
 }

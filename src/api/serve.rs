@@ -2,46 +2,34 @@
 //!
 //! **Runs on**: the router's thread, one local task per socket. **Owns**: at most the configured
 //! number of callers. **Never**: keeps a client: `GET /ws` and `GET /sse` on a kept-alive socket
-//! take the socket out of hyper and through the same gate as at a door.
+//! go through the same gate as at a door.
 
 use std::cell::{Cell, RefCell};
-use std::io::Cursor;
-use std::pin::pin;
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use ara_shards::limits::STOP_LINGER;
 use http::request::Parts;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, Chain, Join, join};
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::spawn_local;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::Api;
-use super::watch::{Watch, WatchedWriter};
+use super::caller::{Ending, converse};
+use super::requests::End;
+use super::watch::Deadlines;
 use crate::door::gate::transport_of;
-use crate::door::listen::{is_of_one_connection, say_no};
+use crate::door::head::{self, BadHead};
+use crate::door::listen::{WARN_INTERVAL, is_of_one_connection, say_no, warn_of_head};
 use crate::refusal::{Code, Refusal};
+use crate::supervise::spawn_unsupervised;
+use crate::telemetry::Hush;
 
 /// The send buffer of a caller's socket: two of the largest segments.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
-/// The longest a caller may take to send a request head, or keep a connection idle.
-const HEAD_DEADLINE: Duration = Duration::from_secs(60);
-/// How often a connection is held against its deadlines.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// The most bytes hyper buffers of one caller.
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
-/// The longest the last answer on a connection may take to be sent.
-const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 /// How long accepting rests when the process is out of files.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
-
-type Replayed = Chain<Cursor<Vec<u8>>, OwnedReadHalf>;
-type CallerIo = TokioIo<Join<Replayed, WatchedWriter>>;
 
 /// Serves callers, so many at a time.
 #[derive(Debug)]
@@ -52,19 +40,9 @@ pub struct Server {
     /// Whether the clients' address serves the API too.
     serves_front: Cell<bool>,
     closing: watch::Receiver<bool>,
+    /// Lets one line about unusable heads be logged in each interval.
+    hush: RefCell<Hush>,
 }
-
-/// The request is a client's: the socket must leave hyper. Never reaches a caller.
-#[derive(Debug)]
-struct IsClient;
-
-impl std::fmt::Display for IsClient {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("a client's request on a caller's connection")
-    }
-}
-
-impl std::error::Error for IsClient {}
 
 impl Server {
     /// A server for `callers_max` callers at a time, until `closing` turns true.
@@ -76,6 +54,7 @@ impl Server {
             callers_max,
             serves_front: Cell::new(true),
             closing,
+            hush: RefCell::new(Hush::new(WARN_INTERVAL)),
         })
     }
 
@@ -91,12 +70,17 @@ impl Server {
     }
 
     /// Accepts on an address of the API's own until the gateway closes.
-    pub async fn accept(self: Rc<Self>, listener: TcpListener) {
+    ///
+    /// # Errors
+    ///
+    /// The listener cannot be used on this thread.
+    pub async fn accept(self: Rc<Self>, listener: std::net::TcpListener) -> io::Result<()> {
+        let listener = TcpListener::from_std(listener)?;
         let mut closing = self.closing.clone();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                _closing = closing.wait_for(|closing| *closing) => return,
+                _closing = closing.wait_for(|closing| *closing) => return Ok(()),
             };
             match accepted {
                 Ok((stream, _peer)) => self.take(stream, Vec::new(), false),
@@ -120,86 +104,38 @@ impl Server {
     fn take(self: &Rc<Self>, stream: TcpStream, bytes: Vec<u8>, from_client_side: bool) {
         if self.callers.get() >= self.callers_max {
             let refusal = Refusal::new(Code::Overloaded, "too many API connections at once");
-            spawn_local(say_no(stream, refusal.response(None)));
+            // What a door has read tells whose page may read the refusal.
+            let head = head::parse(&bytes).ok().flatten();
+            let cors = head.and_then(|(parts, _)| self.api.gate.cors_origin(&parts.headers));
+            spawn_unsupervised(say_no(stream, refusal.response(cors.as_deref())));
             return;
         }
         self.callers.set(self.callers.get() + 1);
         let place = Place(Rc::clone(self));
-        spawn_local(async move {
+        spawn_unsupervised(async move {
             place.0.serve(stream, bytes, from_client_side).await;
         });
     }
 
     async fn serve(&self, stream: TcpStream, bytes: Vec<u8>, from_client_side: bool) {
-        let (reader, writer) = stream.into_split();
-        let watch = Rc::new(Watch::default());
-        let writer = WatchedWriter { writer, watch: Rc::clone(&watch) };
-        let io: CallerIo = TokioIo::new(join(Cursor::new(bytes).chain(reader), writer));
-        let client: RefCell<Option<Parts>> = RefCell::new(None);
-        // Boxed: hyper can only be left by hand when the service's futures may move.
-        let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
-            let (client, watch) = (&client, &watch);
-            Box::pin(async move {
-                let (parts, body) = request.into_parts();
-                if transport_of(&parts).is_some() {
-                    client.replace(Some(parts));
-                    return Err(IsClient);
-                }
-                watch.begin();
-                let has_key = parts.headers.contains_key("x-api-key");
-                let reply = self.api.answer(parts, body, from_client_side).await;
-                watch.end(&reply, has_key);
-                Ok(reply)
-            })
-        });
-        let mut connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_DEADLINE)
-            .max_buf_size(BUFFER_BYTES_MAX)
-            .serve_connection(io, service);
-        let mut closing = self.closing.clone();
-        let mut graceful = pin!(closing.wait_for(|closing| *closing));
-        let mut told = false;
-        let mut check = interval(CHECK_INTERVAL);
-        loop {
-            tokio::select! {
-                ended = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
-                    // Broken or misused connections are the caller's affair; hyper has answered.
-                    let _ended = ended;
-                    break;
-                }
-                _tick = check.tick() => {
-                    if watch.is_stuck() {
-                        return;
-                    }
-                    if watch.is_idle_stranger() {
-                        break;
-                    }
-                }
-                _closing = &mut graceful, if !told => {
-                    told = true;
-                    std::pin::Pin::new(&mut connection).graceful_shutdown();
-                }
+        let answer = async |parts, body, watch: &_| {
+            self.api.answer(parts, body, from_client_side, watch).await
+        };
+        let closing = self.closing.clone();
+        match converse(stream, bytes, Deadlines::USUAL, closing, answer).await {
+            Ending::Cut | Ending::Requests(_, End::Closed) => {}
+            Ending::Answered(stream) if *self.closing.borrow() => {
+                let _gone = timeout(STOP_LINGER, say_no(stream, Vec::new())).await;
+            }
+            Ending::Answered(stream) => say_no(stream, Vec::new()).await,
+            Ending::Requests(stream, End::Bad(BadHead { refusal, warning })) => {
+                warn_of_head(warning, &stream, &self.hush);
+                say_no(stream, refusal.response(None)).await;
+            }
+            Ending::Requests(stream, End::Client(parts, leftover)) => {
+                self.welcome(stream, &parts, leftover).await;
             }
         }
-        let parts = client.borrow_mut().take();
-        if parts.is_none() {
-            // Only hyper's own end flushes what it still holds, such as the answer to a caller
-            // whose body nobody read.
-            let _flushed = timeout(FLUSH_DEADLINE, &mut connection).await;
-        }
-        let left = connection.into_parts();
-        let (replayed, writer) = left.io.into_inner().into_inner();
-        let (unread, reader) = replayed.into_inner();
-        let Ok(stream) = reader.reunite(writer.writer) else { return };
-        let Some(parts) = parts else {
-            // An answer may be on its way to a caller that is still sending.
-            return say_no(stream, Vec::new()).await;
-        };
-        let mut leftover = left.read_buf.to_vec();
-        let position = usize::try_from(unread.position()).unwrap_or(usize::MAX);
-        leftover.extend_from_slice(unread.get_ref().get(position..).unwrap_or_default());
-        self.welcome(stream, &parts, leftover.into()).await;
     }
 
     /// Sends a client that came over a caller's connection through the gate.

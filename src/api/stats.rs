@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Api;
 use crate::refusal::Refusal;
+use crate::telemetry;
 
 #[derive(Serialize)]
 pub(super) struct Stats {
@@ -19,7 +20,21 @@ pub(super) struct Stats {
     queue: Queue,
     ack: Ack,
     redis: Redis,
+    log: LogLines,
+    tasks: Tasks,
     shards: Vec<Shard>,
+}
+
+#[derive(Serialize)]
+struct LogLines {
+    /// Not read in time, or not to be written.
+    dropped: u64,
+}
+
+#[derive(Serialize)]
+struct Tasks {
+    /// Connections and requests that ended by a panic. That of anything else ends the process.
+    panicked: u64,
 }
 
 #[derive(Serialize)]
@@ -59,6 +74,8 @@ struct Ack {
     total_expired: u64,
     total_timeouts: u64,
     dead_letters: u64,
+    /// Of those, how many were forgotten at the end of their time.
+    dead_letters_expired: u64,
     pending_count: usize,
     ack_rate: f64,
     avg_latency_ms: f64,
@@ -185,6 +202,8 @@ pub(super) async fn report(api: &Api) -> Result<Stats, Refusal> {
         queue: queue(api.letters.queue, &snapshots),
         ack: ack(api.letters.ack, &snapshots),
         redis: redis(api),
+        log: LogLines { dropped: telemetry::dropped_lines() },
+        tasks: Tasks { panicked: telemetry::panics() },
         shards: snapshots.iter().zip(depths).enumerate().map(Shard::from).collect(),
     })
 }
@@ -243,6 +262,7 @@ fn ack(enabled: bool, snapshots: &[ShardSnapshot]) -> Ack {
         total_expired: sum(|s| s.meter.ack_expired),
         total_timeouts: sum(|s| s.meter.ack_timeouts),
         dead_letters: sum(|s| s.meter.dead_letters),
+        dead_letters_expired: sum(|s| s.meter.dead_letters_expired),
         pending_count: snapshots.iter().map(|s| s.ack_pending).sum(),
         ack_rate: ratio(acked, tracked),
         avg_latency_ms: ratio(sum(|s| s.meter.ack_latency_ms_sum), acked),

@@ -7,6 +7,10 @@
 //! value ends at the line's end or at a `#` after a space, and is trimmed. In single quotes
 //! everything stands for itself; in double quotes `\n`, `\r`, `\t`, `\"`, `\\` and `\$` are
 //! escapes. Both kinds may go over several lines. A name given twice has its last value.
+//!
+//! Written here rather than taken from the `dotenvy` crate, which puts values of the environment in
+//! the place of `$NAME`, so that a secret with a dollar in it silently becomes another one, and which
+//! knows no line numbers.
 
 use std::collections::BTreeMap;
 
@@ -18,11 +22,13 @@ pub(super) struct Line {
     pub(super) value: String,
 }
 
-/// A line that could not be read. It carries no text of the line, which may hold a secret.
+/// A line that could not be read. It carries no value, which may be a secret.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadLine {
     /// Counted from 1.
     pub(super) number: usize,
+    /// The name it seems to set; empty where none can be made out.
+    pub(super) name: String,
     /// What is wrong with it.
     pub(super) problem: &'static str,
 }
@@ -42,8 +48,10 @@ pub(super) fn parse(text: &str) -> (BTreeMap<String, Line>, Vec<BadLine>) {
             }
             Ok((length, None)) => length,
             Err(problem) => {
-                bad.push(BadLine { number, problem });
-                line_length(rest)
+                let length = line_length(rest);
+                let line = rest.get(..length).unwrap_or(rest);
+                bad.push(BadLine { number, name: name_of(line).to_owned(), problem });
+                length
             }
         };
         let (done, left) = rest.split_at_checked(taken.max(1)).unwrap_or((rest, ""));
@@ -64,8 +72,7 @@ fn entry(rest: &str) -> Result<Entry<'_>, &'static str> {
         return Ok((length, None));
     }
     let (name, after) = line.split_once('=').ok_or("there is no = in it")?;
-    let name = name.trim();
-    let name = name.strip_prefix("export ").map_or(name, str::trim_start);
+    let name = without_export(name.trim());
     let valid = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
         && name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
     if !valid {
@@ -88,6 +95,20 @@ fn entry(rest: &str) -> Result<Entry<'_>, &'static str> {
         _ => (length, bare(opening).to_owned()),
     };
     Ok((taken, Some((name, value))))
+}
+
+/// `export` as a shell takes it: with any blank behind it.
+fn without_export(text: &str) -> &str {
+    text.strip_prefix("export")
+        .filter(|rest| rest.starts_with([' ', '\t']))
+        .map_or(text, str::trim_start)
+}
+
+/// What a line would set if it were right.
+fn name_of(line: &str) -> &str {
+    let line = without_export(line.trim_start());
+    let end = line.find(|character: char| !character.is_ascii_alphanumeric() && character != '_');
+    line.get(..end.unwrap_or(line.len())).unwrap_or_default()
 }
 
 fn line_length(rest: &str) -> usize {
@@ -148,6 +169,13 @@ mod tests {
             ("\u{feff}A=1\r\n", "1"),
             ("A=1\nA=2\n", "2"),
             ("A=ключ", "ключ"),
+            ("export\tA=1", "1"),
+            ("A=two words", "two words"),
+            ("A=x#y # z", "x#y"),
+            ("A = 'x'\r\n", "x"),
+            ("A=$B${C}\\n", "$B${C}\\n"),
+            ("A=it's \"fine\"", "it's \"fine\""),
+            ("exportA=0\nA=1", "1"),
         ] {
             assert_eq!(one(text), expected, "{text:?}");
         }
@@ -155,9 +183,10 @@ mod tests {
 
     #[test]
     fn every_bad_line_is_named_and_the_rest_is_read() {
-        let (values, bad) = parse("nonsense\nA=1\n9X=2\nB='x' y\nC=\"\\q\"\n\nD='a\nb'\nE='open\n");
-        let numbers: Vec<_> = bad.iter().map(|line| line.number).collect();
-        assert_eq!(numbers, [1, 3, 4, 5, 9]);
+        let (values, bad) =
+            parse("non sense\nA=1\n9X=2\nB='x' y\nC=\"\\q\"\n\nD='a\nb'\nE='open\n");
+        let found: Vec<_> = bad.iter().map(|line| (line.number, line.name.as_str())).collect();
+        assert_eq!(found, [(1, "non"), (3, "9X"), (4, "B"), (5, "C"), (9, "E")]);
         assert_eq!(values.get("A").map(|line| line.number), Some(2));
         assert_eq!(
             values.get("D").map(|line| (line.number, line.value.as_str())),

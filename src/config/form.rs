@@ -48,6 +48,8 @@ pub enum Form {
     HeaderText,
     /// A PEM block, or the path of a file that holds one.
     Pem,
+    /// The path of a PEM file.
+    File,
     /// `redis://` or `rediss://`.
     RedisUrl,
     /// Directives of the log filter.
@@ -80,6 +82,10 @@ pub(super) struct Problem {
 impl Problem {
     fn new(piece: &str, what: impl Into<String>) -> Self {
         Self { shown: quoted(piece), what: what.into() }
+    }
+
+    pub(super) fn not_utf8() -> Self {
+        Self::new("", "is not UTF-8")
     }
 
     /// The complaint with the offending piece.
@@ -153,9 +159,9 @@ impl Form {
             return Ok(None);
         }
         let value = match self {
-            Self::Switch => match text {
-                "true" | "1" => Value::Switch(true),
-                "false" | "0" => Value::Switch(false),
+            Self::Switch => match text.to_ascii_lowercase().as_str() {
+                "true" | "1" | "yes" | "on" => Value::Switch(true),
+                "false" | "0" | "no" | "off" => Value::Switch(false),
                 _ => return Err(Problem::new(text, "is neither true nor false")),
             },
             Self::Whole { .. } => {
@@ -235,7 +241,10 @@ impl Form {
             Self::Address if parse_address(text).is_none() => {
                 return refuse("is not an IP address and a port");
             }
-            Self::Line if text.chars().any(char::is_control) => {
+            Self::File if text.contains("-----BEGIN") => {
+                return refuse("is PEM text, not the path of a file that holds it");
+            }
+            Self::Line | Self::File if text.chars().any(char::is_control) => {
                 return refuse("holds a control character");
             }
             Self::HeaderText if !text.bytes().all(|byte| byte.is_ascii_graphic()) => {
@@ -243,9 +252,12 @@ impl Form {
             }
             Self::RedisUrl => {
                 let scheme_fits = text.starts_with("redis://") || text.starts_with("rediss://");
-                if !scheme_fits || redis::IntoConnectionInfo::into_connection_info(text).is_err() {
+                if !scheme_fits {
                     return refuse("is not a Redis URL");
                 }
+                // By what will use it: nothing may pass here that the subscriber refuses.
+                crate::redis::check_url(text)
+                    .map_err(|why| Problem::new(text, format!("cannot be used: {why}")))?;
             }
             Self::LogFilter if tracing_subscriber::EnvFilter::builder().parse(text).is_err() => {
                 return refuse("is not a log filter");
@@ -262,7 +274,10 @@ impl Form {
     /// What is allowed, in words.
     pub fn allowed(&self) -> String {
         match self {
-            Self::Switch => "true or false".to_owned(),
+            Self::Switch => {
+                "true or false; in the environment also 1, 0, yes, no, on, off, in any case"
+                    .to_owned()
+            }
             Self::Whole { min, max, zero: "" } => format!("a whole number from {min} to {max}"),
             Self::Whole { min, max, zero } => {
                 format!("a whole number from {min} to {max}; 0 = {zero}")
@@ -289,6 +304,7 @@ impl Form {
                           the path of a PEM file, relative to the working directory"
                     .to_owned()
             }
+            Self::File => "the path of a PEM file, relative to the working directory".to_owned(),
             Self::RedisUrl => {
                 "redis:// or rediss://, as in redis://user:password@host:6379/0".to_owned()
             }
@@ -354,6 +370,19 @@ mod tests {
         assert!(text(&form, "0") == Ok(Some(Value::Seconds(Duration::ZERO))));
         for input in ["0.01", "60.1", "-1", "nan", "inf", "1s", "1e400"] {
             assert!(text(&form, input).is_err(), "{input}");
+        }
+    }
+
+    #[test]
+    fn switches_are_read_as_people_and_tools_write_them() {
+        for on in ["true", "True", "TRUE", "1", "yes", "Yes", "on", "ON", " true "] {
+            assert!(text(&Form::Switch, on) == Ok(Some(Value::Switch(true))), "{on}");
+        }
+        for off in ["false", "False", "0", "no", "NO", "off", "Off"] {
+            assert!(text(&Form::Switch, off) == Ok(Some(Value::Switch(false))), "{off}");
+        }
+        for neither in ["perhaps", "2", "y", "enabled", "-1", "truee"] {
+            assert!(text(&Form::Switch, neither).is_err(), "{neither}");
         }
     }
 

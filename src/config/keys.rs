@@ -135,7 +135,8 @@ keys! {
         "time between heartbeats, in seconds; each is jittered by 20 % either way";
     CONNECTION_TIMEOUT: "websocket.connection_timeout", "WEBSOCKET_CONNECTION_TIMEOUT", "120",
         seconds(0.05, 86_400.0, "never"), Open,
-        "a client from which no frame came for so many seconds is disconnected";
+        "a client that leaves a ping unanswered for so many seconds is disconnected; one that says \
+         nothing for so long is pinged, if no heartbeat was due";
     MAX_MESSAGE: "websocket.max_message_bytes", "WEBSOCKET_MAX_MESSAGE_BYTES", "65536",
         whole(128, 16 * MIB), Open,
         "the largest message a client may send, over all its fragments";
@@ -157,6 +158,12 @@ keys! {
 
     REDIS_URL: "redis.url", "REDIS_URL", "", Form::RedisUrl, Url,
         "the Redis server triggers are read from; without it Redis is off";
+    REDIS_TLS_CA: "redis.tls_ca", "REDIS_TLS_CA", "", Form::File, Open,
+        "whom to trust with rediss://: an authority's certificate or the server's own; else the system's";
+    REDIS_TLS_CERT: "redis.tls_cert", "REDIS_TLS_CERT", "", Form::File, Open,
+        "the gateway's own certificate for rediss://, which Redis asks for by default";
+    REDIS_TLS_KEY: "redis.tls_key", "REDIS_TLS_KEY", "", Form::File, OpenOnceValid,
+        "the private key of redis.tls_cert";
     BREAKER_FAILURES: "redis.circuit_breaker_failure_threshold",
         "REDIS_CIRCUIT_BREAKER_FAILURE_THRESHOLD", "5", whole(1, 10_000), Open,
         "consecutive failures that open the circuit breaker";
@@ -181,7 +188,7 @@ keys! {
     QUEUE_BACKEND: "queue.backend", "QUEUE_BACKEND", "\"memory\"", Form::Choice(&["memory", "disk"]), Open,
         "where they wait: memory forgets them with the process, disk keeps them in queue.path";
     QUEUE_PATH: "queue.path", "QUEUE_PATH", "\"./data\"", Form::Line, Open,
-        "the directory of the disk backend, from the configuration file on; made if it is missing";
+        "the directory of the disk backend, from the working directory on; made if it is missing";
     QUEUE_FSYNC: "queue.fsync", "QUEUE_FSYNC", "\"always\"",
         Form::Choice(&["always", "interval", "never"]), Open,
         "when queued: true is said: after a sync (always), or once written, synced at an interval or never";
@@ -197,9 +204,12 @@ keys! {
     QUEUE_TTL: "queue.message_ttl_seconds", "QUEUE_MESSAGE_TTL_SECONDS", "3600",
         seconds(0.1, 31_536_000.0, ""), Open,
         "how long one waits at most; its own ttl may be shorter";
+    QUEUE_DEAD_LETTER_TTL: "queue.dead_letter_ttl_seconds", "QUEUE_DEAD_LETTER_TTL_SECONDS", "604800",
+        seconds(0.1, 31_536_000.0, "unlimited"), Open,
+        "how long a dead letter is kept to be looked at; a later change is for those to come";
     QUEUE_CLEANUP: "queue.cleanup_interval_seconds", "QUEUE_CLEANUP_INTERVAL_SECONDS", "300",
         seconds(0.1, 86_400.0, ""), Open,
-        "taken for compatibility: what expires leaves at its own time, no sweep is needed";
+        "without effect, and warned of: what expires leaves at its own time, see queue.message_ttl_seconds";
 
     ACK_ENABLED: "ack.enabled", "ACK_ENABLED", "false", Form::Switch, Open,
         "whether clients acknowledge notifications to their user";
@@ -208,7 +218,7 @@ keys! {
         "how long a client may take to acknowledge";
     ACK_CLEANUP: "ack.cleanup_interval_seconds", "ACK_CLEANUP_INTERVAL_SECONDS", "60",
         seconds(0.1, 86_400.0, ""), Open,
-        "taken for compatibility: what is overdue is found at its own time, no sweep is needed";
+        "without effect, and warned of: what is overdue is found at its own time, see ack.timeout_seconds";
     ACK_UNACKED: "ack.unacked", "ACK_UNACKED", "", Form::Choice(&["requeue", "expire"]), Open,
         "what becomes of the unacknowledged: requeue (the default with the queue on) or expire";
     ACK_MAX_ATTEMPTS: "ack.max_attempts", "ACK_MAX_ATTEMPTS", "5", whole(1, 255), Open,

@@ -11,8 +11,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::env;
 use super::error::{Fault, Origin};
-use super::keys::{self, CONFIG_PATH_ENV, KEYS, LATER};
-use super::nearest::nearest;
+use super::form::Problem;
+use super::keys::{self, CONFIG_PATH_ENV, KEYS, Key, LATER};
+use super::nearest::{is_own, near_miss, nearest};
 use super::raw::{Raw, Sources};
 
 /// Reads all layers, lowest first.
@@ -27,30 +28,51 @@ pub(super) fn read(sources: &Sources, faults: &mut Vec<Fault>) -> Raw {
     for key in KEYS {
         if let Some(line) = dotenv.get(key.env) {
             let origin = Origin::DotEnv { line: line.number };
-            raw.take(key, origin, key.form.read_text(&line.value), faults);
+            if line.value.contains(char::REPLACEMENT_CHARACTER) {
+                raw.take(key, origin, Err(Problem::not_utf8()), faults);
+            } else if is_service_link(key, &line.value) {
+                raw.warnings.push(service_link(key));
+            } else {
+                raw.take(key, origin, key.form.read_text(&line.value), faults);
+            }
         }
     }
     for key in KEYS {
         let Some(value) = sources.environment.get(key.env) else { continue };
         match value.to_str() {
+            Some(text) if is_service_link(key, text) => raw.warnings.push(service_link(key)),
             Some(text) => {
                 raw.take(key, Origin::Environment, key.form.read_text(text), faults);
             }
-            None => {
-                raw.mark_faulted(key);
-                faults.push(Fault {
-                    key: key.name.into(),
-                    env: Some(key.env),
-                    origin: Origin::Environment,
-                    problem: "the value is not UTF-8".to_owned(),
-                    allowed: key.form.allowed(),
-                    fix: format!("set {} to UTF-8 text", key.env),
-                });
-            }
+            None => raw.take(key, Origin::Environment, Err(Problem::not_utf8()), faults),
         }
     }
     refuse_later_names(sources, &dotenv, faults);
+    let lines = dotenv.iter().map(|(name, line)| (name, format!(".env, line {}", line.number)));
+    let variables = sources.environment.keys().map(|name| (name, "environment".to_owned()));
+    for (name, place) in lines.chain(variables) {
+        if let Some(meant) = near_miss(name) {
+            raw.warnings.push(format!("{name} ({place}) is not read; is {meant} meant?"));
+        }
+    }
     raw
+}
+
+/// Whether a platform has set this variable: Kubernetes (for a Service) and Docker (for a link) tell
+/// a container where a neighbour called `server` is by `SERVER_PORT=tcp://10.0.0.1:8081`.
+fn is_service_link(key: &Key, value: &str) -> bool {
+    let schemes = ["tcp://", "udp://", "sctp://"];
+    key.env.ends_with("_PORT") && schemes.iter().any(|scheme| value.trim().starts_with(scheme))
+}
+
+fn service_link(key: &Key) -> String {
+    let service = key.env.trim_end_matches("_PORT").to_ascii_lowercase();
+    format!(
+        "{} is ignored: it is the address of a Service (Kubernetes) or link (Docker) called \
+         {service}, not a port; set enableServiceLinks: false in the pod's spec, or name the \
+         service otherwise",
+        key.env
+    )
 }
 
 type DotEnv = BTreeMap<String, env::Line>;
@@ -61,18 +83,21 @@ fn read_dotenv(sources: &Sources, raw: &mut Raw, faults: &mut Vec<Fault>) -> Dot
     if !path.is_file() {
         return DotEnv::new();
     }
-    let text = match read_text_file(&path) {
-        Ok(text) => text,
+    // Other programs' lines may be in any encoding.
+    let text = match read_file_bytes(&path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(problem) => {
             raw.complete = false;
             faults.push(file_fault(".env", &problem, "make it readable, or remove it"));
             return DotEnv::new();
         }
     };
-    let (values, bad) = env::parse(&text);
+    let (values, mut bad) = env::parse(&text);
+    // The file may be shared with other programs, whose lines are their own affair.
+    bad.retain(|line| is_own(&line.name));
     raw.complete &= bad.is_empty();
     faults.extend(bad.into_iter().map(|line| Fault {
-        key: ".env".into(),
+        key: line.name.as_str().into(),
         env: None,
         origin: Origin::DotEnv { line: line.number },
         problem: format!("the line cannot be read: {}", line.problem),
@@ -134,6 +159,12 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Reads a whole text file, or says in words why not (to be read after "the file").
 pub(super) fn read_text_file(path: &Path) -> Result<String, String> {
+    // Where the text breaks off is all that may be said of it: it may hold secrets.
+    String::from_utf8(read_file_bytes(path)?)
+        .map_err(|error| format!("is not UTF-8 from byte {}", error.utf8_error().valid_up_to()))
+}
+
+fn read_file_bytes(path: &Path) -> Result<Vec<u8>, String> {
     let file = std::fs::File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX + 1)
@@ -142,9 +173,7 @@ pub(super) fn read_text_file(path: &Path) -> Result<String, String> {
     if u64::try_from(bytes.len()).is_ok_and(|length| length > FILE_BYTES_MAX) {
         return Err(format!("is larger than {FILE_BYTES_MAX} bytes"));
     }
-    // Where the text breaks off is all that may be said of it: it may hold secrets.
-    String::from_utf8(bytes)
-        .map_err(|error| format!("is not UTF-8 from byte {}", error.utf8_error().valid_up_to()))
+    Ok(bytes)
 }
 
 fn read_file(text: &str, raw: &mut Raw, faults: &mut Vec<Fault>) {

@@ -2,7 +2,7 @@
 //!
 //! **Runs on**: main, before anything is started. **Owns**: nothing. **Never**: accepts a guess.
 
-use super::keys::{KEYS, Key};
+use super::keys::{CONFIG_PATH_ENV, KEYS, Key, LATER};
 
 /// The key whose name is nearest to an unknown one.
 ///
@@ -10,6 +10,29 @@ use super::keys::{KEYS, Key};
 /// nearer than any misspelling.
 pub(super) fn nearest(unknown: &str) -> Option<&'static Key> {
     KEYS.iter().copied().min_by_key(|key| distance(unknown, key))
+}
+
+/// Whether the environment name is one this program knows, available yet or not.
+pub(super) fn is_own(name: &str) -> bool {
+    name == CONFIG_PATH_ENV
+        || KEYS.iter().any(|key| key.env == name)
+        || LATER.iter().any(|later| later.env.contains(&name))
+}
+
+/// The environment name that an unknown one most likely is a slip of: two edits at most, and in a
+/// short name only underscores and case, so that other programs' names are left in peace.
+pub(super) fn near_miss(name: &str) -> Option<&'static str> {
+    if is_own(name) {
+        return None;
+    }
+    let upper = name.to_ascii_uppercase();
+    let edits = |known: &'static str| match known.len() {
+        ..=8 if upper.replace('_', "") == known.replace('_', "") => Some((1, known)),
+        ..=8 => None,
+        _ => Some((strsim::damerau_levenshtein(&upper, known), known)),
+    };
+    let nearest = KEYS.iter().filter_map(|key| edits(key.env)).min_by_key(|(edits, _)| *edits);
+    nearest.filter(|(edits, _)| *edits <= 2).map(|(_, known)| known)
 }
 
 fn distance(unknown: &str, key: &Key) -> usize {
@@ -44,6 +67,42 @@ mod tests {
             ("api.secret", "jwt.secret"),
         ] {
             assert_eq!(nearest(unknown).map(|key| key.name), Some(expected), "{unknown}");
+        }
+    }
+
+    #[test]
+    fn a_slip_is_told_from_another_programs_name() {
+        for (name, meant) in [
+            ("JWT_PUBLIC_KEY", "JWT_PUBLICKEY"),
+            ("SERVER_PROT", "SERVER_PORT"),
+            ("CORS_ORIGIN", "CORS_ORIGINS"),
+            ("APIKEY", "API_KEY"),
+            ("server_port", "SERVER_PORT"),
+            ("QUEUE_ENABLE", "QUEUE_ENABLED"),
+        ] {
+            assert_eq!(near_miss(name), Some(meant), "{name}");
+        }
+        for name in [
+            "SERVER_PORT",
+            "ARA_CONFIG",
+            "SERVER_TLS_CERT",
+            "PORT",
+            "HOST",
+            "PATH",
+            "API_URL",
+            "DB_PORT",
+            "REDIS_PORT",
+            "REDIS_HOST",
+            "SERVER_PORT_8081_TCP",
+            "SERVER_SERVICE_HOST",
+            "NODE_ENV",
+            "LOG_LEVEL",
+            "RUST_BACKTRACE",
+            "JWT_KEY",
+            "SECRET_KEY",
+            "APP_KEY",
+        ] {
+            assert_eq!(near_miss(name), None, "{name}");
         }
     }
 }

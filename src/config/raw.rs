@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use super::error::{Fault, Origin};
 use super::form::{Problem, Value};
-use super::keys::{CONFIG_PATH_ENV, Exposure, KEYS, Key, LATER};
+use super::keys::{Exposure, Key};
+use super::nearest::{is_own, near_miss};
 
 /// Where the layers are read from.
 #[derive(Clone)]
@@ -22,18 +23,14 @@ pub struct Sources {
     pub config: Option<PathBuf>,
     /// What relative paths are relative to; empty = the working directory.
     pub directory: PathBuf,
-    /// The environment variables this program knows; others need not be there.
+    /// The environment variables this program knows, and slips of them; others need not be there.
     pub environment: BTreeMap<String, OsString>,
 }
 
 impl Sources {
     /// Those of this process.
     pub fn of_process(config: Option<PathBuf>) -> Self {
-        let known = |name: &str| {
-            name == CONFIG_PATH_ENV
-                || KEYS.iter().any(|key| key.env == name)
-                || LATER.iter().any(|later| later.env.contains(&name))
-        };
+        let known = |name: &str| is_own(name) || near_miss(name).is_some();
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| name.into_string().ok().map(|name| (name, value)))
             .filter(|(name, _)| known(name))
@@ -56,6 +53,8 @@ pub struct Raw {
     faulted: BTreeSet<&'static str>,
     /// The file that was read, if one was.
     pub(super) file: Option<PathBuf>,
+    /// What was passed over and may have been meant.
+    pub(super) warnings: Vec<String>,
     /// False where a layer could not be read at all, so that what seems missing may be in it.
     pub(super) complete: bool,
 }
@@ -69,11 +68,6 @@ impl Raw {
     /// Where the key's effective value comes from.
     pub(super) fn origin(&self, key: &Key) -> Origin {
         self.given(key).map_or(Origin::Default, |given| given.origin)
-    }
-
-    /// Notes that a fault about this key has been reported.
-    pub(super) fn mark_faulted(&mut self, key: &Key) {
-        self.faulted.insert(key.name);
     }
 
     /// Whether a fault about this key has been reported already.

@@ -4,11 +4,12 @@
 //! **Never**: stops at the first fault; each part falls back to something harmless and goes on.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ara_shards::journal::Fsync;
 use ara_shards::limits::{AckLimits, IN_FLIGHT_PER_USER_MAX, Limits, QueueLimits};
+use ara_shards::pin;
 use jsonwebtoken::Algorithm;
 
 use super::address::{parse_address, parse_host};
@@ -17,8 +18,11 @@ use super::jwt_key;
 use super::keys::{self, Key};
 use super::raw::Raw;
 use super::settled::{
-    Api, Disk, Generated, Jwt, Log, LogFormat, Redis, RunMode, Server, Settings, Shards,
+    Api, ClientCertificate, Disk, Generated, Jwt, Log, LogFormat, Redis, RedisTls, RunMode, Server,
+    Settings, Shards,
 };
+use crate::redis::tls::{self, Setting};
+use crate::{capacity, redis, storage};
 
 /// The least bytes of an HMAC secret: the length of the shortest hash, as RFC 7518 asks.
 const JWT_SECRET_BYTES_MIN: usize = 32;
@@ -43,7 +47,8 @@ pub(super) fn settle(raw: &Raw, directory: &Path, faults: &mut Vec<Fault>) -> Se
         _ => RunMode::Development,
     };
     let generated = Generated::default();
-    Settler { raw, directory, mode, generated, warnings: Vec::new(), faults }.run()
+    let warnings = raw.warnings.clone();
+    Settler { raw, directory, mode, generated, warnings, faults }.run()
 }
 
 impl Settler<'_> {
@@ -53,6 +58,7 @@ impl Settler<'_> {
         let jwt = self.jwt();
         let redis = self.redis();
         let limits = self.limits();
+        self.warn_of_sweeps();
         Settings {
             mode: self.mode,
             server,
@@ -250,8 +256,11 @@ impl Settler<'_> {
             );
             self.refuse(&keys::BACKOFF_MAX, &problem, "make it at least as large");
         }
+        let url = self.raw.text(&keys::REDIS_URL);
+        let tls = self.redis_tls(url.as_deref());
         Some(Redis {
-            url: self.raw.text(&keys::REDIS_URL)?,
+            url: url?,
+            tls,
             breaker_failure_threshold: self.count(&keys::BREAKER_FAILURES),
             breaker_success_threshold: self.count(&keys::BREAKER_SUCCESSES),
             breaker_reset_timeout: self.raw.seconds(&keys::BREAKER_RESET),
@@ -260,18 +269,55 @@ impl Settler<'_> {
         })
     }
 
+    /// The certificate files, tried by what will use them.
+    fn redis_tls(&mut self, url: Option<&str>) -> RedisTls {
+        let file = |key| self.raw.text(key).map(|path| self.absolute(&path));
+        let ca = file(&keys::REDIS_TLS_CA);
+        let (cert, key) = (file(&keys::REDIS_TLS_CERT), file(&keys::REDIS_TLS_KEY));
+        match (&cert, &key) {
+            (Some(_), None) if self.raw.given(&keys::REDIS_TLS_KEY).is_none() => {
+                let fix = "set redis.tls_key (REDIS_TLS_KEY) to the file of its private key";
+                self.refuse(&keys::REDIS_TLS_CERT, "it has no key", fix);
+            }
+            (None, Some(_)) if self.raw.given(&keys::REDIS_TLS_CERT).is_none() => {
+                let fix = "set redis.tls_cert (REDIS_TLS_CERT) to the file of its certificate";
+                self.refuse(&keys::REDIS_TLS_KEY, "there is no certificate to it", fix);
+            }
+            _ => {}
+        }
+        let is_given = ca.is_some() || cert.is_some() || key.is_some();
+        let client = cert.zip(key).map(|(cert, key)| ClientCertificate { cert, key });
+        let files = RedisTls { ca, client };
+        if url.is_some_and(redis::is_tls) {
+            if let Err(unusable) = tls::client_config(&files) {
+                let key = match unusable.setting {
+                    Setting::Authority => &keys::REDIS_TLS_CA,
+                    Setting::Certificate => &keys::REDIS_TLS_CERT,
+                    Setting::Key => &keys::REDIS_TLS_KEY,
+                    Setting::System => &keys::REDIS_URL,
+                };
+                let fix = "name a PEM file that the gateway's user can read";
+                self.refuse(key, &unusable.problem, fix);
+            }
+        } else if is_given && !self.raw.is_faulted(&keys::REDIS_URL) {
+            let what = "redis.tls_ca, redis.tls_cert and redis.tls_key are not used: redis.url is \
+                        not a rediss:// URL";
+            self.warnings.push(what.to_owned());
+        }
+        files
+    }
+
+    /// A path that still means the same in a message, and where the working directory is unknown.
+    fn absolute(&self, path: &str) -> PathBuf {
+        let path = self.directory.join(path);
+        // It fails only where there is no working directory any more.
+        std::path::absolute(&path).unwrap_or(path)
+    }
+
     fn limits(&mut self) -> Limits {
         let heartbeat_interval = self.raw.seconds(&keys::HEARTBEAT);
         let connection_timeout = self.raw.seconds(&keys::CONNECTION_TIMEOUT);
-        // Jitter stretches an interval by up to a fifth.
-        let longest_silence = heartbeat_interval.mul_f64(1.2);
-        if !connection_timeout.is_zero() && connection_timeout <= longest_silence {
-            self.warnings.push(
-                "websocket.connection_timeout is not longer than a jittered \
-                 websocket.heartbeat_interval: a client that only answers pings is disconnected"
-                    .to_owned(),
-            );
-        }
+        self.warn_of_silence(heartbeat_interval, connection_timeout);
         if self.raw.whole(&keys::SHARDS_OUTBOX) < LARGEST_FRAME_BYTES {
             self.warnings.push(format!(
                 "shards.outbox_bytes_per_connection is below {LARGEST_FRAME_BYTES}: the largest \
@@ -290,11 +336,54 @@ impl Settler<'_> {
         }
     }
 
+    /// Says what it means where heartbeats do not come before the timeout.
+    fn warn_of_silence(&mut self, interval: Duration, timeout: Duration) {
+        // Jitter stretches an interval by up to a fifth.
+        let is_rare = !timeout.is_zero() && timeout <= interval.mul_f64(1.2);
+        let warning = match (interval.is_zero(), timeout.is_zero()) {
+            (true, true) => {
+                "websocket.heartbeat_interval and websocket.connection_timeout are 0: a client that \
+                 vanishes without closing keeps its place until something is sent to it, and \
+                 proxies may cut streams on which nothing is sent"
+            }
+            (true, false) => {
+                "websocket.heartbeat_interval is 0: a WebSocket client that says nothing for \
+                 websocket.connection_timeout is pinged then, and closed if nothing comes for as \
+                 long again; an SSE client that vanishes keeps its place until something is sent \
+                 to it, and proxies may cut streams on which nothing is sent"
+            }
+            (false, _) if is_rare => {
+                "websocket.connection_timeout is not longer than a jittered \
+                 websocket.heartbeat_interval: a client that says nothing for the timeout is \
+                 pinged between heartbeats, and closed if nothing comes for as long again"
+            }
+            (false, _) => return,
+        };
+        self.warnings.push(warning.to_owned());
+    }
+
     fn queue_limits(&self) -> Option<QueueLimits> {
         self.raw.switch(&keys::QUEUE_ENABLED).then(|| QueueLimits {
             per_user_max: self.size(&keys::QUEUE_MAX_SIZE),
             ttl: self.raw.seconds(&keys::QUEUE_TTL),
+            dead_letter_ttl: self.raw.seconds(&keys::QUEUE_DEAD_LETTER_TTL),
         })
+    }
+
+    /// Others sweep at an interval; here nothing waits for a sweep, and who sets one means something.
+    fn warn_of_sweeps(&mut self) {
+        let ends = "queue.message_ttl_seconds and queue.dead_letter_ttl_seconds";
+        for (key, instead) in
+            [(&keys::QUEUE_CLEANUP, ends), (&keys::ACK_CLEANUP, "ack.timeout_seconds")]
+        {
+            if self.raw.given(key).is_some() {
+                self.warnings.push(format!(
+                    "{} has no effect: nothing waits for a sweep, each leaves within a tenth of a \
+                     second of its time; leave it out, and set {instead} to say when that is",
+                    key.name
+                ));
+            }
+        }
     }
 
     fn disk(&mut self) -> Option<Disk> {
@@ -304,14 +393,22 @@ impl Settler<'_> {
             self.warnings.push("queue.backend is not used: queue.enabled is false".to_owned());
         }
         let interval = Duration::from_millis(self.raw.whole(&keys::QUEUE_FSYNC_INTERVAL));
-        (wanted && enabled).then(|| Disk {
-            path: self.directory.join(self.raw.text(&keys::QUEUE_PATH).unwrap_or_default()),
+        if !(wanted && enabled) {
+            return None;
+        }
+        let bytes_max = self.raw.whole(&keys::QUEUE_MAX_DISK);
+        let shards = capacity::shards(self.size(&keys::SHARDS_COUNT), pin::allowed_cores().len());
+        if let Err(problem) = storage::share(bytes_max, shards) {
+            self.refuse(&keys::QUEUE_MAX_DISK, &problem, storage::ENLARGE);
+        }
+        Some(Disk {
+            path: self.absolute(&self.raw.text(&keys::QUEUE_PATH).unwrap_or_default()),
             fsync: match self.raw.text(&keys::QUEUE_FSYNC).as_deref() {
                 Some("interval") => Fsync::Interval(interval),
                 Some("never") => Fsync::Never,
                 _ => Fsync::Always,
             },
-            bytes_max: self.raw.whole(&keys::QUEUE_MAX_DISK),
+            bytes_max,
         })
     }
 

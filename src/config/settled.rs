@@ -125,6 +125,8 @@ pub struct Jwt {
 pub struct Redis {
     /// `redis://` or `rediss://`, with user, password and database number where needed.
     pub url: String,
+    /// The certificates of `rediss://`.
+    pub tls: RedisTls,
     /// Consecutive failures that open the circuit breaker.
     pub breaker_failure_threshold: u32,
     /// Consecutive successes that close it again.
@@ -135,6 +137,24 @@ pub struct Redis {
     pub backoff_initial: Duration,
     /// The largest reconnection delay.
     pub backoff_max: Duration,
+}
+
+/// The certificate files of TLS to Redis, as absolute paths. They are read anew after a failure.
+#[derive(Debug, Clone, Default)]
+pub struct RedisTls {
+    /// Whom to trust; `None` = the system's certificates.
+    pub ca: Option<PathBuf>,
+    /// Who we are, where the server asks.
+    pub client: Option<ClientCertificate>,
+}
+
+/// A certificate and its key.
+#[derive(Debug, Clone)]
+pub struct ClientCertificate {
+    /// The certificate, and those between it and its authority.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// Logging.

@@ -14,6 +14,8 @@ use super::raw::Sources;
 use super::settled::{LogFormat, RunMode, Settings};
 use super::{Loaded, load, show};
 
+mod surroundings;
+
 /// A directory that goes away with the test.
 struct Directory(PathBuf);
 
@@ -249,10 +251,11 @@ fn files_that_cannot_be_read_are_faults_and_guess_nothing() {
     assert_eq!(list[0].origin, Origin::File { line: 1 });
     assert!(!format!("{list:?}").contains("hunter2"));
 
-    let directory = Directory::new(&[(".env", "A=1\nthis is hunter2\n"), ("config.toml", "")]);
+    let directory =
+        Directory::new(&[(".env", "A=1\nexport JWT_SECRET hunter2\n"), ("config.toml", "")]);
     let list = directory.load(&[("SERVER_PORT", "x")]).err().unwrap().list;
     assert_eq!(list.len(), 2, "{list:?}");
-    assert_eq!(list[0].origin, Origin::DotEnv { line: 2 });
+    assert_eq!((&*list[0].key, list[0].origin), ("JWT_SECRET", Origin::DotEnv { line: 2 }));
     assert!(!format!("{list:?}").contains("hunter2"));
 
     std::fs::write(directory.0.join("config.toml"), b"a = '\xff'").unwrap();
@@ -307,10 +310,31 @@ fn keys_are_checked_against_each_other() {
     for (file, name) in [
         ("server.host = '0.0.0.0'", "server.host"),
         ("websocket.connection_timeout = 30", "websocket.connection_timeout"),
+        ("websocket.heartbeat_interval = 0", "websocket.heartbeat_interval"),
+        (
+            "websocket.heartbeat_interval = 0\nwebsocket.connection_timeout = 0",
+            "websocket.heartbeat_interval and websocket.connection_timeout",
+        ),
         ("shards.outbox_bytes_per_connection = 4096", "shards.outbox_bytes_per_connection"),
     ] {
         let warnings = settings(file, &[]).warnings;
         assert!(warnings.len() == 1 && warnings[0].starts_with(name), "{warnings:?}");
+    }
+}
+
+#[test]
+fn an_interval_without_effect_is_warned_of_and_what_to_use_is_named() {
+    for (name, instead) in [
+        ("QUEUE_CLEANUP_INTERVAL_SECONDS", "queue.dead_letter_ttl_seconds"),
+        ("ACK_CLEANUP_INTERVAL_SECONDS", "ack.timeout_seconds"),
+    ] {
+        // The default too: whoever writes it down expects something of it.
+        for value in ["60", "300"] {
+            let warnings = settings("", &[(name, value)]).warnings;
+            let [warning] = &*warnings else { panic!("{warnings:?}") };
+            let is_named = warning.contains("cleanup_interval_seconds has no effect");
+            assert!(is_named && warning.contains(instead), "{warning}");
+        }
     }
 }
 

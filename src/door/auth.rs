@@ -4,15 +4,20 @@
 //! key. **Never**: lets a token choose its algorithm, says why a signature failed, or repeats a
 //! token or a claim in an error.
 //!
-//! The library checks shape, algorithm and signature; the claims are checked here, after the
-//! signature and against a time that is an argument, so that tests need no clock.
+//! The library reads the header and checks the signature; the claims are checked here, after the
+//! signature and against a time that is an argument, so that tests need no clock. The library's
+//! `decode` is not used: it reads the claims a second time for checks of its own, and fails on a
+//! claim of the wrong type without saying which.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{DecodingKey, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use serde_json::error::Category;
 
 use crate::config::error::Fault;
@@ -65,6 +70,8 @@ pub enum TokenError {
     WrongAudience,
     /// A claim is missing or not what it must be; the text says which.
     BadClaim(&'static str),
+    /// A field of its header is not of the type it must have.
+    BadHeader,
 }
 
 impl TokenError {
@@ -80,6 +87,7 @@ impl TokenError {
             Self::WrongIssuer => "wrong_issuer",
             Self::WrongAudience => "wrong_audience",
             Self::BadClaim(_) => "bad_claim",
+            Self::BadHeader => "bad_header",
         }
     }
 }
@@ -96,6 +104,10 @@ impl fmt::Display for TokenError {
             Self::WrongIssuer => "the token's issuer is not accepted",
             Self::WrongAudience => "the token's audience is not accepted",
             Self::BadClaim(problem) => problem,
+            Self::BadHeader => {
+                "a field of the token's header is given twice or has the wrong type (kid, typ and \
+                 x5t are text, x5c is a list of text, jwk is a key)"
+            }
         })
     }
 }
@@ -106,7 +118,7 @@ impl std::error::Error for TokenError {}
 #[derive(Clone)]
 pub struct Verifier {
     key: DecodingKey,
-    validation: Validation,
+    algorithm: Algorithm,
     issuer: Option<Box<str>>,
     audience: Option<Box<str>>,
     leeway_seconds: u64,
@@ -118,26 +130,30 @@ impl fmt::Debug for Verifier {
     }
 }
 
-/// The claims as they arrive. What is not checked unless configured is not typed here either.
+/// The claims as they arrive. Their types are checked one by one, so that a refusal names the claim.
 #[derive(Deserialize)]
 struct Claims {
-    sub: Option<String>,
-    exp: Option<serde_json::Number>,
-    nbf: Option<serde_json::Number>,
     #[serde(default)]
-    iss: serde_json::Value,
+    sub: Value,
     #[serde(default)]
-    aud: serde_json::Value,
-    tenant_id: Option<String>,
+    exp: Value,
     #[serde(default)]
-    roles: Option<Vec<String>>,
+    nbf: Value,
+    #[serde(default)]
+    iss: Value,
+    #[serde(default)]
+    aud: Value,
+    #[serde(default)]
+    tenant_id: Value,
+    #[serde(default)]
+    roles: Value,
     // Absent means every channel, so a null must not pass for absent.
-    #[serde(default, deserialize_with = "not_null")]
-    channels: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "given")]
+    channels: Option<Value>,
 }
 
-fn not_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
-    Vec::deserialize(deserializer).map(Some)
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
 }
 
 impl Verifier {
@@ -148,14 +164,9 @@ impl Verifier {
     /// A fault of the configuration, where the key is missing or does not fit the algorithm.
     pub fn new(jwt: &Jwt) -> Result<Self, Fault> {
         let key = jwt_key::decoding_key(jwt)?;
-        let mut validation = Validation::new(jwt.algorithm);
-        validation.required_spec_claims.clear();
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
-        validation.validate_aud = false;
         Ok(Self {
             key,
-            validation,
+            algorithm: jwt.algorithm,
             issuer: jwt.issuer.as_deref().map(Box::from),
             audience: jwt.audience.as_deref().map(Box::from),
             leeway_seconds: jwt.leeway.as_secs(),
@@ -186,25 +197,37 @@ impl Verifier {
         {
             return Err(TokenError::Malformed);
         }
-        let header = jsonwebtoken::decode_header(token).map_err(|error| header_class(&error))?;
+        let header =
+            jsonwebtoken::decode_header(token).map_err(|error| header_class(&error, token))?;
         // RFC 7515: who does not understand a critical extension must refuse; we know none.
-        if !self.validation.algorithms.contains(&header.alg) || header.crit.is_some() {
+        if header.alg != self.algorithm || header.crit.is_some() {
             return Err(TokenError::WrongAlgorithm);
         }
-        let decoded = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation)
-            .map_err(|error| body_class(&error))?;
-        self.check(decoded.claims, now_unix_seconds)
+        let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
+        let (_, payload) = message.split_once('.').ok_or(TokenError::Malformed)?;
+        let verdict =
+            jsonwebtoken::crypto::verify(signature, message.as_bytes(), &self.key, self.algorithm);
+        match verdict.as_ref().map_err(|error| error.kind()) {
+            Ok(true) => self.check(claims(payload)?, now_unix_seconds),
+            Err(ErrorKind::Base64(_)) => Err(TokenError::Malformed),
+            Ok(false) | Err(_) => Err(TokenError::BadSignature),
+        }
     }
 
     fn check(&self, claims: Claims, now: u64) -> Result<Identity, TokenError> {
-        let expires = claims.exp.as_ref().and_then(numeric_date);
-        let expires = expires.ok_or(TokenError::BadClaim("the token needs a numeric exp claim"))?;
+        if claims.exp.is_null() {
+            return Err(TokenError::BadClaim("the token needs an exp claim"));
+        }
+        let expires = numeric_date(&claims.exp).ok_or(TokenError::BadClaim(
+            "the token's exp claim is not a time in seconds since 1970",
+        ))?;
         if now >= expires.saturating_add(self.leeway_seconds) {
             return Err(TokenError::Expired);
         }
-        if let Some(not_before) = &claims.nbf {
-            let not_before = numeric_date(not_before)
-                .ok_or(TokenError::BadClaim("the token's nbf claim is not a time"))?;
+        if !claims.nbf.is_null() {
+            let not_before = numeric_date(&claims.nbf).ok_or(TokenError::BadClaim(
+                "the token's nbf claim is not a time in seconds since 1970",
+            ))?;
             if now.saturating_add(self.leeway_seconds) < not_before {
                 return Err(TokenError::NotYetValid);
             }
@@ -224,36 +247,57 @@ impl Verifier {
 }
 
 fn identity(claims: Claims, expires_at_unix_seconds: u64) -> Result<Identity, TokenError> {
-    let user = claims.sub.filter(|user| names::is_user(user)).ok_or(TokenError::BadClaim(
+    let user = text(claims.sub).filter(|user| names::is_user(user)).ok_or(TokenError::BadClaim(
         "the token needs a sub claim of 1 to 128 bytes of visible text",
     ))?;
-    if claims.tenant_id.as_deref().is_some_and(|tenant| !names::is_channel(tenant)) {
-        let problem = "the token's tenant_id claim is not 1 to 64 of A-Z a-z 0-9 . _ -";
-        return Err(TokenError::BadClaim(problem));
-    }
-    let roles = claims.roles.unwrap_or_default();
-    if roles.len() > ROLES_MAX || roles.iter().any(|role| role.len() > ROLE_BYTES_MAX) {
-        let problem = "the token's roles claim is not up to 64 roles of up to 64 bytes";
-        return Err(TokenError::BadClaim(problem));
-    }
-    let channels = claims.channels;
-    if let Some(channels) = &channels
-        && (channels.len() > CHANNELS_MAX || !channels.iter().all(|entry| is_channel_entry(entry)))
-    {
-        let problem = "the token's channels claim is not up to 256 channel names or prefix.*";
-        return Err(TokenError::BadClaim(problem));
-    }
+    let tenant =
+        optional(claims.tenant_id, |claim| text(claim).filter(|tenant| names::is_channel(tenant)));
+    let tenant = tenant.ok_or(TokenError::BadClaim(
+        "the token's tenant_id claim is not 1 to 64 of A-Z a-z 0-9 . _ -",
+    ))?;
+    let roles = optional(claims.roles, |claim| {
+        texts(claim, ROLES_MAX, |role| role.len() <= ROLE_BYTES_MAX)
+    });
+    let roles = roles.ok_or(TokenError::BadClaim(
+        "the token's roles claim is not up to 64 roles of up to 64 bytes",
+    ))?;
+    let channels = match claims.channels {
+        None => None,
+        Some(claim) => {
+            Some(texts(claim, CHANNELS_MAX, is_channel_entry).ok_or(TokenError::BadClaim(
+                "the token's channels claim is not up to 256 channel names or prefix.*",
+            ))?)
+        }
+    };
     Ok(Identity {
         user: user.into_boxed_str(),
-        tenant: claims.tenant_id.map(String::into_boxed_str),
-        roles: boxed(roles),
-        channels: channels.map(boxed),
+        tenant: tenant.map(String::into_boxed_str),
+        roles: roles.unwrap_or_default(),
+        channels,
         expires_at_unix_seconds,
     })
 }
 
-fn boxed(texts: Vec<String>) -> Box<[Box<str>]> {
-    texts.into_iter().map(String::into_boxed_str).collect()
+/// `Some(None)` where the claim is absent or null, `None` where `read` does not take it.
+fn optional<T>(claim: Value, read: impl FnOnce(Value) -> Option<T>) -> Option<Option<T>> {
+    if claim.is_null() { Some(None) } else { read(claim).map(Some) }
+}
+
+fn text(claim: Value) -> Option<String> {
+    match claim {
+        Value::String(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// A list of at most `most` texts, each of them `valid`.
+fn texts(claim: Value, most: usize, valid: impl Fn(&str) -> bool) -> Option<Box<[Box<str>]>> {
+    let Value::Array(entries) = claim else { return None };
+    if entries.len() > most {
+        return None;
+    }
+    let entries = entries.into_iter().map(|entry| text(entry).filter(|entry| valid(entry)));
+    entries.map(|entry| entry.map(String::into_boxed_str)).collect()
 }
 
 /// Whether a text may be an entry of the `channels` claim: a channel name, or `prefix.*`.
@@ -261,43 +305,64 @@ pub fn is_channel_entry(text: &str) -> bool {
     names::is_channel(text.strip_suffix(".*").unwrap_or(text))
 }
 
-/// Seconds since 1970, from a number that may have a fraction (RFC 7519, NumericDate).
-fn numeric_date(number: &serde_json::Number) -> Option<u64> {
+/// Seconds since 1970, from a number that may have a fraction (RFC 7519, NumericDate). A time before
+/// 1970 is as good as 1970: long past.
+fn numeric_date(claim: &Value) -> Option<u64> {
+    let Value::Number(number) = claim else { return None };
     number.as_u64().or_else(|| {
-        Duration::try_from_secs_f64(number.as_f64()?).ok().map(|duration| duration.as_secs())
+        let seconds = number.as_f64()?.max(0.0);
+        Duration::try_from_secs_f64(seconds).ok().map(|duration| duration.as_secs())
     })
 }
 
 /// Whether an `aud` claim, one text or a list, holds the configured audience.
-fn holds(claim: &serde_json::Value, audience: &str) -> bool {
+fn holds(claim: &Value, audience: &str) -> bool {
     match claim {
-        serde_json::Value::String(one) => one == audience,
-        serde_json::Value::Array(many) => many.iter().any(|one| one.as_str() == Some(audience)),
+        Value::String(one) => one == audience,
+        Value::Array(many) => many.iter().any(|one| one.as_str() == Some(audience)),
         _ => false,
     }
 }
 
-/// A header that is valid JSON, but not a header the library knows, has an unknown `alg` (`none`
-/// among them) or none at all.
-fn header_class(error: &jsonwebtoken::errors::Error) -> TokenError {
-    match error.kind() {
-        ErrorKind::Json(json) if json.classify() == Category::Data => TokenError::WrongAlgorithm,
-        _ => TokenError::Malformed,
+/// A header that is valid JSON, but not one the library knows, has an unknown `alg` (`none` among
+/// them) or none at all; or its `alg` is known, and another field is wrong.
+fn header_class(error: &jsonwebtoken::errors::Error, token: &str) -> TokenError {
+    #[derive(Deserialize)]
+    struct Named {
+        #[serde(default)]
+        alg: Value,
+    }
+    if !matches!(error.kind(), ErrorKind::Json(_)) {
+        return TokenError::Malformed;
+    }
+    let encoded = token.split('.').next().unwrap_or_default();
+    let decoded = BASE64_URL_SAFE_NO_PAD.decode(encoded).unwrap_or_default();
+    match serde_json::from_slice::<Value>(&decoded) {
+        Ok(Value::Object(_)) => {}
+        _ => return TokenError::Malformed,
+    }
+    match serde_json::from_slice::<Named>(&decoded) {
+        Ok(Named { alg: Value::String(name) }) if name.parse::<Algorithm>().is_ok() => {
+            TokenError::BadHeader
+        }
+        Ok(_) => TokenError::WrongAlgorithm,
+        // Which of two is meant is anybody's guess.
+        Err(_given_twice) => TokenError::BadHeader,
     }
 }
 
-/// The signature is verified before the claims are read, so bad claims are the signer's own.
-fn body_class(error: &jsonwebtoken::errors::Error) -> TokenError {
-    match error.kind() {
-        ErrorKind::InvalidAlgorithm => TokenError::WrongAlgorithm,
-        ErrorKind::Json(json) if json.classify() == Category::Data => {
-            TokenError::BadClaim("a claim of the token has the wrong type")
-        }
-        ErrorKind::Json(_)
-        | ErrorKind::Base64(_)
-        | ErrorKind::Utf8(_)
-        | ErrorKind::InvalidToken => TokenError::Malformed,
-        _ => TokenError::BadSignature,
+/// Reads the claims of a token whose signature is verified, so that bad claims are the signer's own.
+fn claims(payload: &str) -> Result<Claims, TokenError> {
+    let decoded = BASE64_URL_SAFE_NO_PAD.decode(payload);
+    let decoded = decoded.map_err(|_not_base64| TokenError::Malformed)?;
+    // serde would take a list for the fields in their order.
+    let is_object = decoded.trim_ascii_start().starts_with(b"{");
+    match serde_json::from_slice(&decoded) {
+        Ok(claims) if is_object => Ok(claims),
+        Err(error) if error.classify() != Category::Data => Err(TokenError::Malformed),
+        Ok(_) | Err(_) => Err(TokenError::BadClaim(
+            "the token's claims are not an object that has each claim once",
+        )),
     }
 }
 

@@ -311,13 +311,82 @@ fn time_is_checked_with_leeway_on_both_ends() {
         Err(TokenError::Expired)
     );
     assert!(hs256().verify(&hs256_token(&forever)).is_ok());
-    for bad in [json!("1"), json!(-1), json!(null), json!(1e300), json!(true), json!([1])] {
-        assert!(is_bad_claim(&verify(&with("exp", bad.clone()))), "exp {bad}");
-        if !bad.is_null() {
-            assert!(is_bad_claim(&verify(&with("nbf", bad.clone()))), "nbf {bad}");
+    // A time before 1970 is a time.
+    for past in [json!(-1), json!(-0.5), json!(i64::MIN)] {
+        assert_eq!(verify(&with("exp", past.clone())), Err(TokenError::Expired), "exp {past}");
+        assert!(verify(&with("nbf", past.clone())).is_ok(), "nbf {past}");
+    }
+    for bad in [json!("1"), json!(null), json!(1e300), json!(true), json!([1])] {
+        for name in ["exp", "nbf"] {
+            let result = verify(&with(name, bad.clone()));
+            if bad.is_null() {
+                let needed = Err(TokenError::BadClaim("the token needs an exp claim"));
+                assert!(name == "nbf" && result.is_ok() || result == needed, "{name} {result:?}");
+            } else {
+                let told = result.unwrap_err().to_string();
+                assert_eq!(
+                    told,
+                    format!("the token's {name} claim is not a time in seconds since 1970")
+                );
+            }
         }
     }
     assert!(is_bad_claim(&verify(&json!({ "sub": "a" }))));
+}
+
+/// A token signed with the secret, whatever its header says.
+fn signed(header: &str) -> String {
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, SECRET.as_bytes());
+    let payload = base64(alice().to_string().as_bytes(), true);
+    let message = format!("{}.{payload}", base64(header.as_bytes(), true));
+    let signature = aws_lc_rs::hmac::sign(&key, message.as_bytes());
+    format!("{message}.{}", base64(signature.as_ref(), true))
+}
+
+#[test]
+fn a_header_is_refused_for_what_is_wrong_with_it() {
+    let at = |header: &str| hs256().verify_at(&signed(header), NOW).map(|_| ());
+    assert_eq!(at(r#"{"alg":"HS256","kid":"1","x5c":["AA=="],"extra":{"a":1}}"#), Ok(()));
+    for header in [
+        r#"{"alg":"HS256","kid":7}"#,
+        r#"{"alg":"HS256","x5c":"AA=="}"#,
+        r#"{"alg":"HS256","x5c":[1]}"#,
+        r#"{"alg":"HS256","typ":{}}"#,
+        r#"{"alg":"HS256","jwk":"none"}"#,
+        r#"{"alg":"HS256","crit":"b64"}"#,
+        r#"{"alg":"HS256","kid":"a","kid":"b"}"#,
+        r#"{"alg":"HS256","alg":"none"}"#,
+        // Its algorithm would be refused too, once the rest is right.
+        r#"{"alg":"RS256","kid":7}"#,
+    ] {
+        assert_eq!(at(header), Err(TokenError::BadHeader), "{header}");
+    }
+    for header in [r#"{"alg":"HS1","kid":7}"#, r#"{"alg":7}"#, r#"{"kid":7}"#, "{}"] {
+        assert_eq!(at(header), Err(TokenError::WrongAlgorithm), "{header}");
+    }
+    for header in ["[]", "7", "null", "\"HS256\"", "{", ""] {
+        assert_eq!(at(header), Err(TokenError::Malformed), "{header}");
+    }
+}
+
+#[test]
+fn a_claim_of_the_wrong_type_is_named() {
+    for (name, value) in [
+        ("sub", json!(7)),
+        ("sub", json!(["alice"])),
+        ("tenant_id", json!(7)),
+        ("roles", json!("admin")),
+        ("roles", json!([1])),
+        ("channels", json!("news")),
+        ("channels", json!(null)),
+        ("exp", json!({})),
+    ] {
+        let told = verify(&with(name, value.clone())).unwrap_err().to_string();
+        assert!(told.contains(&format!("{name} claim")), "{name} {value}: {told}");
+    }
+    for absent in ["tenant_id", "roles", "nbf"] {
+        assert!(verify(&with(absent, json!(null))).is_ok(), "{absent}");
+    }
 }
 
 #[test]
@@ -411,8 +480,10 @@ fn claims_have_bounds() {
         assert!(is_bad_claim(&result), "{name} {value}: {result:?}");
     }
     let key = EncodingKey::from_secret(SECRET.as_bytes());
-    let list = jsonwebtoken::encode(&Header::default(), &json!([1, 2]), &key).unwrap();
-    assert!(is_bad_claim(&hs256().verify_at(&list, NOW)));
+    for list in [json!([1, 2]), json!(["alice", NOW + 60, null, null, null, null, null, []])] {
+        let token = jsonwebtoken::encode(&Header::default(), &list, &key).unwrap();
+        assert!(is_bad_claim(&hs256().verify_at(&token, NOW)), "{list}");
+    }
 }
 
 #[test]

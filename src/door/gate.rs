@@ -4,7 +4,6 @@
 //! connection, the router. **Owns**: the verifier and the origins. **Never**: counts anything:
 //! limits are the router's; logs a query string, which may hold a token.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use ara_shards::codec::dialect::parse_id;
@@ -14,13 +13,15 @@ use ara_shards::placement::Placement;
 use ara_shards::state::session::is_granted;
 use http::header::{self, HeaderMap, HeaderName};
 use http::request::Parts;
-use http::{Method, Version};
+use http::{Uri, Version};
 use tungstenite::handshake::derive_accept_key;
 use uuid::Uuid;
 
 use super::auth::{Identity, TokenError, Verifier};
+use super::stream::Responder;
 use crate::names;
 use crate::origin::Origins;
+use crate::query::Query;
 use crate::refusal::{Code, Refusal};
 
 /// The tenant of everyone where tenants are off, and of tokens that name none.
@@ -30,8 +31,19 @@ const SUBPROTOCOL: &str = "ara.v1";
 const BEARER_PROTOCOL: &str = "bearer.";
 /// What an SSE client says it saw last when it comes back (WHATWG HTML, section 9.2.4).
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// The reconnection time an SSE client starts with, in milliseconds.
-const SSE_RETRY_MS: u32 = 3000;
+/// The same in the query, as `EventSource` polyfills and some clients spell it. It is the older
+/// where both are there: a client puts it into its URL, and a reconnecting library into the header.
+const LAST_EVENT_ID_QUERY: [&str; 6] = [
+    "lastEventId",
+    "last_event_id",
+    "lastEventID",
+    "Last-Event-ID",
+    "Last-Event-Id",
+    "evs_last_event_id",
+];
+const TOKEN: &str = "token";
+const CHANNELS: &str = "channels";
+const SETTLED: &str = "settled";
 
 /// Decides who comes in.
 #[derive(Debug)]
@@ -53,23 +65,27 @@ pub struct Gate {
 /// A client that may come in if there is room.
 #[derive(Debug)]
 pub struct Pass {
-    /// How it speaks.
-    pub transport: Transport,
+    /// How it is spoken to.
+    pub responder: Responder,
     /// Who it is.
     pub member: Member,
     /// The response head that welcomes it.
     pub greeting: Box<[u8]>,
     /// Its connection's public id.
     pub connection_id: NotificationId,
-    /// The origin that may read an error, if it came from a page that is allowed.
-    pub cors_origin: Option<String>,
 }
 
 /// Which client transport a request asks for, if any.
 pub fn transport_of(parts: &Parts) -> Option<Transport> {
-    match (&parts.method, parts.uri.path()) {
-        (&Method::GET, "/ws") => Some(Transport::WebSocket),
-        (&Method::GET, "/sse") => Some(Transport::Sse),
+    transport_at(parts.method.as_str(), parts.uri.path())
+}
+
+/// The same from the method and the path. A base address that ends with a slash makes `//ws`, and
+/// what is meant by that is plain.
+pub(super) fn transport_at(method: &str, path: &str) -> Option<Transport> {
+    match (method, path.trim_start_matches('/')) {
+        ("GET", "ws") => Some(Transport::WebSocket),
+        ("GET", "sse") => Some(Transport::Sse),
         _ => None,
     }
 }
@@ -82,12 +98,14 @@ impl Gate {
     /// The refusal to answer with.
     pub fn examine(&self, parts: &Parts, transport: Transport) -> Result<Pass, Refusal> {
         let cors_origin = self.check_origin(&parts.headers)?;
-        let token = token_of(parts, transport);
+        let responder = Responder::new(parts, transport, cors_origin);
+        let query = client_query(&parts.uri, transport)?;
+        let token = token_of(&query, &parts.headers, transport);
         let greeting = match transport {
             Transport::WebSocket => upgrade(parts)?,
-            Transport::Sse => sse_greeting(cors_origin.as_deref()),
+            Transport::Sse => responder.stream_head().into_bytes().into(),
         };
-        let identity = match &token {
+        let identity = match token {
             Some(token) => self.verifier.verify(token),
             None => Err(TokenError::Missing),
         };
@@ -101,18 +119,16 @@ impl Gate {
         })?;
         let listens = match transport {
             Transport::WebSocket => Listens::Nothing,
-            Transport::Sse => self.listens(parts.uri.query(), identity.channels.as_deref())?,
+            Transport::Sse => self.listens(&query, identity.channels.as_deref())?,
         };
         let mut member = self.member(identity, listens);
-        let settled = query_value(parts.uri.query(), "settled");
-        member.hears_settled = settled.is_some_and(|value| value == "true");
-        member.seen = text_of(&parts.headers, &LAST_EVENT_ID).and_then(parse_id);
+        member.hears_settled = hears_settled(&query)?;
+        member.seen = last_seen(&query, &parts.headers)?;
         Ok(Pass {
-            transport,
+            responder,
             member,
             greeting,
             connection_id: NotificationId(*Uuid::new_v4().as_bytes()),
-            cors_origin,
         })
     }
 
@@ -120,21 +136,22 @@ impl Gate {
     ///
     /// # Errors
     ///
-    /// There is no valid token.
+    /// There is no valid token, or something else in the query.
     pub fn user(&self, parts: &Parts) -> Result<Member, Refusal> {
-        let token = token_of(parts, Transport::Sse);
-        let verified = token.ok_or(TokenError::Missing).and_then(|t| self.verifier.verify(&t));
+        let query = Query::parse(&parts.uri, &[TOKEN], &[])?;
+        let token = token_of(&query, &parts.headers, Transport::Sse);
+        let verified = token.ok_or(TokenError::Missing).and_then(|t| self.verifier.verify(t));
         let identity =
             verified.map_err(|error| Refusal::new(Code::Unauthorized, error.to_string()))?;
         Ok(self.member(identity, Listens::Nothing))
     }
 
-    /// The origin to allow in CORS headers: the request's own, where it is allowed.
+    /// What the CORS headers of an answer allow: see [`Origins::allowed`].
     #[must_use]
     pub fn cors_origin(&self, headers: &HeaderMap) -> Option<String> {
         let origin = headers.get(header::ORIGIN)?.to_str().ok()?;
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        self.origins.allows(origin, host).then(|| origin.to_owned())
+        self.origins.allowed(origin, host)
     }
 
     fn check_origin(&self, headers: &HeaderMap) -> Result<Option<String>, Refusal> {
@@ -148,14 +165,12 @@ impl Gate {
 
     /// What an SSE client hears: `?channels=a,b`, or everything. It cannot be told later what it
     /// does not hear, so a channel too many or not allowed is a refusal.
-    fn listens(
-        &self,
-        query: Option<&str>,
-        grants: Option<&[Box<str>]>,
-    ) -> Result<Listens, Refusal> {
-        let Some(list) = query_value(query, "channels") else { return Ok(Listens::Everything) };
-        let names: Box<[Box<str>]> =
-            list.split(',').filter(|name| !name.is_empty()).map(Box::from).collect();
+    fn listens(&self, query: &Query<'_>, grants: Option<&[Box<str>]>) -> Result<Listens, Refusal> {
+        if query.get(CHANNELS).is_none() {
+            return Ok(Listens::Everything);
+        }
+        let names = query.all(CHANNELS).flat_map(|list| list.split(','));
+        let names: Box<[Box<str>]> = names.filter(|name| !name.is_empty()).map(Box::from).collect();
         let most = match self.subscriptions_max {
             0 => names::CHANNELS_MAX,
             most => most.min(names::CHANNELS_MAX),
@@ -196,22 +211,59 @@ impl Gate {
     }
 }
 
+/// The query of a client's request. Whoever misspells `channels` would hear everything.
+fn client_query(uri: &Uri, transport: Transport) -> Result<Query<'_>, Refusal> {
+    let [a, b, c, d, e, f] = LAST_EVENT_ID_QUERY;
+    let known = [TOKEN, CHANNELS, SETTLED, a, b, c, d, e, f];
+    let query = Query::parse(uri, &known, &[CHANNELS])?;
+    if transport == Transport::WebSocket && query.get(CHANNELS).is_some() {
+        let sentence = "`channels` is a parameter of /sse only: send a `Subscribe` message here";
+        return Err(Refusal::field(CHANNELS, sentence));
+    }
+    Ok(query)
+}
+
 /// Finds the token a request carries.
-fn token_of(parts: &Parts, transport: Transport) -> Option<Cow<'_, str>> {
-    if let Some(text) = query_value(parts.uri.query(), "token").filter(|text| !text.is_empty()) {
+fn token_of<'a>(
+    query: &'a Query<'_>,
+    headers: &'a HeaderMap,
+    transport: Transport,
+) -> Option<&'a str> {
+    if let Some(text) = query.get(TOKEN).filter(|text| !text.is_empty()) {
         return Some(text);
     }
-    let authorization = text_of(&parts.headers, &header::AUTHORIZATION);
+    let authorization = text_of(headers, &header::AUTHORIZATION);
     if let Some((scheme, token)) = authorization.and_then(|value| value.split_once(' '))
         && scheme.eq_ignore_ascii_case("bearer")
     {
-        return Some(Cow::Borrowed(token.trim()));
+        return Some(token.trim());
     }
     if transport == Transport::Sse {
         return None;
     }
-    let mut offered = offered_protocols(&parts.headers);
-    offered.find_map(|entry| entry.strip_prefix(BEARER_PROTOCOL)).map(Cow::Borrowed)
+    offered_protocols(headers).find_map(|entry| entry.strip_prefix(BEARER_PROTOCOL))
+}
+
+/// Whether the client wants to be told what its user's other connections have acknowledged.
+fn hears_settled(query: &Query<'_>) -> Result<bool, Refusal> {
+    match query.get(SETTLED) {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(Refusal::field(SETTLED, "`settled` in the query is `true` or `false`")),
+    }
+}
+
+/// What the client saw last, by the header or else the query. An id that is none of ours says as
+/// little as one that we have forgotten.
+fn last_seen(query: &Query<'_>, headers: &HeaderMap) -> Result<Option<NotificationId>, Refusal> {
+    let mut given = LAST_EVENT_ID_QUERY.iter().filter_map(|name| query.get(name));
+    let (in_query, another) = (given.next(), given.next());
+    if another.is_some() {
+        let [field, ..] = LAST_EVENT_ID_QUERY;
+        let sentence = "the last event id is in the query more than once, under several names";
+        return Err(Refusal::field(field, sentence));
+    }
+    Ok(text_of(headers, &LAST_EVENT_ID).or(in_query).and_then(parse_id))
 }
 
 /// The subprotocols a client offers, over all its header lines (RFC 6455 section 11.3.4).
@@ -224,11 +276,6 @@ fn text_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-fn query_value<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, str>> {
-    let mut pairs = form_urlencoded::parse(query?.as_bytes());
-    pairs.find(|(key, _)| key == name).map(|(_, value)| value)
-}
-
 /// Checks an opening handshake and answers it (RFC 6455 section 4.2).
 ///
 /// # Errors
@@ -236,7 +283,15 @@ fn query_value<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, str>> {
 /// It is none, or of another version.
 pub fn upgrade(parts: &Parts) -> Result<Box<[u8]>, Refusal> {
     let accept = derive_accept_key(client_key(parts)?.as_bytes());
+    let is_any_offered = parts.headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL);
     let is_offered = offered_protocols(&parts.headers).any(|entry| entry == SUBPROTOCOL);
+    if is_any_offered && !is_offered {
+        // A browser drops a connection for which none of its subprotocols was selected, and says
+        // nothing of why.
+        let sentence = "of the subprotocols only `ara.v1` is spoken here: offer it, with a token \
+                        as `Sec-WebSocket-Protocol: ara.v1, bearer.JWT`, or offer none";
+        return Err(Refusal::field("Sec-WebSocket-Protocol", sentence));
+    }
     let protocol = if is_offered { "sec-websocket-protocol: ara.v1\r\n" } else { "" };
     let head = format!(
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
@@ -275,17 +330,4 @@ fn client_key(parts: &Parts) -> Result<&str, Refusal> {
         Some(key) if key.len() == 24 && key.ends_with("==") => Ok(key),
         _ => Err(Refusal::new(Code::Validation, "Sec-WebSocket-Key is missing or malformed")),
     }
-}
-
-/// The head of an endless event stream: no length and no chunks, so it ends with the connection.
-fn sse_greeting(cors_origin: Option<&str>) -> Box<[u8]> {
-    let cors = cors_origin.map_or_else(String::new, |origin| {
-        format!("access-control-allow-origin: {origin}\r\nvary: Origin\r\n")
-    });
-    format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n\
-         x-accel-buffering: no\r\nconnection: close\r\n{cors}\r\nretry: {SSE_RETRY_MS}\n\n"
-    )
-    .into_bytes()
-    .into()
 }

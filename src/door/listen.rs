@@ -4,6 +4,7 @@
 //! without a complete head; when a further one comes, the oldest gives way. **Never**: lets one of
 //! them live beyond [`HEAD_DEADLINE`]; handles a request itself.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -21,8 +22,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use super::gate::{Gate, Pass, transport_of};
-use super::head::{self, Head, NoHead};
+use super::head::{self, BadHead, Head, NoHead};
 use crate::refusal::{Code, Refusal};
+use crate::supervise::spawn_unsupervised;
 use crate::telemetry::Hush;
 
 /// The longest a client may take to send its request head.
@@ -31,8 +33,8 @@ pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(2);
 /// The kernel's queue of connections not accepted yet, for each door.
 const BACKLOG: i32 = 4096;
-/// At most one line about refused accepts in this time.
-const WARN_INTERVAL: Duration = Duration::from_secs(1);
+/// At most one line about refused accepts in this time, and one about unusable heads.
+pub const WARN_INTERVAL: Duration = Duration::from_secs(1);
 /// How long accepting rests when the process is out of files.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -137,7 +139,8 @@ pub async fn serve(
     newcomers_max: usize,
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    let door = Rc::new(Door { gate, hallway });
+    let bad_heads = RefCell::new(Hush::new(WARN_INTERVAL));
+    let door = Rc::new(Door { gate, hallway, bad_heads });
     let mut closing = door.hallway.closing.clone();
     let mut newcomers: VecDeque<AbortHandle> = VecDeque::new();
     let mut hush = Hush::new(WARN_INTERVAL);
@@ -150,7 +153,7 @@ pub async fn serve(
             Ok((stream, _peer)) => {
                 make_room(&mut newcomers, newcomers_max);
                 let door = Rc::clone(&door);
-                let task = tokio::task::spawn_local(async move { door.receive(stream).await });
+                let task = spawn_unsupervised(async move { door.receive(stream).await });
                 newcomers.push_back(task.abort_handle());
             }
             Err(error) if is_of_one_connection(&error) => {}
@@ -194,13 +197,15 @@ pub fn is_of_one_connection(error: &io::Error) -> bool {
 struct Door {
     gate: Arc<Gate>,
     hallway: Hallway,
+    bad_heads: RefCell<Hush>,
 }
 
 impl Door {
     async fn receive(&self, mut stream: TcpStream) {
         let head = match timeout(HEAD_DEADLINE, head::read(&mut stream)).await {
             Ok(Ok(head)) => head,
-            Ok(Err(NoHead::Bad(refusal))) => {
+            Ok(Err(NoHead::Bad(BadHead { refusal, warning }))) => {
+                warn_of_head(warning, &stream, &self.bad_heads);
                 return say_no(stream, refusal.response(None)).await;
             }
             // Gone, or too slow: there is nobody to answer.
@@ -223,13 +228,27 @@ impl Door {
         };
         let Ok(arrival) = arrival else { return };
         if let Err(TrySendError::Full(arrival)) = self.hallway.arrivals.try_send(arrival) {
-            let (Arrival::Client { stream, .. } | Arrival::Caller { stream, .. }) = arrival;
             let refusal = Refusal::new(Code::Overloaded, "too many arrivals at once, try again");
+            let (stream, response) = match arrival {
+                Arrival::Client { stream, pass, .. } => (stream, pass.responder.refusal(&refusal)),
+                Arrival::Caller { stream, .. } => {
+                    (stream, refusal.response(self.gate.cors_origin(&parts.headers).as_deref()))
+                }
+            };
             if let Ok(stream) = TcpStream::from_std(stream) {
-                say_no(stream, refusal.response(None)).await;
+                say_no(stream, response).await;
             }
         }
         self.hallway.bell.ring();
+    }
+}
+
+/// Logs what the operator should mend, with the address it came from, once an interval.
+pub fn warn_of_head(warning: Option<&'static str>, stream: &TcpStream, hush: &RefCell<Hush>) {
+    let Some(problem) = warning else { return };
+    if let Some(suppressed) = hush.borrow_mut().admit(Instant::now()) {
+        let peer = stream.peer_addr().ok();
+        tracing::warn!(?peer, suppressed, "a connection was refused: {problem}");
     }
 }
 

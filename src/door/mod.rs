@@ -7,3 +7,4 @@ pub mod auth;
 pub mod gate;
 pub mod head;
 pub mod listen;
+pub mod stream;

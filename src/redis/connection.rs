@@ -1,7 +1,7 @@
 //! One connection to Redis: reach it, prove who we are, subscribe, and hear what it says.
 //!
 //! **Runs on**: the router. **Owns**: the socket and the TLS configuration. **Never**: writes a password
-//! into an error, or turns certificate checks off.
+//! into an error, or goes on with a server that could not prove who it is.
 //!
 //! The redis crate reads the URL and packs the commands. The socket is our own, for three reasons:
 //! its subscriber queues without a bound (see `resp`), its TLS set-up reads every system root
@@ -16,15 +16,16 @@ use std::time::Duration;
 use redis::{ConnectionAddr, ConnectionInfo, cmd};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{self, ClientConfig};
 
 use super::message::{BROADCAST, CHANNEL_PREFIX, USER_PREFIX};
 use super::resp::{Frame, Frames, Malformed};
+use super::tls;
+use crate::config::settled::RedisTls;
 
 /// What `CLIENT LIST` shows for our connections.
 const CLIENT_NAME: &str = "ara-gateway";
@@ -48,6 +49,8 @@ pub(super) enum Fault {
     Protocol(&'static str),
     /// The server closed the connection.
     Closed,
+    /// The server closed the connection before it said anything.
+    Unheard(&'static str),
     /// The connection broke.
     Broken(io::Error),
     /// The server did not answer a health check within its deadline.
@@ -64,7 +67,7 @@ impl Fault {
             Self::Slow => "connect_timeout",
             Self::Refused(_) => "refused",
             Self::Protocol(_) => "protocol",
-            Self::Closed => "closed",
+            Self::Closed | Self::Unheard(_) => "closed",
             Self::Broken(_) => "io",
             Self::Silent => "health_check_timeout",
         }
@@ -81,6 +84,9 @@ impl fmt::Display for Fault {
             Self::Refused(error) => write!(formatter, "the server refused: {error}"),
             Self::Protocol(what) => write!(formatter, "unexpected data: {what}"),
             Self::Closed => formatter.write_str("the server closed the connection"),
+            Self::Unheard(hint) => {
+                write!(formatter, "the server closed the connection without a word: {hint}")
+            }
             Self::Broken(error) => write!(formatter, "the connection broke: {error}"),
             Self::Silent => formatter.write_str("no answer to a health check within the deadline"),
         }
@@ -105,7 +111,8 @@ pub fn check_url(url: &str) -> Result<(), String> {
 pub(super) struct Endpoint {
     host: String,
     port: u16,
-    tls: bool,
+    /// The name the server's certificate must have; `None` = no TLS.
+    tls: Option<ServerName<'static>>,
     info: ConnectionInfo,
 }
 
@@ -126,12 +133,14 @@ impl Endpoint {
                 (host.clone(), *port, true)
             }
             ConnectionAddr::TcpTls { .. } => {
-                return Err("#insecure is not supported; put the server's certificate authority \
-                            into the file SSL_CERT_FILE names"
+                return Err("#insecure is not supported: name the server's certificate, or its \
+                            authority, by redis.tls_ca (REDIS_TLS_CA)"
                     .into());
             }
             _ => return Err("only redis:// and rediss:// URLs are supported".into()),
         };
+        let name = tls.then(|| ServerName::try_from(host.clone())).transpose();
+        let tls = name.map_err(|_invalid| "its host can be no name in a certificate")?;
         Ok(Self { host, port, tls, info })
     }
 
@@ -155,20 +164,23 @@ impl Endpoint {
     }
 }
 
+/// Whether the URL is one of TLS. False where it cannot be used.
+pub fn is_tls(url: &str) -> bool {
+    Endpoint::parse(url).is_ok_and(|endpoint| endpoint.tls.is_some())
+}
+
 /// The TLS configuration, built when first needed.
-#[derive(Default)]
 pub(super) struct Tls {
-    /// Trusted instead of the system's roots (or the file `SSL_CERT_FILE` names).
-    roots_pem: Option<Vec<u8>>,
+    files: RedisTls,
     config: Option<Arc<ClientConfig>>,
 }
 
 impl Tls {
-    pub(super) const fn new(roots_pem: Option<Vec<u8>>) -> Self {
-        Self { roots_pem, config: None }
+    pub(super) const fn new(files: RedisTls) -> Self {
+        Self { files, config: None }
     }
 
-    /// Reads the roots again at the next attempt: they may have been renewed on disk.
+    /// Reads the files again at the next attempt: they may have been renewed on disk.
     pub(super) fn forget(&mut self) {
         self.config = None;
     }
@@ -178,26 +190,38 @@ impl Tls {
         if let Some(config) = &self.config {
             return Ok(Arc::clone(config));
         }
-        let mut roots = RootCertStore::empty();
-        if let Some(pem) = &self.roots_pem {
-            roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).flatten());
-        } else {
-            // One unreadable file among the system's roots is no reason to trust none.
-            let found = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(found.certs);
-        }
-        if roots.is_empty() {
-            return Err(Fault::Tls(
-                "no root certificates found; SSL_CERT_FILE can name some".into(),
-            ));
-        }
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| Fault::Tls(error.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let config = tls::client_config(&self.files);
+        let config = config.map_err(|unusable| Fault::Tls(unusable.to_string()))?;
         Ok(Arc::clone(self.config.insert(Arc::new(config))))
+    }
+
+    async fn secure(
+        &mut self,
+        socket: TcpStream,
+        name: ServerName<'static>,
+        host: &str,
+        deadline: Instant,
+    ) -> Result<TlsStream<TcpStream>, Fault> {
+        let connector = TlsConnector::from(self.config()?);
+        match timeout_at(deadline, connector.connect(name, socket)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(self.fault(error, host)),
+            // A plain Redis waits for the end of a line that never comes.
+            Err(_elapsed) => Err(Fault::Tls(
+                "no answer to the handshake: if the port is Redis' plain one, write redis:// in \
+                 redis.url, or name its tls-port"
+                    .into(),
+            )),
+        }
+    }
+
+    /// What a broken stream means: with TLS 1.3 a server's refusal comes after the handshake.
+    fn fault(&self, error: io::Error, host: &str) -> Fault {
+        let reason = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        match reason {
+            Some(reason) => Fault::Tls(tls::explain(reason, host, self.files.client.is_some())),
+            None => Fault::Broken(error),
+        }
     }
 }
 
@@ -208,6 +232,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Duplex for S {}
 pub(super) struct Link {
     stream: Box<dyn Duplex>,
     frames: Frames,
+    /// Whether the server has said anything.
+    heard: bool,
 }
 
 impl Link {
@@ -216,19 +242,16 @@ impl Link {
     pub(super) async fn open(
         endpoint: &Endpoint,
         tls: &mut Tls,
-        deadline: Duration,
+        deadline: Instant,
     ) -> Result<Self, Fault> {
-        let socket = reach(endpoint, deadline).await?;
-        let stream: Box<dyn Duplex> = if endpoint.tls {
-            let name = ServerName::try_from(endpoint.host.clone())
-                .map_err(|error| Fault::Tls(error.to_string()))?;
-            let connector = TlsConnector::from(tls.config()?);
-            let secured = connector.connect(name, socket).await;
-            Box::new(secured.map_err(|error| Fault::Tls(error.to_string()))?)
-        } else {
-            Box::new(socket)
+        let socket = reach(endpoint, deadline.saturating_duration_since(Instant::now())).await?;
+        let stream: Box<dyn Duplex> = match &endpoint.tls {
+            Some(name) => {
+                Box::new(tls.secure(socket, name.clone(), &endpoint.host, deadline).await?)
+            }
+            None => Box::new(socket),
         };
-        Ok(Self { stream, frames: Frames::default() })
+        Ok(Self { stream, frames: Frames::default(), heard: false })
     }
 
     /// Authenticates and subscribes to everything. Messages that arrive between the confirmations
@@ -236,9 +259,43 @@ impl Link {
     pub(super) async fn subscribe(
         &mut self,
         endpoint: &Endpoint,
+        tls: &Tls,
+        early: impl FnMut(Frame),
+    ) -> Result<(), Fault> {
+        let outcome = self.introduce(endpoint, early).await;
+        outcome.map_err(|fault| match fault {
+            Fault::Broken(error) => match tls.fault(error, &endpoint.host) {
+                Fault::Broken(error) if is_ending(&error) => self.ended(endpoint),
+                fault => fault,
+            },
+            Fault::Closed => self.ended(endpoint),
+            fault => fault,
+        })
+    }
+
+    fn ended(&self, endpoint: &Endpoint) -> Fault {
+        if self.heard {
+            return Fault::Closed;
+        }
+        Fault::Unheard(match endpoint.tls {
+            None => "if the port is Redis' tls-port, write rediss:// in redis.url",
+            Some(_) => "see its log; it may ask for a client certificate (redis.tls_cert)",
+        })
+    }
+
+    async fn introduce(
+        &mut self,
+        endpoint: &Endpoint,
         mut early: impl FnMut(Frame),
     ) -> Result<(), Fault> {
-        self.send(&endpoint.greeting()).await?;
+        if let Err(fault) = self.send(&endpoint.greeting()).await {
+            // A server that refuses us says so before it closes: that is worth more.
+            return match self.next().await {
+                Ok(Frame::Refused(error)) => Err(Fault::Refused(error)),
+                Err(said @ Fault::Broken(_)) => Err(said),
+                _ => Err(fault),
+            };
+        }
         if endpoint.authenticates() {
             match self.next().await? {
                 Frame::Okay => {}
@@ -276,7 +333,11 @@ impl Link {
             }
             match self.stream.read_buf(self.frames.room()).await {
                 Ok(0) => return Err(Fault::Closed),
-                Ok(_) => {}
+                Ok(_) => self.heard = true,
+                // How rustls names an end without a goodbye.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(Fault::Closed);
+                }
                 Err(error) => return Err(Fault::Broken(error)),
             }
         }
@@ -286,6 +347,11 @@ impl Link {
         self.stream.write_all(bytes).await.map_err(Fault::Broken)?;
         self.stream.flush().await.map_err(Fault::Broken)
     }
+}
+
+fn is_ending(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset)
 }
 
 async fn reach(endpoint: &Endpoint, deadline: Duration) -> Result<TcpStream, Fault> {
@@ -326,7 +392,7 @@ mod tests {
             ("redis://[::1]:7", "::1:7", false),
         ] {
             let endpoint = Endpoint::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
-            assert_eq!((endpoint.to_string().as_str(), endpoint.tls), (shown, tls));
+            assert_eq!((endpoint.to_string().as_str(), endpoint.tls.is_some()), (shown, tls));
         }
         let greeting = Endpoint::parse("redis://u:p%40ss@h").unwrap().greeting();
         assert!(
@@ -346,6 +412,7 @@ mod tests {
             "http://u:secret@h",
             "redis+unix:///run/secret.sock",
             "rediss://u:secret@h/#insecure",
+            "rediss://u:secret@h%20h",
             "redis://u:secret@h/secret",
             "redis://u:secret@0.0.0.0",
             "redis://u:secret@h:99999",
@@ -355,11 +422,5 @@ mod tests {
             let error = check_url(url).unwrap_err();
             assert!(!error.contains("secret"), "{error}");
         }
-    }
-
-    #[test]
-    fn tls_needs_roots_and_keeps_them() {
-        let mut tls = Tls::new(Some(b"no certificate".to_vec()));
-        assert!(matches!(tls.config(), Err(Fault::Tls(_))));
     }
 }

@@ -7,12 +7,14 @@
 //! `notification:channel:<name>`, each with a `target` that is the suffix; `broadcast` only on
 //! `notification:broadcast`. `users` and `channels` may travel there too, and on any
 //! `notification:user:…` or `notification:channel:…` respectively: they name several
-//! targets and so have no suffix to agree with. Unknown fields are ignored, so that a publisher
-//! may be newer than the gateway; a repeated field is a fault, since two readers could differ on it.
+//! targets and so have no suffix to agree with. An unknown field is a fault: what it was to narrow
+//! would go to everybody. So is a repeated one, since two readers could differ on it.
 
 use std::borrow::Cow;
+use std::fmt;
 
-use serde::{Deserialize, Deserializer};
+use ara_shards::codec::json::{self, Fault, Problem, Unknown};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::names;
@@ -103,6 +105,8 @@ pub enum Rejected {
     TooLarge,
     /// Not UTF-8, not JSON, not an object, or a field appears twice.
     BadJson,
+    /// A field that no message has, at any depth outside the payload.
+    UnknownField,
     /// `type` is missing or unknown.
     BadType,
     /// This type may not travel on this Redis channel.
@@ -131,9 +135,10 @@ pub enum Rejected {
 
 impl Rejected {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::TooLarge,
         Self::BadJson,
+        Self::UnknownField,
         Self::BadType,
         Self::WrongTarget,
         Self::TargetMismatch,
@@ -154,6 +159,7 @@ impl Rejected {
         match self {
             Self::TooLarge => "too_large",
             Self::BadJson => "bad_json",
+            Self::UnknownField => "unknown_field",
             Self::BadType => "bad_type",
             Self::WrongTarget => "wrong_target",
             Self::TargetMismatch => "target_mismatch",
@@ -170,65 +176,131 @@ impl Rejected {
     }
 }
 
-/// The message with its fields unread, so that each fault has a reason of its own.
+/// What was wrong with a message: the reason it is counted under, and the sentence for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// What it is counted under.
+    pub reason: Rejected,
+    /// Where the JSON itself is at fault.
+    fault: Option<Fault>,
+}
+
+impl From<Rejected> for Rejection {
+    fn from(reason: Rejected) -> Self {
+        Self { reason, fault: None }
+    }
+}
+
+impl From<Fault> for Rejection {
+    fn from(fault: Fault) -> Self {
+        let reason = match fault.problem() {
+            Problem::Unknown(_) => Rejected::UnknownField,
+            Problem::Missing
+            | Problem::Mismatch { .. }
+            | Problem::NotOneOf(_)
+            | Problem::HalfPair
+            | Problem::Unfit => Rejected::of_field(fault.field().unwrap_or_default()),
+            Problem::Empty
+            | Problem::Encoding(_)
+            | Problem::Malformed(_)
+            | Problem::CutShort
+            | Problem::Repeated => Rejected::BadJson,
+        };
+        Self { reason, fault: Some(fault) }
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.fault {
+            Some(fault) => fault.fmt(formatter),
+            None => formatter.write_str(self.reason.rule()),
+        }
+    }
+}
+
+impl Rejected {
+    /// The reason where the field at this path is missing or of another kind than it must be.
+    fn of_field(path: &str) -> Self {
+        match path {
+            "type" => Self::BadType,
+            "tenant_id" => Self::BadTenant,
+            "event" | "event.payload" => Self::BadEvent,
+            "event.event_type" => Self::BadEventType,
+            "event.priority" => Self::BadPriority,
+            "event.ttl" => Self::BadTtl,
+            "event.correlation_id" => Self::BadCorrelationId,
+            _ => Self::BadJson,
+        }
+    }
+
+    /// What a message must keep to, to escape this reason.
+    const fn rule(self) -> &'static str {
+        match self {
+            Self::TooLarge => "a message has at most 1 MiB, its `event.payload` 64 KiB",
+            Self::BadJson => "a message is one JSON object in UTF-8",
+            Self::UnknownField => "a message has no other fields than the documented ones",
+            Self::BadType => "`type` is one of user, users, broadcast, channel, channels",
+            Self::WrongTarget => "this `type` may not travel on this Redis channel",
+            Self::TargetMismatch => "`target` is what follows the Redis channel's prefix",
+            Self::BadUser => "`target` names users of 1 to 128 bytes of visible text, at least one",
+            Self::BadChannel => {
+                "`target` names channels of 1 to 64 of A-Z a-z 0-9 . _ -, at least one"
+            }
+            Self::TooManyTargets => "`target` has at most 10,000 users or 100 channels",
+            Self::BadTenant => "`tenant_id` is 1 to 64 of A-Z a-z 0-9 . _ -",
+            Self::BadEvent => "`event` is an object with `event_type` and `payload`",
+            Self::BadEventType => "`event.event_type` is 1 to 128 bytes of visible text",
+            Self::BadPriority => "`event.priority` is one of Low, Normal, High, Critical",
+            Self::BadTtl => "`event.ttl` is a whole number of seconds",
+            Self::BadCorrelationId => "`event.correlation_id` is 1 to 128 bytes of visible text",
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Envelope<'a> {
-    #[serde(borrow, default, rename = "type")]
-    kind: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    /// Its type depends on `kind`.
+    #[serde(borrow)]
     target: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    tenant_id: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    event: Option<&'a RawValue>,
+    tenant_id: Option<String>,
+    #[serde(borrow)]
+    event: Event<'a>,
 }
 
 #[derive(Deserialize)]
 struct Event<'a> {
-    #[serde(borrow, default)]
-    event_type: Option<&'a RawValue>,
-    /// `null` is a payload; only a missing field is none.
-    #[serde(borrow, default, deserialize_with = "present")]
-    payload: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    priority: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    ttl: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    correlation_id: Option<&'a RawValue>,
-}
-
-fn present<'de, D: Deserializer<'de>>(field: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(field).map(Some)
+    event_type: String,
+    #[serde(borrow)]
+    payload: &'a RawValue,
+    priority: Option<Priority>,
+    ttl: Option<u64>,
+    correlation_id: Option<String>,
 }
 
 /// Reads the message `bytes` that was published on the Redis channel `redis_channel`.
 ///
 /// # Errors
 /// The first fault found; see [`Rejected`].
-pub fn parse(redis_channel: &[u8], bytes: &[u8]) -> Result<RedisTrigger, Rejected> {
+pub fn parse(redis_channel: &[u8], bytes: &[u8]) -> Result<RedisTrigger, Rejection> {
     if bytes.len() > MESSAGE_BYTES_MAX {
-        return Err(Rejected::TooLarge);
+        return Err(Rejected::TooLarge.into());
     }
-    let text = std::str::from_utf8(bytes).ok().ok_or(Rejected::BadJson)?;
-    // serde would also read a struct from an array of its fields.
-    if !text.trim_start().starts_with('{') {
-        return Err(Rejected::BadJson);
-    }
-    let envelope: Envelope<'_> = serde_json::from_str(text).ok().ok_or(Rejected::BadJson)?;
+    let envelope: Envelope<'_> = json::read(bytes, Unknown::Refused)?;
     let target = target(redis_channel, &envelope)?;
-    let tenant = optional(envelope.tenant_id, Rejected::BadTenant, names::is_channel)?;
-    let event = event(envelope.event.ok_or(Rejected::BadEvent)?)?;
+    let tenant = valid(envelope.tenant_id, Rejected::BadTenant, names::is_channel)?;
+    let event = event(envelope.event)?;
     Ok(RedisTrigger { target, tenant, event })
 }
 
-fn target(redis_channel: &[u8], envelope: &Envelope<'_>) -> Result<RedisTarget, Rejected> {
-    let kind: Cow<'_, str> = read(envelope.kind, Rejected::BadType)?;
+fn target(redis_channel: &[u8], envelope: &Envelope<'_>) -> Result<RedisTarget, Rejection> {
     let raw = envelope.target;
     let suffix = |prefix: &str| redis_channel.strip_prefix(prefix.as_bytes());
     let on = |prefix: &str| suffix(prefix).is_some();
     let on_broadcast = redis_channel == BROADCAST.as_bytes();
-    match kind.as_ref() {
+    match envelope.kind.as_ref() {
         "user" => {
             let suffix = suffix(USER_PREFIX).ok_or(Rejected::WrongTarget)?;
             one(raw, suffix, Rejected::BadUser, is_visible_name).map(RedisTarget::User)
@@ -237,78 +309,77 @@ fn target(redis_channel: &[u8], envelope: &Envelope<'_>) -> Result<RedisTarget, 
             let suffix = suffix(CHANNEL_PREFIX).ok_or(Rejected::WrongTarget)?;
             one(raw, suffix, Rejected::BadChannel, names::is_channel).map(RedisTarget::Channel)
         }
-        "users" if !(on_broadcast || on(USER_PREFIX)) => Err(Rejected::WrongTarget),
-        "channels" if !(on_broadcast || on(CHANNEL_PREFIX)) => Err(Rejected::WrongTarget),
-        "broadcast" if !on_broadcast => Err(Rejected::WrongTarget),
+        "users" if !(on_broadcast || on(USER_PREFIX)) => Err(Rejected::WrongTarget.into()),
+        "channels" if !(on_broadcast || on(CHANNEL_PREFIX)) => Err(Rejected::WrongTarget.into()),
+        "broadcast" if !on_broadcast => Err(Rejected::WrongTarget.into()),
         "users" => many(raw, USERS_MAX, Rejected::BadUser, is_visible_name).map(RedisTarget::Users),
         "channels" => many(raw, CHANNELS_MAX, Rejected::BadChannel, names::is_channel)
             .map(RedisTarget::Channels),
         // There is nothing to say in a broadcast's `target`: publishers write null, "*" or nothing.
         "broadcast" => Ok(RedisTarget::Broadcast),
-        _ => Err(Rejected::BadType),
+        _ => Err(Rejected::BadType.into()),
     }
 }
 
-fn event(raw: &RawValue) -> Result<RedisEvent, Rejected> {
-    if !raw.get().starts_with('{') {
-        return Err(Rejected::BadEvent);
+fn event(event: Event<'_>) -> Result<RedisEvent, Rejection> {
+    let Event { event_type, payload, priority, ttl, correlation_id } = event;
+    if !is_visible_name(&event_type) {
+        return Err(Rejected::BadEventType.into());
     }
-    let event: Event<'_> = serde_json::from_str(raw.get()).ok().ok_or(Rejected::BadJson)?;
-    let event_type = optional(event.event_type, Rejected::BadEventType, is_visible_name)?;
-    let payload = event.payload.ok_or(Rejected::BadEvent)?;
     if payload.get().len() > PAYLOAD_BYTES_MAX {
-        return Err(Rejected::TooLarge);
+        return Err(Rejected::TooLarge.into());
     }
-    Ok(RedisEvent {
-        event_type: event_type.ok_or(Rejected::BadEventType)?,
-        payload: payload.to_owned(),
-        priority: event.priority.map(|raw| read(Some(raw), Rejected::BadPriority)).transpose()?,
-        ttl: event.ttl.map(|raw| read(Some(raw), Rejected::BadTtl)).transpose()?,
-        correlation_id: optional(
-            event.correlation_id,
-            Rejected::BadCorrelationId,
-            is_visible_name,
-        )?,
-    })
+    let correlation_id = valid(correlation_id, Rejected::BadCorrelationId, is_visible_name)?;
+    Ok(RedisEvent { event_type, payload: payload.to_owned(), priority, ttl, correlation_id })
 }
 
-fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, fault: Rejected) -> Result<T, Rejected> {
-    raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).ok_or(fault)
-}
-
-/// A string that may be missing (or null) but not malformed.
-fn optional(
-    raw: Option<&RawValue>,
-    fault: Rejected,
+/// A name that may be missing, but not malformed.
+fn valid(
+    name: Option<String>,
+    reason: Rejected,
     is_valid: fn(&str) -> bool,
-) -> Result<Option<String>, Rejected> {
-    let Some(raw) = raw else { return Ok(None) };
-    let text: String = read(Some(raw), fault)?;
-    if is_valid(&text) { Ok(Some(text)) } else { Err(fault) }
+) -> Result<Option<String>, Rejection> {
+    match name {
+        Some(name) if !is_valid(&name) => Err(reason.into()),
+        name => Ok(name),
+    }
+}
+
+/// Reads the target, whose fault has the reason of its type.
+fn read<'a, T: Deserialize<'a>>(
+    raw: Option<&'a RawValue>,
+    reason: Rejected,
+) -> Result<T, Rejection> {
+    let raw = raw.ok_or(reason)?;
+    json::read_field("target", raw, Unknown::Refused)
+        .map_err(|fault| Rejection { reason, fault: Some(fault) })
 }
 
 fn one(
     raw: Option<&RawValue>,
     suffix: &[u8],
-    fault: Rejected,
+    reason: Rejected,
     is_valid: fn(&str) -> bool,
-) -> Result<String, Rejected> {
-    let name = optional(raw, fault, is_valid)?.ok_or(fault)?;
-    if name.as_bytes() == suffix { Ok(name) } else { Err(Rejected::TargetMismatch) }
+) -> Result<String, Rejection> {
+    let name: String = read(raw, reason)?;
+    if !is_valid(&name) {
+        return Err(reason.into());
+    }
+    if name.as_bytes() == suffix { Ok(name) } else { Err(Rejected::TargetMismatch.into()) }
 }
 
 fn many(
     raw: Option<&RawValue>,
     count_max: usize,
-    fault: Rejected,
+    reason: Rejected,
     is_valid: fn(&str) -> bool,
-) -> Result<Vec<String>, Rejected> {
-    let names: Vec<String> = read(raw, fault)?;
+) -> Result<Vec<String>, Rejection> {
+    let names: Vec<String> = read(raw, reason)?;
     if names.len() > count_max {
-        return Err(Rejected::TooManyTargets);
+        return Err(Rejected::TooManyTargets.into());
     }
     if names.is_empty() || !names.iter().all(|name| is_valid(name)) {
-        return Err(fault);
+        return Err(reason.into());
     }
     Ok(names)
 }

@@ -11,7 +11,7 @@ const EVENT: &str = r#"{"event_type":"t","payload":1}"#;
 fn reason(channel: &str, text: &str) -> &'static str {
     match parse(channel.as_bytes(), text.as_bytes()) {
         Ok(_) => "taken",
-        Err(rejected) => rejected.reason(),
+        Err(rejection) => rejection.reason.reason(),
     }
 }
 
@@ -26,7 +26,7 @@ fn list(name: &str, count: usize) -> String {
 
 #[test]
 fn reads_every_field() {
-    let text = r#" {"source":"ignored","type":"user","target":"u\u00e9","tenant_id":"acme.eu",
+    let text = r#" {"type":"user","target":"u\u00e9","tenant_id":"acme.eu",
         "event":{"event_type":"order.paid","payload": {"b":1.10, "a":[1e400,"\u0041"],"a":0} ,
         "priority":"Critical","ttl":0,"correlation_id":"c-1"}}"#;
     let trigger = parse("notification:user:ué".as_bytes(), text.as_bytes()).unwrap();
@@ -37,6 +37,47 @@ fn reads_every_field() {
     assert_eq!(event.payload.get(), r#"{"b":1.10, "a":[1e400,"\u0041"],"a":0}"#);
     assert_eq!((event.priority, event.ttl), (Some(Priority::Critical), Some(0)));
     assert_eq!(event.correlation_id.as_deref(), Some("c-1"));
+}
+
+#[test]
+fn a_message_keeps_the_rules_of_every_shape() {
+    let sample = r#"{"type":"user","target":"u","tenant_id":"t","event":{"event_type":"e",
+        "payload":{"any":1},"priority":"Low","ttl":1,"correlation_id":"c"}}"#;
+    let read = |text: &str| json::read::<Envelope<'_>>(text.as_bytes(), Unknown::Refused).map(drop);
+    crate::json_shape_tests::examine(sample, &["payload"], read);
+}
+
+#[test]
+fn what_would_narrow_a_message_is_not_ignored() {
+    for text in [
+        &format!(r#"{{"type":"broadcast","audience":{{"type":"All"}},"event":{EVENT}}}"#),
+        r#"{"type":"broadcast","event":{"event_type":"t","payload":1,"audience":{}}}"#,
+    ] {
+        assert_eq!(reason(BROADCAST, text), "unknown_field", "{text}");
+    }
+}
+
+#[test]
+fn a_rejection_says_what_was_found_and_repeats_no_value() {
+    let sentence =
+        |text: &str| parse(BROADCAST.as_bytes(), text.as_bytes()).unwrap_err().to_string();
+    for (text, expected) in [
+        (
+            r#"{"type":"broadcast","event":{"event_type":"t","payload":1,"ttl":"secret"}}"#,
+            "`event.ttl` must be a whole number, 0 or more, not a string",
+        ),
+        (
+            r#"{"type":"users","target":["a",7],"event":{"event_type":"t","payload":1}}"#,
+            "`target[1]` must be a string, not a number",
+        ),
+        (
+            r#"{"type":"secret","event":{"event_type":"t","payload":1}}"#,
+            "`type` is one of user, users, broadcast, channel, channels",
+        ),
+        ("{\"type\":\n}", "malformed JSON at line 2, column 1: `}` cannot stand there"),
+    ] {
+        assert_eq!(sentence(text), expected);
+    }
 }
 
 #[test]
@@ -150,7 +191,10 @@ fn each_malformed_message_has_its_reason() {
     ] {
         assert_eq!(reason(BROADCAST, text), expected, "{text}");
     }
-    assert_eq!(parse(BROADCAST.as_bytes(), b"{\"type\":\"\xff\"}").unwrap_err(), Rejected::BadJson);
+    assert_eq!(
+        parse(BROADCAST.as_bytes(), b"{\"type\":\"\xff\"}").unwrap_err().reason,
+        Rejected::BadJson
+    );
 }
 
 #[test]

@@ -16,10 +16,11 @@ mod connection;
 pub mod message;
 mod resp;
 pub mod subscriber;
+pub mod tls;
 
 pub use breaker::BreakerState;
-pub use connection::check_url;
-pub use message::{Priority, RedisEvent, RedisTarget, RedisTrigger, Rejected};
+pub use connection::{check_url, is_tls};
+pub use message::{Priority, RedisEvent, RedisTarget, RedisTrigger, Rejected, Rejection};
 pub use subscriber::{Options, Timing, run, run_with};
 
 /// Where the connection to Redis stands, in the words of `/health`.

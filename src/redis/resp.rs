@@ -21,6 +21,9 @@ const ELEMENTS_MAX: usize = 4;
 /// Room asked for before a read, and what the buffer shrinks back to after a large frame.
 const BUFFER_BYTES: usize = 16 * 1024;
 
+/// The first byte of what a TLS server answers to plain text.
+const TLS_ALERT: u8 = 21;
+
 /// One reply or message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Frame {
@@ -99,6 +102,7 @@ impl Frames {
                 self.buffer.advance(next);
                 Ok(Some(frame))
             }
+            TLS_ALERT => Err(Malformed("the port speaks TLS: write rediss:// in redis.url")),
             _ => Err(Malformed("not a reply of a Redis server")),
         }
     }

@@ -13,14 +13,15 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use ara_shards::codec::text;
 use tokio::task::yield_now;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
 use super::breaker::{Breaker, BreakerState, Permit};
 use super::connection::{Endpoint, Fault, Link, Tls};
-use super::message::{self, RedisTrigger, Rejected};
+use super::message::{self, RedisTrigger, Rejected, Rejection};
 use super::resp::Frame;
 use super::{State, Status, add_one};
 use crate::config::settled::Redis;
@@ -60,8 +61,6 @@ impl Default for Timing {
 pub struct Options {
     /// The clockwork.
     pub timing: Timing,
-    /// Certificates to trust for `rediss://` instead of the system's.
-    pub root_certificates_pem: Option<Vec<u8>>,
 }
 
 /// Subscribes and hands each valid trigger to `sink`, for ever. Dropping the future disconnects.
@@ -73,7 +72,7 @@ pub async fn run(
     run_with(settings, Options::default(), status, sink).await
 }
 
-/// [`run`] with a clockwork and certificates of one's own.
+/// [`run`] with a clockwork of one's own.
 pub async fn run_with(
     settings: Redis,
     options: Options,
@@ -84,7 +83,7 @@ pub async fn run_with(
     let mut subscriber = Subscriber {
         endpoint: Endpoint::parse(&settings.url),
         timing: options.timing,
-        tls: Tls::new(options.root_certificates_pem),
+        tls: Tls::new(settings.tls),
         breaker: Breaker::new(
             settings.breaker_failure_threshold,
             settings.breaker_success_threshold,
@@ -117,8 +116,9 @@ struct Subscriber<S> {
 impl<S: FnMut(RedisTrigger)> Subscriber<S> {
     /// Connects, subscribes and listens until something ends it.
     async fn life(&mut self) -> Fault {
-        let deadline = self.timing.connect_deadline;
-        match timeout(deadline, self.connect()).await {
+        // One moment for all: the inner deadline has more to tell than this one.
+        let deadline = tokio::time::Instant::now() + self.timing.connect_deadline;
+        match timeout_at(deadline, self.connect(deadline)).await {
             Err(_elapsed) => Fault::Slow,
             Ok(Err(fault)) => fault,
             Ok(Ok(link)) => {
@@ -128,10 +128,10 @@ impl<S: FnMut(RedisTrigger)> Subscriber<S> {
         }
     }
 
-    async fn connect(&mut self) -> Result<Link, Fault> {
+    async fn connect(&mut self, deadline: tokio::time::Instant) -> Result<Link, Fault> {
         let endpoint = self.endpoint.as_ref().map_err(|error| Fault::Url(error.clone()))?;
-        let mut link = Link::open(endpoint, &mut self.tls, self.timing.connect_deadline).await?;
-        link.subscribe(endpoint, |frame| self.intake.take(frame)).await?;
+        let mut link = Link::open(endpoint, &mut self.tls, deadline).await?;
+        link.subscribe(endpoint, &self.tls, |frame| self.intake.take(frame)).await?;
         Ok(link)
     }
 
@@ -205,7 +205,7 @@ impl<S: FnMut(RedisTrigger)> Subscriber<S> {
 
     /// Counts the failure and waits until the next attempt may be made.
     async fn rest(&mut self, fault: &Fault) {
-        if matches!(fault, Fault::Tls(_)) {
+        if matches!(fault, Fault::Tls(_) | Fault::Unheard(_)) {
             self.tls.forget();
         }
         let was_up = self.status.state.get() == State::Healthy;
@@ -260,25 +260,26 @@ impl<S: FnMut(RedisTrigger)> Intake<S> {
                 add_one(&self.status.messages_received);
                 match message::parse(&channel, &payload) {
                     Ok(trigger) => (self.sink)(trigger),
-                    Err(reason) => self.reject(reason, &channel, payload.len()),
+                    Err(rejection) => self.reject(&rejection, &channel, payload.len()),
                 }
             }
             Frame::Oversize => {
                 add_one(&self.status.messages_received);
-                self.reject(Rejected::TooLarge, b"", message::MESSAGE_BYTES_MAX);
+                self.reject(&Rejected::TooLarge.into(), b"", message::MESSAGE_BYTES_MAX);
             }
             Frame::Subscribed | Frame::Pong | Frame::Okay | Frame::Refused(_) => {}
         }
     }
 
     /// The payload is not logged: it may hold anything, and it is the publisher's.
-    fn reject(&mut self, rejected: Rejected, channel: &[u8], bytes: usize) {
-        self.status.count_rejected(rejected);
+    fn reject(&mut self, rejection: &Rejection, channel: &[u8], bytes: usize) {
+        self.status.count_rejected(rejection.reason);
         if let Some(suppressed) = self.hush.admit(Instant::now()) {
-            let shown = channel.get(..SHOWN_BYTES_MAX).unwrap_or(channel);
-            let channel = String::from_utf8_lossy(shown);
-            let reason = rejected.reason();
-            warn!(reason, ?channel, bytes, suppressed, "rejected a message from Redis");
+            let channel = String::from_utf8_lossy(channel);
+            let channel = text::cut(&channel, SHOWN_BYTES_MAX);
+            let reason = rejection.reason.reason();
+            let problem = rejection.to_string();
+            warn!(reason, problem, ?channel, bytes, suppressed, "rejected a message from Redis");
         }
     }
 }

@@ -13,10 +13,10 @@ pub mod thread;
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ara_shards::ShardLink;
+use ara_shards::limits::STOP_LINGER;
 use ara_shards::message::{
     Adoption, Answer, Control, DiskHealth, Drain, Question, Report, Transport,
 };
@@ -35,6 +35,10 @@ use pending::{Outcome, Pending};
 /// long, something is broken and the caller must know that the outcome is not known.
 pub const REPORT_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How many clients a second are told to leave; shards tell theirs at the same time.
+const SENT_AWAY_PER_SECOND: f64 = 50_000.0;
+/// What a start takes at least, and the longest one that clients are told to wait for.
+const START: std::ops::RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(60);
 /// How many clients the goodbyes ask back a second, over the whole gateway.
 const RECONNECTS_PER_SECOND: u64 = 2_000;
 /// The shortest and longest window over which clients are asked to come back.
@@ -81,7 +85,6 @@ struct State {
     lifetimes: Lifetimes,
     /// Each shard's disk.
     disks: Vec<DiskHealth>,
-    refusal: Arc<[u8]>,
     /// Shards that have said goodbye to all their clients.
     drained: usize,
     all_drained: Rc<Notify>,
@@ -131,7 +134,6 @@ impl Router {
             connections_max,
             lifetimes,
             disks: vec![DiskHealth::Sound; count],
-            refusal: per_user_refusal().response(None).into(),
             drained: 0,
             all_drained: Rc::new(Notify::new()),
             started: Instant::now(),
@@ -155,8 +157,8 @@ impl Router {
         leftover: Box<[u8]>,
     ) -> Result<(), (std::net::TcpStream, Vec<u8>)> {
         let mut state = self.0.borrow_mut();
-        let cors = pass.cors_origin.clone();
-        let refuse = |stream, refusal: Refusal| Err((stream, refusal.response(cors.as_deref())));
+        let responder = pass.responder;
+        let refuse = |stream, refusal: Refusal| Err((stream, responder.refusal(&refusal)));
         if state.phase == Phase::Draining {
             return refuse(stream, shutting_down());
         }
@@ -166,25 +168,21 @@ impl Router {
             let sentence = format!("the gateway is full: {} connections", state.connections_max);
             return refuse(stream, Refusal::new(Code::ConnectionLimit, sentence));
         }
-        let transport = pass.transport;
         let home = state.placement.home(pass.member.hash);
         let adoption = Box::new(Adoption {
             stream,
-            transport,
+            encoding: responder.encoding,
             member: pass.member,
             greeting: pass.greeting,
-            refusal: match &cors {
-                None => Arc::clone(&state.refusal),
-                // A page must be allowed to read why.
-                Some(origin) => per_user_refusal().response(Some(origin)).into(),
-            },
+            // Made for each: it has a `Date`, and a page must be allowed to read why.
+            refusal: responder.refusal(&per_user_refusal()).into(),
             leftover,
             connection_id: pass.connection_id,
         });
         let Some(shard) = state.shards.get(home) else { return Ok(()) };
         match shard.control(Control::Adopt(adoption)) {
             Ok(()) => {
-                *state.admitted.of(transport) += 1;
+                *state.admitted.of(responder.encoding.transport()) += 1;
                 Ok(())
             }
             Err(refused) => match refused.0 {
@@ -249,8 +247,8 @@ impl Router {
     }
 
     /// Refuses clients and triggers from now on and has every shard say goodbye; returns when all
-    /// clients have gone or `grace` is over.
-    pub async fn drain(&self, grace: Duration) {
+    /// clients have gone or `grace` is over. `start_took` is what the next start is expected to take.
+    pub async fn drain(&self, grace: Duration, start_took: Duration) {
         let (all_drained, order) = {
             let mut state = self.0.borrow_mut();
             state.phase = Phase::Draining;
@@ -258,7 +256,8 @@ impl Router {
             let seconds = (clients / RECONNECTS_PER_SECOND)
                 .clamp(*RECONNECT_WINDOW_SECONDS.start(), *RECONNECT_WINDOW_SECONDS.end());
             let reconnect_window = Duration::from_secs(seconds);
-            let order = Drain { reconnect_window, grace };
+            let return_after = return_after(state.admitted.total(), grace, start_took);
+            let order = Drain { return_after, reconnect_window, grace };
             (Rc::clone(&state.all_drained), order)
         };
         self.tell_all(|| Control::Drain(order)).await;
@@ -292,6 +291,17 @@ impl Router {
     }
 }
 
+/// When the first client may come back: after what is left of the stop and the start of the next
+/// process. Whoever comes earlier meets a refused connection or a proxy's 502, and a browser's
+/// `EventSource` never tries again after one.
+fn return_after(clients: usize, grace: Duration, start_took: Duration) -> Duration {
+    let clients = f64::from(u32::try_from(clients).unwrap_or(u32::MAX));
+    let telling = Duration::from_secs_f64(clients / SENT_AWAY_PER_SECOND);
+    // Twice what it took: the machine may be busier, and more may wait to be read back.
+    let start = (start_took * 2).clamp(*START.start(), *START.end());
+    (telling + STOP_LINGER).min(grace) + start
+}
+
 /// The router's figures for `/stats`.
 #[derive(Debug)]
 pub struct Overview {
@@ -319,7 +329,7 @@ impl State {
                         self.pending.delivered(ticket, index, total, &parts);
                     }
                     Report::Interest { tenant, channel, present } => {
-                        self.interest.update(index, &tenant, channel.as_ref(), present);
+                        self.interest.update(index, &tenant, channel.as_deref(), present);
                     }
                     Report::Closed { transport } => {
                         let count = self.admitted.of(transport);

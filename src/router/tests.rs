@@ -8,12 +8,14 @@ use std::sync::Arc;
 use ara_shards::Limits;
 use ara_shards::clock::Clock;
 use ara_shards::doorbell::Doorbell;
-use ara_shards::message::Recipients;
+use ara_shards::limits::CONTROL_LANE_CAPACITY;
+use ara_shards::message::{Listens, Member, Recipients};
 use ara_shards::notification::Priority;
 use ara_shards::worker::{self, Seat, Unstarted};
 use serde_json::value::RawValue;
 
 use super::*;
+use crate::door::stream::Responder;
 use crate::trigger::{Event, Target, Trigger};
 
 const CAPACITY: usize = 16;
@@ -115,4 +117,58 @@ fn a_stopping_gateway_refuses_triggers_and_clients_in_its_own_words() {
     let payload = RawValue::from_string("{}".into()).unwrap();
     let refusal = router.dispatch(&trigger(&payload, Target::Everyone), None).unwrap_err();
     assert_eq!(refusal.code, Code::ShuttingDown);
+    assert!(refused(&router, "*/*").starts_with("HTTP/1.1 503 "));
+    let stream = refused(&router, "text/event-stream");
+    assert!(stream.starts_with("HTTP/1.1 200 ") && stream.contains("SHUTTING_DOWN"), "{stream}");
+}
+
+#[test]
+fn an_event_source_is_told_in_a_stream_that_a_shard_has_no_room() {
+    let (router, _shards) = rig(1);
+    for _ in 0..CONTROL_LANE_CAPACITY {
+        let receiver = router.0.borrow_mut().ask(Some(0), &Question::Snapshot);
+        assert!(receiver.is_ok());
+    }
+    assert!(refused(&router, "*/*").starts_with("HTTP/1.1 503 "));
+    let stream = refused(&router, "text/event-stream");
+    assert!(stream.starts_with("HTTP/1.1 200 ") && stream.contains("OVERLOADED"), "{stream}");
+    assert_eq!(router.overview().admitted, Admitted::default());
+}
+
+/// What an SSE client that asks with this `Accept` is answered.
+fn refused(router: &Router, accept: &str) -> String {
+    let request = http::Request::builder().uri("/sse").header("accept", accept).body(()).unwrap();
+    let member = Member {
+        tenant: "default".into(),
+        user: "ann".into(),
+        hash: router.hash("default", "ann"),
+        roles: Box::default(),
+        grants: None,
+        listens: Listens::Everything,
+        hears_settled: false,
+        seen: None,
+    };
+    let pass = Pass {
+        responder: Responder::new(&request.into_parts().0, Transport::Sse, None),
+        member,
+        greeting: Box::default(),
+        connection_id: ara_shards::id::NotificationId([1; 16]),
+    };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (_stream, response) = router.admit(stream, pass, Box::default()).unwrap_err();
+    String::from_utf8(response).unwrap()
+}
+
+/// A client that comes back to a refused connection, or to a proxy's 502, may not come again.
+#[test]
+fn clients_are_asked_back_after_the_rest_of_the_stop_and_a_start() {
+    let seconds = Duration::from_secs;
+    let after = |clients, took| return_after(clients, seconds(10), took);
+    assert_eq!(after(0, seconds(0)), STOP_LINGER + seconds(2));
+    assert_eq!(after(100_000, seconds(0)), STOP_LINGER + seconds(2 + 2), "all are told first");
+    assert_eq!(after(0, seconds(20)), STOP_LINGER + seconds(40), "a large queue is read back");
+    assert_eq!(after(0, seconds(600)), STOP_LINGER + seconds(60));
+    let short = return_after(1_000_000, seconds(1), seconds(0));
+    assert_eq!(short, seconds(1 + 2), "no stop is longer than its grace");
 }

@@ -15,7 +15,6 @@ use ara_shards::worker::Ending;
 use crossbeam_channel::Receiver;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::Router;
@@ -27,21 +26,13 @@ use crate::config::settled::Settings;
 use crate::door::gate::Gate;
 use crate::door::listen::Arrival;
 use crate::redis::{self, Status as RedisStatus, bridge};
+use crate::supervise::{News, Supervisor, spawn_unsupervised};
 use crate::telemetry::Hush;
 
 /// At most one line about Redis triggers that were not sent in this time.
 const WARN_INTERVAL: Duration = Duration::from_secs(1);
 /// Arrivals the router takes before its other tasks have their turn.
 const ARRIVALS_PER_TURN: usize = 256;
-
-/// What the threads tell main.
-#[derive(Debug)]
-pub enum News {
-    /// The API answers, at these addresses.
-    Ready,
-    /// A thread has ended.
-    Ended(String, Ending),
-}
 
 /// What only the router's thread uses.
 #[derive(Debug)]
@@ -70,8 +61,10 @@ pub struct Parts {
     pub answers: Option<AnswerStore>,
     /// Main's word to stop.
     pub stop: mpsc::Receiver<()>,
-    /// The way to main.
-    pub news: mpsc::Sender<News>,
+    /// Watches the tasks, and is the way to main.
+    pub supervisor: Supervisor,
+    /// How long this process took to start: the next one will, too.
+    pub start_took: Duration,
 }
 
 /// Starts the thread.
@@ -81,7 +74,7 @@ pub struct Parts {
 /// The system gives no more threads.
 pub fn spawn(parts: Parts) -> io::Result<JoinHandle<()>> {
     Builder::new().name("router".to_owned()).spawn(move || {
-        let news = parts.news.clone();
+        let supervisor = parts.supervisor.clone();
         let run = std::panic::AssertUnwindSafe(|| {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -93,42 +86,48 @@ pub fn spawn(parts: Parts) -> io::Result<JoinHandle<()>> {
             Ok(Err(error)) => Ending::Failed(error),
             Err(_panic) => Ending::Panicked,
         };
-        // If main is gone there is nobody to tell.
-        let _told = news.try_send(News::Ended("router".to_owned(), ending));
+        supervisor.tell(News::ThreadEnded("router".to_owned(), ending));
     })
 }
 
 /// The router's thread: reports and arrivals, the API, Redis, until told to stop.
 async fn route(parts: Parts) -> io::Result<()> {
     let Parts { settings, clock, links, gate, capacity, arrivals, closing, mut stop, .. } = parts;
+    let supervisor = parts.supervisor;
     let lifetimes = Lifetimes::new(clock, &settings.limits);
     let router = Router::new(links, gate.placement.clone(), capacity.clients, lifetimes);
     let status = Rc::new(RedisStatus::new());
-    let api =
-        Api::new(router.clone(), Arc::clone(&gate), &settings, Rc::clone(&status), parts.answers);
+    let api = Api::new(
+        router.clone(),
+        Arc::clone(&gate),
+        &settings,
+        Rc::clone(&status),
+        parts.answers,
+        &supervisor,
+    );
     let api = Rc::new(api);
     let server = Server::new(Rc::clone(&api), capacity.callers, closing.subscribe());
     if let Some(listener) = parts.api_listener {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        spawn_local(Rc::clone(&server).accept(listener));
+        supervisor.spawn("api-listener", Rc::clone(&server).accept(listener));
         server.close_front();
     }
     let pump = pump(router.clone(), Rc::clone(&server), arrivals, parts.bell, parts.wake);
-    spawn_local(pump);
+    supervisor.spawn("pump", pump);
     let redis = settings.redis.clone().map(|settings| {
         let (router, enabled) = (router.clone(), gate.tenants_enabled);
         let (counts, mut hush) = (Rc::clone(&status), Hush::new(WARN_INTERVAL));
-        spawn_local(redis::run(settings, status, move |trigger| {
+        let subscriber = redis::run(settings, status, move |trigger| {
             let Err(refusal) = bridge::dispatch(&router, &trigger, enabled) else { return };
             counts.count_not_sent();
             if let Some(suppressed) = hush.admit(Instant::now()) {
                 let reason = refusal.message;
                 tracing::warn!(%reason, suppressed, "a Redis trigger was not sent");
             }
-        }))
+        });
+        supervisor.spawn("redis-subscriber", async move { match subscriber.await {} })
     });
     // If main has gone already, the next line ends this thread too.
-    let _told = parts.news.send(News::Ready).await;
+    supervisor.tell(News::Ready);
     let _asked_or_alone = stop.recv().await;
 
     if let Some(task) = redis {
@@ -138,7 +137,7 @@ async fn route(parts: Parts) -> io::Result<()> {
     closing.send_replace(true);
     let grace = settings.server.shutdown_grace;
     let until = tokio::time::Instant::now() + grace;
-    router.drain(grace).await;
+    router.drain(grace, parts.start_took).await;
     while server.callers() > 0 && tokio::time::Instant::now() < until {
         sleep(Duration::from_millis(10)).await;
     }
@@ -154,7 +153,7 @@ async fn pump(
     arrivals: Receiver<Arrival>,
     bell: Arc<Doorbell>,
     wake: Arc<Notify>,
-) {
+) -> io::Result<()> {
     loop {
         wake.notified().await;
         bell.answer();
@@ -179,7 +178,7 @@ fn receive(router: &Router, server: &Rc<Server>, arrival: Arrival) {
         }
         Arrival::Client { stream, pass, leftover } => {
             if let Err((stream, response)) = router.admit(stream, *pass, leftover) {
-                spawn_local(turn_away(stream, response));
+                spawn_unsupervised(turn_away(stream, response));
             }
         }
     }

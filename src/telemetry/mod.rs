@@ -1,29 +1,131 @@
 //! Logs: events with fields, as text for people or JSON for machines.
 //!
-//! **Runs on**: set up by main, used by every thread. **Owns**: the global subscriber.
-//! **Never**: sees a secret, a token, a query string or a payload.
+//! **Runs on**: set up by main, used by every thread. **Owns**: the global subscriber, the way its
+//! lines go, and the panic hook. **Never**: sees a secret, a token, a query string or a payload;
+//! makes whoever logs wait for whoever reads.
 
-use std::io::{IsTerminal, stderr};
+pub mod output;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal, stderr};
+use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use crate::config::settled::{Log, LogFormat};
+use output::Output;
 
-/// Starts logging to standard error. Standard output is for what a person asked to see.
+/// The longest a process that ends waits for its last lines to be read.
+const LAST_LINES_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Where log lines go. As global as the subscriber that writes to it.
+static LOG: OnceLock<Output> = OnceLock::new();
+/// Whether lines are JSON.
+static FORMAT: OnceLock<LogFormat> = OnceLock::new();
+/// Panics since start. One in a long-lived task ends the process, so in a process that lives these
+/// are connections and requests that ended early.
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// Opens the way for log lines to standard error, and has panics take it. Before anything that may
+/// log or panic.
+///
+/// # Errors
+///
+/// The system gives no more threads.
+pub fn open() -> io::Result<&'static Output> {
+    let output = Output::start("log", stderr(), dropped_line)?;
+    let output = LOG.get_or_init(|| output);
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(output)
+}
+
+/// Starts logging. Standard output is for what a person asked to see.
 ///
 /// # Errors
 ///
 /// The filter cannot be read.
-pub fn start(log: &Log) -> Result<(), ParseError> {
+pub fn start(log: &Log, output: &Output) -> Result<(), ParseError> {
     let filter = EnvFilter::try_new(&log.filter)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
-    match log.format {
+    let output = output.clone();
+    // The subscriber's own errors would be printed with `eprintln!`, which blocks and panics.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .log_internal_errors(false)
+        .with_writer(move || output.clone());
+    let format = *FORMAT.get_or_init(|| log.format);
+    match format {
         LogFormat::Json => builder.json().flatten_event(true).init(),
         LogFormat::Text => builder.with_ansi(stderr().is_terminal()).init(),
     }
     Ok(())
+}
+
+/// Waits a moment for what was logged to be read. Call when the process ends.
+pub fn finish() {
+    if let Some(output) = LOG.get() {
+        output.finish(LAST_LINES_DEADLINE);
+    }
+}
+
+/// Log lines that nobody took, since start.
+#[must_use]
+pub fn dropped_lines() -> u64 {
+    LOG.get().map_or(0, Output::dropped)
+}
+
+/// Panics that ended one connection or request, since start.
+#[must_use]
+pub fn panics() -> u64 {
+    PANICS.load(Ordering::Relaxed)
+}
+
+/// The line for lines that were dropped, as the subscriber would write it.
+fn dropped_line(count: u64) -> String {
+    let mut time = String::new();
+    // A clock that cannot be formatted leaves the time out.
+    let _formatted = SystemTime.format_time(&mut Writer::new(&mut time));
+    let message = "log lines were dropped: they were not read in time, or could not be written";
+    match FORMAT.get() {
+        Some(LogFormat::Json) => format!(
+            "{{\"timestamp\":\"{time}\",\"level\":\"WARN\",\"message\":\"{count} {message}\",\
+             \"dropped_lines\":{count},\"target\":\"{}\"}}\n",
+            module_path!()
+        ),
+        Some(LogFormat::Text) | None => {
+            format!("{time}  WARN {}: {count} {message}\n", module_path!())
+        }
+    }
+}
+
+/// Logs and counts a panic; whatever the filter says, since a process may end with it.
+fn log_panic(info: &PanicHookInfo<'_>) {
+    PANICS.fetch_add(1, Ordering::Relaxed);
+    let payload = info.payload();
+    let message = payload.downcast_ref::<&str>().copied();
+    let message = message.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = message.unwrap_or("a value that is no text");
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("without a name");
+    let place = info.location().map(ToString::to_string).unwrap_or_default();
+    let backtrace = Backtrace::capture();
+    let backtrace = match backtrace.status() {
+        BacktraceStatus::Captured => format!("\n{backtrace}"),
+        _ => String::new(),
+    };
+    if tracing::enabled!(Level::ERROR) {
+        tracing::error!(%thread, %place, "panicked: {message}{backtrace}");
+    } else if let Some(output) = LOG.get() {
+        output.push(
+            format!("thread {thread} panicked at {place}: {message}{backtrace}\n").as_bytes(),
+        );
+    }
 }
 
 /// Lets one event of a kind be logged in each interval, and remembers how many were not.

@@ -106,12 +106,13 @@ class EventStream:
 
     def __init__(self, gateway: Gateway, user: str = "", *, token: str | None = None, claims: dict | None = None,
                  channels: str | None = None, headers: dict | None = None, token_in_query: bool = True,
-                 settled: str | None = None):
+                 settled: str | None = None, query: dict | None = None):
         token = token or make_token(user, **(claims or {}))
         self._headers = dict(headers or {})
         if not token_in_query:
             self._headers["Authorization"] = f"Bearer {token}"
-        self._url = gateway.sse_url(token if token_in_query else None, channels=channels, settled=settled)
+        self._url = gateway.sse_url(token if token_in_query else None, channels=channels, settled=settled,
+                                    **(query or {}))
         self._stack = contextlib.AsyncExitStack()
         self.retry_ms: int | None = None
 
@@ -137,12 +138,13 @@ class EventStream:
         await self._stack.aclose()
 
     async def event(self, patience_s: float = PATIENCE_S) -> httpx_sse.ServerSentEvent:
-        """The next event that carries data, heartbeats left out."""
+        """The next event, heartbeats left out. None is without data: many clients would parse it as JSON all the same."""
         async with asyncio.timeout(patience_s):
             async for event in self._events:
                 if event.retry is not None:
                     self.retry_ms = event.retry
-                if event.data and event.event != "heartbeat":
+                assert event.data, f"a block without data: {event}"
+                if event.event != "heartbeat":
                     return event
         raise AssertionError("the stream ended")
 

@@ -1,13 +1,16 @@
 """Fixtures of the client suite: gateways that run, and their logs beside a failure."""
 
+import functools
+import http.server
 import itertools
 import shutil
+import threading
 
 import pytest
 import pytest_asyncio
 
 from durable import Store
-from gateway import Gateway, gateway_binary
+from gateway import HERE, Gateway, gateway_binary
 
 LOG_TAIL_BYTES = 12_000
 folder_numbers = itertools.count()
@@ -51,10 +54,10 @@ async def start_gateway(new_folder):
     """Starts gateways with a configuration of the test's own; each must stop cleanly afterwards."""
     mine = []
 
-    async def start(*, wait_for: str = "/health/ready", **settings) -> Gateway:
+    async def start(*, wait_for: str = "/health/ready", output: int | None = None, **settings) -> Gateway:
         gateway = Gateway(new_folder(), **settings)
         mine.append(gateway)
-        return await gateway.start(wait_for)
+        return await gateway.start(wait_for, output)
 
     try:
         yield start
@@ -81,6 +84,23 @@ async def new_store(new_folder):
     finally:
         for store in mine:
             await store.kill()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def pages():
+    """A web server of the test's own: another port, so another origin than the gateway's."""
+    handler = functools.partial(QuietHandler, directory=str(HERE))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture

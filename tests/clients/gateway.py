@@ -84,14 +84,16 @@ def base_environment() -> dict[str, str]:
     return {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ}
 
 
-def run_cli(*arguments: str, cwd: Path, timeout_s: float = 10, **environment) -> subprocess.CompletedProcess:
-    """Runs the gateway's command line to its end."""
+def run_cli(*arguments: str, cwd: Path, timeout_s: float = 10, before: tuple[str, ...] = (), stdout=subprocess.PIPE,
+            **environment) -> subprocess.CompletedProcess:
+    """Runs the gateway's command line to its end; `before` are words before it."""
     return subprocess.run(
-        [str(gateway_binary()), *arguments],
+        [*before, str(gateway_binary()), *arguments],
         cwd=cwd,
         env=base_environment() | {k: str(v) for k, v in environment.items()},
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=timeout_s,
     )
@@ -102,8 +104,12 @@ class Gateway:
 
     started: "list[Gateway]" = []
 
-    def __init__(self, folder: Path, *, defaults: bool = True, arguments: tuple[str, ...] = (), **environment):
+    def __init__(self, folder: Path, *, defaults: bool = True, before: tuple[str, ...] = (),
+                 arguments: tuple[str, ...] = (), files: dict[str, str] | None = None, **environment):
+        """`before` are words before the command line, `files` are put into the working directory."""
         self.folder = folder
+        self.before = before
+        self.files = files or {}
         self.arguments = arguments
         self.port = int(environment.get("SERVER_PORT") or free_port())
         self.log_path = folder.with_suffix(".log")
@@ -137,18 +143,24 @@ class Gateway:
 
     # --- the process
 
-    async def start(self, wait_for: str = "/health/ready") -> "Gateway":
+    def spawn(self, output: int | None = None):
+        """Starts the process. What it prints goes to this file, a test's pipe say, or else to the log file."""
         self.folder.mkdir(parents=True)
+        for name, text in self.files.items():
+            (self.folder / name).write_bytes(text.encode())
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [str(gateway_binary()), *self.arguments],
+                [*self.before, str(gateway_binary()), *self.arguments],
                 cwd=self.folder,
                 env=base_environment() | self.environment,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=log if output is None else output,
                 stderr=subprocess.STDOUT,
             )
         Gateway.started.append(self)
+
+    async def start(self, wait_for: str = "/health/ready", output: int | None = None) -> "Gateway":
+        self.spawn(output)
         await wait_until(lambda: self._answers(wait_for), START_DEADLINE_S, f"{wait_for} = 200")
         return self
 

@@ -11,8 +11,9 @@ from gateway import free_port, wait_until
 
 
 class RedisServer:
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *arguments: str):
         self.folder = folder
+        self.arguments = arguments
         self.port = free_port()
         self.process: subprocess.Popen | None = None
 
@@ -25,7 +26,7 @@ class RedisServer:
         with (self.folder / "redis.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [need("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
-                 "--appendonly", "no", "--dir", str(self.folder)],
+                 "--appendonly", "no", "--dir", str(self.folder), *self.arguments],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )
 

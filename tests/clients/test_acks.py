@@ -106,6 +106,21 @@ async def test_a_timeout_sends_again_and_the_last_attempt_ends_in_the_dead_lette
     assert await gateway.dead_letters(user) == []
 
 
+async def test_a_dead_letter_is_forgotten_after_its_time(start_gateway, user):
+    gateway = await start_gateway(**EVERYTHING_ON, ACK_TIMEOUT_SECONDS=0.2, ACK_MAX_ATTEMPTS=1,
+                                  QUEUE_DEAD_LETTER_TTL_SECONDS=1.5)
+    async with WebSocket(gateway, user) as client:
+        first = await client_after_send(gateway, client, user)
+        (dead,) = await wait_until(lambda: gateway.dead_letters(user), what="the dead letter")
+        assert dead["notification"] == first
+
+        async def is_forgotten():
+            return await gateway.dead_letters(user) == []
+        await wait_until(is_forgotten, what="its end")
+        ack = (await gateway.get_ok("/stats"))["ack"]
+        assert (ack["dead_letters"], ack["dead_letters_expired"]) == (1, 1)
+
+
 async def test_an_acknowledgement_after_the_second_attempt_ends_it(start_gateway, user):
     gateway = await start_gateway(**EVERYTHING_ON, ACK_TIMEOUT_SECONDS=0.3)
     async with WebSocket(gateway, user) as client:
@@ -263,6 +278,28 @@ async def test_last_event_id_settles_what_was_before_it_whatever_it_is_itself(ga
             assert await gateway.queue(user) == []
 
 
+@pytest.mark.parametrize("spelling", ["lastEventId", "last_event_id", "lastEventID", "Last-Event-ID", "Last-Event-Id",
+                                      "evs_last_event_id"])
+async def test_the_last_seen_id_in_the_query_does_what_the_header_does(gateway, user, spelling):
+    first, second = await send_all(gateway, user, 2)
+    async with EventStream(gateway, user, query={spelling: "none of ours"}) as stream:
+        assert [(await stream.notification())["id"] for _ in range(2)] == [first, second]
+    await gateway.wait_until_away(user)
+    async with EventStream(gateway, user, query={spelling: first}) as stream:
+        assert (await stream.notification())["id"] == second
+        assert [i for i, _ in await in_flight(gateway, user)] == [second]
+
+
+async def test_of_two_last_seen_ids_the_header_is_taken(gateway, user):
+    """A library that reconnects sends the newer one in the header and leaves the URL as it was."""
+    first, second, third = await send_all(gateway, user, 3)
+    async with EventStream(gateway, user) as stream:
+        assert [(await stream.notification())["id"] for _ in range(3)] == [first, second, third]
+    await gateway.wait_until_away(user)
+    async with EventStream(gateway, user, query={"lastEventId": first}, headers={"Last-Event-ID": second}) as stream:
+        assert (await stream.notification())["id"] == third
+
+
 async def test_npm_eventsource_comes_back_by_itself_and_misses_nothing(gateway, user):
     need("node")
     async with Relay(gateway) as relay:
@@ -368,7 +405,7 @@ async def test_tenants_cannot_acknowledge_for_each_other(start_gateway):
 async def test_the_figures_add_up(start_gateway):
     gateway = await start_gateway(**EVERYTHING_ON)
     nothing = {"enabled": True, "total_tracked": 0, "total_acked": 0, "total_expired": 0, "total_timeouts": 0,
-               "dead_letters": 0, "pending_count": 0, "ack_rate": 0.0}
+               "dead_letters": 0, "dead_letters_expired": 0, "pending_count": 0, "ack_rate": 0.0}
 
     async def ack():
         stats = await gateway.get_ok("/stats")

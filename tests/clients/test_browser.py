@@ -4,36 +4,14 @@ Client: headless Chromium with its own WebSocket, EventSource and fetch, driven 
 """
 
 import asyncio
-import functools
-import http.server
 import json
-import threading
 from urllib.parse import quote
-
-import pytest
 
 from clients import node
 from conftest import need
-from gateway import API_KEY, HERE, make_token
+from gateway import API_KEY, make_token
 
 START_S = 40
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture(scope="module")
-def pages():
-    """A web server of the test's own: another port, so another origin than the gateway's."""
-    handler = functools.partial(QuietHandler, directory=str(HERE))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
 
 
 def browser(gateway, origin: str, user: str, channel: str):
@@ -106,3 +84,47 @@ async def test_a_page_of_another_origin_is_refused(start_gateway, pages):
         await page.command_line(quit=True)
         await collect(page, "quit")
     await gateway.wait_for_connections(0)
+
+
+TRACED = {"Cache-Control": "no-cache", "Last-Event-ID": "01a2033e-2914-7543-b8f7-69588ca79ea1",
+          "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+          "tracestate": "a=b", "baggage": "c=d"}
+
+
+async def test_a_page_of_a_listed_origin_uses_credentials_and_the_headers_of_its_libraries(start_gateway, pages):
+    origin = f"http://127.0.0.1:{pages}"
+    gateway = await start_gateway(CORS_ORIGINS=f"*,{origin}")
+    async with browser(gateway, origin, "visitor", "news") as page:
+        await collect(page, "loaded", "sse-connected")
+        await page.command_line(evaluate='listen("cookies", {withCredentials: true})')
+        await collect(page, "cookies-connected")
+        for options in ({"headers": TRACED}, {"headers": TRACED, "credentials": "include"}):
+            await page.command_line(evaluate=f"stream({json.dumps(options)})")
+            assert (await collect(page, "fetch-stream"))["fetch-stream"]["status"] == 200
+            await page.command_line(evaluate=f'call("/health", {json.dumps(options)})')
+            assert (await collect(page, "fetch"))["fetch"]["status"] == 200
+
+        path, body = "/api/v1/notifications/send", {"target_user_id": "visitor", "event_type": "e", "payload": 1}
+        post = f"send({json.dumps(path)}, {json.dumps(body)}, {json.dumps(TRACED | {'Idempotency-Key': 'k'})})"
+        for replayed in (None, "true"):
+            await page.command_line(evaluate=post)
+            seen = (await collect(page, "fetch"))["fetch"]
+            assert seen["status"] == 200 and seen["headers"].get("idempotent-replayed") == replayed, seen
+        await page.command_line(quit=True)
+        await collect(page, "quit")
+
+
+async def test_a_page_that_only_the_star_allows_has_no_credentials(start_gateway, pages):
+    gateway = await start_gateway(CORS_ORIGINS="*")
+    async with browser(gateway, f"http://127.0.0.1:{pages}", "visitor", "news") as page:
+        await collect(page, "loaded", "sse-connected", "ws-open")
+        await page.command_line(evaluate='call("/health")')
+        assert (await collect(page, "fetch"))["fetch"]["status"] == 200
+        await page.command_line(evaluate='listen("cookies", {withCredentials: true})')
+        assert (await collect(page, "cookies-broken"))["cookies-broken"]["state"] == 2
+        await page.command_line(evaluate='call("/health", {credentials: "include"})')
+        await collect(page, "fetch-failed")
+        events = {line.get("event") for line in page.lines if isinstance(line, dict)}
+        assert "cookies-connected" not in events
+        await page.command_line(quit=True)
+        await collect(page, "quit")

@@ -519,6 +519,24 @@ async def test_with_fsync_always_queued_is_answered_after_the_sync(new_store, fa
     await store.kill()
 
 
+async def test_a_disk_that_hangs_shows_in_health(new_store, faulty_library, user):
+    """It returns no error, and yet nothing can be queued for good."""
+    store = new_store(QUEUE_FSYNC="always")
+    disk = FaultyDisk(store, faulty_library)
+    gateway = await store.start()
+
+    async def is_said(status: str, queue: str) -> bool:
+        health = await gateway.health()
+        return (health["status"], health["queue"]["status"]) == (status, queue)
+
+    with disk.does("sync", "hold"):
+        sending = asyncio.create_task(gateway.send(user))
+        await wait_until(lambda: is_said("degraded", "disk_behind"), 10, "a degraded health")
+        assert await disk_status(gateway) == "behind"
+    assert (await sending)["queued"] is True
+    await wait_until(lambda: is_said("healthy", "healthy"), what="a healthy one again")
+
+
 async def test_with_fsync_never_queued_does_not_wait_for_the_disk(new_store, faulty_library, user):
     store = new_store(QUEUE_FSYNC="never")
     disk = FaultyDisk(store, faulty_library)

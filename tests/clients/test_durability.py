@@ -367,6 +367,27 @@ async def test_dead_letters_are_there_after_a_restart_until_they_are_cleared(new
     assert await letters(gateway, user, acknowledge=True) == []
 
 
+@ends
+async def test_a_dead_letter_ends_when_it_was_to_end_also_after_a_restart(new_store, user, end):
+    store = new_store(ACK_ENABLED="true", ACK_TIMEOUT_SECONDS=0.2, ACK_MAX_ATTEMPTS=1, SHARDS_COUNT=1)
+    gateway = await store.start(QUEUE_DEAD_LETTER_TTL_SECONDS=3)
+    async with WebSocket(gateway, user) as client:
+        await gateway.send(user)
+        await client.notification()
+        await wait_until(lambda: gateway.dead_letters(user), what="the dead letter")
+        await everything_before_is_on_disk(gateway)
+    # Another time to live is for those to come; and another number of shards writes it anew.
+    gateway = await store.restart(end, SHARDS_COUNT=2, QUEUE_DEAD_LETTER_TTL_SECONDS=0)
+
+    async def is_forgotten():
+        return (await gateway.get_ok("/stats"))["ack"]["dead_letters_expired"] == 1
+    await wait_until(is_forgotten, what="its end")
+    assert await gateway.dead_letters(user) == []
+    await everything_before_is_on_disk(gateway)
+    gateway = await store.restart(end)
+    assert await gateway.dead_letters(user) == []
+
+
 # --- idempotency
 
 @ends

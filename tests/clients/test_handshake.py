@@ -1,6 +1,8 @@
 """Who may not connect is told so in the answer to the upgrade, by class, and nothing secret is logged."""
 
+import json
 import time
+from types import SimpleNamespace
 
 import jwt
 import pytest
@@ -8,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from websockets.exceptions import InvalidStatus
 
 from clients import EventStream, WebSocket
-from gateway import ALLOWED_ORIGIN, API_KEY, JWT_SECRET, assert_error, make_token, wait_until
+from gateway import ALLOWED_ORIGIN, API_KEY, JWT_SECRET, assert_error, free_port, make_token, wait_until
 from raw import RawConnection
 
 
@@ -202,3 +204,94 @@ async def test_tokens_and_secrets_are_never_logged(start_gateway, user, channel,
     secrets |= {f"token {n}": token for n, token in enumerate(good + bad)}
     secrets |= {f"signature {n}": token.split(".")[2] for n, token in enumerate(good + bad)}
     assert [name for name, secret in secrets.items() if secret in log] == []
+
+
+@pytest.mark.parametrize("path", ["/ws", "/sse"])
+@pytest.mark.parametrize("query, name, hint", [
+    ("tokn={token}", "tokn", "`token`"),
+    ("token={token}&chanels=a", "chanels", "`channels`"),
+    ("token={token}&setled=true", "setled", "`settled`"),
+    ("token={token}&lastEvent=x", "lastEvent", "`lastEventId`"),
+    ("token={token}&token={token}", "token", "more than once"),
+    ("token={token}&settled=true&settled=true", "settled", "more than once"),
+    ("token={token}&lastEventId=x&last_event_id=y", "lastEventId", "more than once"),
+    ("token={token}&settled=yes", "settled", "`true` or `false`"),
+    ("token={token}%FF", "token", "UTF-8"),
+    ("token={token}&%zz=1", "%zz", "two hexadecimal digits"),
+], ids=["token", "channels", "settled", "last-event-id", "token-twice", "settled-twice", "last-event-id-twice",
+        "settled-value", "token-not-utf8", "bad-escape"])
+async def test_a_query_parameter_that_is_unknown_or_repeated_is_400_and_named(gateway, user, path, query, name, hint):
+    async with RawConnection(gateway) as connection:
+        target = f"{path}?{query.format(token=make_token(user))}"
+        request = connection.upgrade_request(None).replace(b"GET /ws ", f"GET {target} ".encode())
+        await connection.send(request)
+        status, _, body = await connection.response()
+        error = json.loads(body)["error"]
+        assert (status, error["code"], error["details"]["field"]) == (400, "VALIDATION_ERROR", name), error
+        assert f"`{name}`" in error["message"] or name == "lastEventId", error
+        assert hint in error["message"], error
+
+
+async def test_channels_on_a_websocket_are_refused_with_what_to_do(gateway, user):
+    response = await upgrade(gateway, None, Authorization=f"Bearer {make_token(user)}")
+    assert response.status_code == 101
+    async with RawConnection(gateway) as connection:
+        request = connection.upgrade_request(make_token(user)).replace(b" HTTP", b"&channels=a HTTP", 1)
+        await connection.send(request)
+        status, _, body = await connection.response()
+        assert status == 400 and "Subscribe" in json.loads(body)["error"]["message"]
+
+
+async def test_what_caches_and_polyfills_add_is_ignored(gateway, user):
+    query = "_=17&t=1&t=2&r=0.5&nocache=1&padding=true&evs_preamble=2056"
+    async with WebSocket(gateway, url=gateway.ws_url(make_token(user)) + "&" + query) as client:
+        await client.assert_nothing_waits()
+
+
+@pytest.mark.parametrize("slashes", ["//", "///"])
+async def test_a_base_address_that_ends_with_a_slash_connects(gateway, user, slashes):
+    url = gateway.ws_url(make_token(user)).replace("/ws?", f"{slashes}ws?")
+    async with WebSocket(gateway, url=url) as client:
+        assert client.connected["user_id"] == user
+    async with RawConnection(gateway) as connection:
+        await connection.send(connection.request("GET", "/health"))
+        assert (await connection.response())[0] == 200
+        await connection.send(connection.request("GET", f"{slashes}sse?token={make_token(user)}"))
+        assert (await connection.head())[0] == 200
+        await connection.until(b'"connection_id"')
+
+
+@pytest.mark.parametrize("offered", ["bearer.{}", "graphql-ws", "bearer.{}, chat"])
+async def test_subprotocols_without_ours_are_refused_with_what_to_offer(gateway, user, offered):
+    """A 101 that selects none of them would be dropped by a browser without a word."""
+    token = make_token(user)
+    response = await upgrade(gateway, None if "bearer" in offered else token,
+                             **{"Sec-WebSocket-Protocol": offered.format(token)})
+    error = assert_error(response, 400, "VALIDATION_ERROR")
+    assert "ara.v1" in error["message"] and error["details"]["field"] == "Sec-WebSocket-Protocol"
+    assert token not in response.text
+
+
+PROXY_HEADERS = {
+    "version-1": b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 80\r\n",
+    "version-1-unknown": b"PROXY UNKNOWN\r\n",
+    "version-2": b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\2\1\xc0\0\2\2\x13\x88\0\x50",
+}
+
+
+@pytest.mark.parametrize("name", PROXY_HEADERS)
+@pytest.mark.parametrize("has_api_address", [False, True], ids=["door", "api"])
+async def test_a_proxy_protocol_header_is_told_what_it_is(start_gateway, user, name, has_api_address):
+    port = free_port()
+    gateway = await start_gateway(API_LISTEN=f"127.0.0.1:{port}" if has_api_address else None)
+    address = SimpleNamespace(port=port if has_api_address else gateway.port)
+    for _ in range(20):
+        async with RawConnection(address) as connection:
+            request = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+            await connection.send(PROXY_HEADERS[name] + request)
+            status, _, body = await connection.response()
+            assert status == 400 and "PROXY protocol" in json.loads(body)["error"]["message"]
+    await wait_until(lambda: "PROXY protocol" in gateway.log(), what="a line in the log")
+    lines = [line for line in gateway.log().splitlines() if "PROXY protocol" in line]
+    # A line a second, for each of the two shards' doors.
+    assert len(lines) < 20 and all("WARN" in line and "127.0.0.1" in line for line in lines), lines

@@ -7,13 +7,16 @@ import re
 import signal
 import socket
 import time
+from types import SimpleNamespace
 
 import httpx
 import jwt
 import pytest
 
 from clients import EventStream, WebSocket
-from gateway import API_KEY, JWT_SECRET, Gateway, run_cli, wait_until
+from conftest import need
+from durable import FaultyDisk
+from gateway import API_KEY, JWT_SECRET, Gateway, free_port, make_token, run_cli, wait_until
 from raw import RawConnection, RawWebSocket
 
 TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+")
@@ -54,14 +57,67 @@ async def test_sigterm_tells_every_client_when_to_come_back_and_ends_cleanly(sta
             message = json.loads(event.data)
             assert message["type"] == "shutdown" and message["reason"]
             delays.append(message["reconnect_after_seconds"])
-            with pytest.raises((AssertionError, httpx.TransportError)):
+            # The end was told: a broken transfer would be a TransportError.
+            with pytest.raises(AssertionError, match="the stream ended"):
                 await stream.event()
-            # In the same event or one of its own, the stream's retry now says the same.
+            # The stream's retry now says the same.
             assert abs(stream.retry_ms - 1000 * message["reconnect_after_seconds"]) <= 1000
         assert await gateway.exit_code() == 0
         assert time.monotonic() - begin < 5, "nothing to wait for, so no grace is needed"
     assert all(delay >= 0 for delay in delays)
     assert len(set(delays)) >= 3, f"clients would all come back at once: {sorted(delays)}"
+
+
+async def test_a_client_that_does_not_answer_holds_the_stop_for_a_moment_and_all_are_told_to_come_back_later(
+        start_gateway):
+    """A phone out of reach. Who comes back before somebody is there again may never come again."""
+    gateway = await start_gateway(SERVER_SHUTDOWN_GRACE_SECONDS=10)
+    async with RawWebSocket(gateway, "phone"), WebSocket(gateway, "desk") as desk, EventStream(gateway, "tab") as tab:
+        told_at = time.monotonic()
+        gateway.signal()
+        delays = [(await desk.expect("shutdown"))["reconnect_after_seconds"],
+                  json.loads((await tab.event()).data)["reconnect_after_seconds"], tab.retry_ms / 1000]
+        assert await gateway.exit_code() == 0
+        stop_took = time.monotonic() - told_at
+    assert stop_took < 3, "a closing client gets a moment, not the grace"
+    assert min(delays) >= stop_took + 1, f"{delays}: a stop of {stop_took} s and a start are to fit in before"
+
+
+@pytest.mark.parametrize("used", [True, False], ids=["used", "fresh"])
+async def test_idle_callers_do_not_hold_the_stop(start_gateway, used):
+    """A pool keeps connections open for later; a balancer opens them in advance."""
+    gateway = await start_gateway(API_LISTEN=f"127.0.0.1:{free_port()}")
+    api = SimpleNamespace(port=int(gateway.environment["API_LISTEN"].rpartition(":")[2]))
+    async with RawConnection(gateway) as at_the_door, RawConnection(api) as at_the_api:
+        for connection in (at_the_door, at_the_api) if used else ():
+            await connection.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await connection.response())[0] == 200
+        if not used:
+            # Whoever has said nothing is known once another that came later has been answered.
+            async with RawConnection(api) as later:
+                await later.send(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert (await later.response())[0] == 200
+        begin = time.monotonic()
+        gateway.signal()
+        assert await at_the_api.to_the_end() == b"" and await at_the_door.to_the_end() == b""
+        assert await gateway.exit_code() == 0
+        assert time.monotonic() - begin < 1.5, "nobody was owed anything"
+
+
+async def test_a_caller_whose_answer_is_under_way_gets_it(start_gateway):
+    """The rest of its body comes when the gateway has begun to stop."""
+    gateway = await start_gateway()
+    body = b'{"event_type":"late","payload":{},"target_user_id":"nobody"}'
+    async with RawConnection(gateway) as caller, WebSocket(gateway, "witness") as witness:
+        request = caller.request("POST", "/api/v1/notifications/send", body, **gateway.headers())
+        await caller.send(request[:-10])
+        await gateway.get_ok("/stats")
+        gateway.signal()
+        await witness.expect("shutdown")
+        await caller.send(request[-10:])
+        status, _, answer = await caller.response()
+        assert (status, json.loads(answer)["error"]["code"]) == (503, "SHUTTING_DOWN")
+    assert await gateway.exit_code() == 0
 
 
 async def test_readiness_turns_false_when_stopping(start_gateway):
@@ -131,9 +187,50 @@ async def test_a_second_signal_stops_at_once(new_folder):
                 gateway.signal()
                 await witness.expect("shutdown")
                 assert await witness.close_code() == 1001
-            assert gateway.running, "the stuck client's outbox was given up long before the grace was over"
+            await asyncio.sleep(0.15)  # Two signals closer together are one: nothing else tells them apart.
+            assert gateway.running, "the stuck client's outbox was given up at once"
             gateway.signal()
             await gateway.exit_code(3)
+    finally:
+        await gateway.client.aclose()
+        gateway.kill()
+
+
+async def test_a_stop_that_arrives_as_two_signals_is_one(new_folder):
+    """`timeout` and wrappers that forward signals reach a process by its id and by its group."""
+    for _ in range(20):
+        gateway = await Gateway(new_folder()).start()
+        try:
+            async with WebSocket(gateway, "client") as client:
+                first = time.monotonic()
+                gateway.signal(signal.SIGTERM)
+                # The second must be a signal of its own: the first has been taken by then.
+                while "stopping" not in gateway.log():
+                    pass
+                gateway.signal(signal.SIGINT)
+                is_one = time.monotonic() - first < 0.09
+                if is_one:
+                    await client.expect("shutdown")
+                    assert await client.close_code() == 1001
+                    assert await gateway.exit_code() == 0
+                    return
+        finally:
+            await gateway.client.aclose()
+            gateway.kill()
+    pytest.fail("this machine is too slow to send two signals within 90 ms")
+
+
+async def test_a_signal_during_a_slow_start_stops_cleanly(new_store, new_folder):
+    store = new_store()
+    disk = FaultyDisk(store, FaultyDisk.compile(new_folder("faulty")))
+    gateway = Gateway(new_folder(), **store.settings)
+    try:
+        with disk.does("sync", "hold"):
+            gateway.spawn()
+            await wait_until(disk.held.exists, 20, "the start waiting for its disk")
+            gateway.signal()
+            assert await gateway.exit_code(5) == 0
+        assert "stopped before it was ready" in gateway.log()
     finally:
         await gateway.client.aclose()
         gateway.kill()
@@ -150,11 +247,15 @@ async def test_sigint_stops_cleanly_too(start_gateway, user):
 # --- heads that never come to an end, or never should have begun
 
 async def test_a_head_never_completed_is_closed_by_its_deadline(gateway, user):
-    """10 s, and a byte now and then does not buy more."""
+    """10 s, whichever request it is of, and a byte now and then does not buy more. As long as that a caller may be
+    idle that has shown no valid key, whatever it was answered; one that has shown one is still served after it."""
     begin = time.monotonic()
 
-    async def partial(dripping: bool) -> tuple[bytes, float]:
+    async def partial(dripping: bool, later: bool) -> tuple[bytes, float]:
         async with RawConnection(gateway) as connection:
+            if later:
+                await connection.send(connection.request("GET", "/stats", X_API_Key=API_KEY))
+                assert (await connection.response())[0] == 200
             await connection.send(b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: ")
 
             async def drip():
@@ -169,10 +270,23 @@ async def test_a_head_never_completed_is_closed_by_its_deadline(gateway, user):
                 task.cancel()
             return answer, time.monotonic() - begin
 
-    async with WebSocket(gateway, user) as client:
-        for answer, took_s in await asyncio.gather(partial(False), partial(True)):
+    async def idle(path: str, key: str) -> tuple[bytes, float]:
+        async with RawConnection(gateway) as connection:
+            await connection.send(connection.request("GET", path, X_API_Key=key))
+            await connection.response()
+            return await connection.to_the_end(patience_s=16), time.monotonic() - begin
+
+    strangers = [idle("/nothing", "junk"), idle("/health", API_KEY), idle("/stats", "junk"),
+                 idle("/api/v1/notifications/send", "junk")]
+    async with WebSocket(gateway, user) as client, RawConnection(gateway) as known:
+        await known.send(known.request("GET", "/stats", X_API_Key=API_KEY))
+        assert (await known.response())[0] == 200
+        partials = [partial(dripping, later) for dripping in (False, True) for later in (False, True)]
+        for answer, took_s in await asyncio.gather(*partials, *strangers):
             assert answer == b"" or answer.startswith(b"HTTP/1.1 408"), answer[:200]
             assert 8 <= took_s <= 14, took_s
+        await known.send(known.request("GET", f"/sse?token={make_token(user)}"))
+        assert (await known.head())[0] == 200
         await client.assert_nothing_waits()
 
 
@@ -339,3 +453,75 @@ async def test_development_mode_prints_a_block_that_can_be_pasted(start_gateway,
         output, errors = await process.communicate()
         assert re.search(rb'"success":\s*true', output), (command, output, errors)
         await client.notification()
+
+
+# --- what surrounds a process
+
+def limited(files: int) -> tuple[str, ...]:
+    """What stands before a command that may have so many files open."""
+    return (need("prlimit"), f"--nofile={files}:{files}")
+
+
+@pytest.mark.parametrize("files, wanted", [(100, 0), (100, 500), (160, 0)])
+def test_too_few_open_files_for_clients_exit_1_and_say_what_to_raise(folder, files, wanted):
+    result = run_cli(cwd=folder, before=limited(files), SERVER_PORT=0, SHARDS_COUNT=1,
+                     WEBSOCKET_MAX_CONNECTIONS=wanted, **SETTINGS)
+    output = result.stdout + result.stderr
+    assert result.returncode == 1 and "ready" not in output, output
+    assert f"open-file limit of {files}" in output and "LimitNOFILE" in output and "ulimit" in output, output
+
+
+async def test_few_open_files_are_enough_for_as_few_clients_as_were_asked_for(new_folder, user):
+    gateway = Gateway(new_folder(), before=limited(128), WEBSOCKET_MAX_CONNECTIONS=8, SHARDS_COUNT=1)
+    try:
+        await gateway.start()
+        async with WebSocket(gateway, user):
+            pass
+        await gateway.stop()
+    finally:
+        gateway.kill()
+
+
+@pytest.mark.parametrize("arguments", [("token", "--user", "anna"), ("check-config",), ("--help",), ("--version",)],
+                         ids=lambda arguments: arguments[0])
+def test_output_that_cannot_be_written_exits_1_and_says_so(folder, arguments):
+    with open("/dev/full", "w") as full:
+        result = run_cli(*arguments, cwd=folder, stdout=full, **SETTINGS)
+    assert result.returncode == 1, result.stderr
+    assert "standard output" in result.stderr and "No space left" in result.stderr, result.stderr
+
+
+async def test_a_service_called_server_and_the_dotenv_of_others_do_not_stop_the_start(new_folder, user):
+    """What Kubernetes injects for a neighbour, and a file of the whole project."""
+    port = free_port()
+    files = {
+        "config.toml": f"server.port = {port}\n",
+        ".env": "# the project's\r\nthis is no line of ours\n9LIVES=cat\nQUOTE='open\nexport QUEUE_MAX_SIZE_PER_USER=1\n",
+    }
+    gateway = Gateway(new_folder(), files=files, QUEUE_ENABLED="True", SERVER_SERVICE_HOST="10.0.0.1",
+                      SERVER_SERVICE_PORT="8081", SERVER_PORT_8081_TCP="tcp://10.0.0.1:8081", SERVER_PORT=port)
+    gateway.environment["SERVER_PORT"] = "tcp://10.0.0.1:8081"
+    try:
+        await gateway.start()
+        assert "enableServiceLinks" in gateway.log()
+        for _ in range(2):
+            assert (await gateway.send(user))["queued"] is True
+        assert len(await gateway.queue(user)) == 1, "the .env file was read"
+        await gateway.stop()
+    finally:
+        gateway.kill()
+
+
+def test_a_slip_in_a_name_is_warned_about(folder):
+    (folder / ".env").write_text("SERVER_PROT=9000\n")
+    result = run_cli("check-config", cwd=folder, JWT_PUBLIC_KEY="x", **SETTINGS)
+    assert result.returncode == 0, result.stderr
+    assert "is SERVER_PORT meant?" in result.stdout and "is JWT_PUBLICKEY meant?" in result.stdout, result.stdout
+
+
+def test_a_queue_directory_that_cannot_be_made_is_named_in_full_with_a_cure(folder):
+    (folder / "data").write_text("in the way")
+    result = run_cli(cwd=folder, SERVER_PORT=0, QUEUE_ENABLED="on", QUEUE_BACKEND="disk", **SETTINGS)
+    output = result.stdout + result.stderr
+    assert result.returncode == 1, output
+    assert str(folder.resolve() / "data") in output and "QUEUE_PATH" in output and "StateDirectory" in output, output

@@ -203,6 +203,42 @@ async def test_a_slow_consumer_closed_with_4429_finds_what_was_not_written(start
     assert again == list(range(again[0], len(sent) + 1)) and len(seen) - again[0] in (0, 1), (seen, again)
 
 
+async def test_what_two_stalled_connections_were_both_sent_waits_once_when_both_are_gone(start_gateway, user):
+    gateway = await start_gateway(QUEUE_ENABLED="true", SERVER_SEND_BUFFER_BYTES=4096)
+    ids = [(await gateway.send(user, payload={"fill": "x" * 60_000}))["notification_id"] for _ in range(4)]
+
+    async def unwritten() -> int:
+        return sum(shard["outbox_bytes"] for shard in (await gateway.get_ok("/stats"))["shards"])
+
+    async with RawWebSocket(gateway, user, receive_buffer=4096) as first:
+        await wait_until(unwritten, what="the first notification on its way")
+        before = await unwritten()
+        async with RawWebSocket(gateway, user, receive_buffer=4096) as second:
+            # The replay goes on with whoever has less than 32 KiB to read: each of them has one now.
+            async def both_are_behind():
+                return await unwritten() > before + 32_768
+            await wait_until(both_are_behind, what="the second notification on its way")
+            await second.exactly(45_000)
+
+            async def has_nearly_read():
+                return before < await unwritten() < before + 32_768
+            await wait_until(has_nearly_read, what="the second connection ready for more")
+            assert (await first.message())["id"] == ids[0]
+
+            async def both_have_the_third():
+                return await unwritten() > 100_000
+            await wait_until(both_have_the_third, what="the third notification on its way to both")
+
+        async def one_is_left():
+            return (await gateway.get_ok("/stats"))["connections"]["total"] == 1
+        await wait_until(one_is_left, what="the second connection gone")
+    await gateway.wait_until_away(user)
+    assert [entry["notification"]["id"] for entry in await gateway.queue(user)] == ids[1:]
+    async with WebSocket(gateway, user) as client:
+        assert [(await client.notification())["id"] for _ in ids[1:]] == ids[1:]
+        await client.assert_nothing_waits()
+
+
 async def test_send_to_users_says_for_each_user_whether_it_was_queued(start_gateway):
     """Twenty away users are on both shards; each gets its own."""
     gateway = await start_gateway(QUEUE_ENABLED="true")

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import subprocess
 import time
 
 import pytest
@@ -16,7 +17,8 @@ import redis.asyncio
 import redis.exceptions
 
 from clients import EventStream, WebSocket
-from gateway import Gateway, wait_until
+from conftest import need
+from gateway import Gateway, free_port, run_cli, wait_until
 from redis_server import RedisServer, trigger
 
 TIMINGS = {
@@ -309,3 +311,88 @@ async def test_a_gateway_started_without_its_redis_finds_it_later(start_gateway,
             await assert_triggers_arrive(server, gateway, client, "news")
     finally:
         server.kill()
+
+
+# --- TLS
+
+def make_certificate(folder, name: str, extensions: str, issuer: str | None = None):
+    """A key and a certificate, self-signed as `openssl req -x509` makes them or issued by another one."""
+    by = ["-CA", folder / f"{issuer}.pem", "-CAkey", folder / f"{issuer}.key"] if issuer else []
+    request = [need("openssl"), "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+               "-subj", f"/CN={name}", "-keyout", folder / f"{name}.key"]
+    if issuer is None:
+        subprocess.run([*request, "-x509", "-days", "2", "-addext", extensions, "-out", folder / f"{name}.pem"],
+                       check=True, capture_output=True)
+        return
+    subprocess.run([*request, "-out", folder / "request"], check=True, capture_output=True)
+    (folder / "extensions").write_text(extensions)
+    subprocess.run([need("openssl"), "x509", "-req", "-days", "2", "-in", folder / "request", *by, "-CAcreateserial",
+                    "-extfile", folder / "extensions", "-out", folder / f"{name}.pem"], check=True, capture_output=True)
+
+
+@pytest_asyncio.fixture
+async def redis_with_tls(new_folder):
+    """Starts a Redis that speaks TLS on a second port, with the certificate `server` of a folder."""
+    servers = []
+
+    async def start(folder, *arguments: str) -> tuple[RedisServer, str]:
+        port = free_port()
+        server = RedisServer(new_folder("redis"), "--tls-port", str(port), "--tls-cert-file", str(folder / "server.pem"),
+                             "--tls-key-file", str(folder / "server.key"), *arguments)
+        servers.append(server)
+        await server.start()
+        return server, f"rediss://localhost:{port}"
+
+    try:
+        yield start
+    finally:
+        for server in servers:
+            server.kill()
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REDIS_TLS_CA"])
+async def test_a_self_signed_certificate_that_was_named_is_trusted(
+        redis_with_tls, start_gateway, tmp_path, user, variable):
+    make_certificate(tmp_path, "server", "subjectAltName=DNS:localhost")
+    server, url = await redis_with_tls(
+        tmp_path, "--tls-ca-cert-file", str(tmp_path / "server.pem"), "--tls-auth-clients", "no")
+    gateway = await start_gateway(REDIS_URL=url, **TIMINGS, **{variable: tmp_path / "server.pem"})
+    await wait_for_redis(gateway)
+    async with WebSocket(gateway, user) as client:
+        await server.publish(f"notification:user:{user}", trigger("user", user, payload="over TLS"))
+        assert (await client.notification())["payload"] == "over TLS"
+
+
+async def test_a_redis_that_asks_for_a_client_certificate_gets_it(redis_with_tls, start_gateway, tmp_path, user):
+    """As Redis does by default; without one the log says what to set."""
+    make_certificate(tmp_path, "ca", "keyUsage=keyCertSign")
+    make_certificate(tmp_path, "server", "subjectAltName=DNS:localhost", "ca")
+    make_certificate(tmp_path, "client", "extendedKeyUsage=clientAuth", "ca")
+    server, url = await redis_with_tls(tmp_path, "--tls-ca-cert-file", str(tmp_path / "ca.pem"))
+    settings = {"REDIS_URL": url, "REDIS_TLS_CA": tmp_path / "ca.pem"} | TIMINGS
+    without = await start_gateway(**settings)
+    await wait_until(lambda: "redis.tls_cert" in without.log(), RECOVERY_S, "the advice in the log")
+    assert (await without.health())["redis"]["connected"] is False
+    gateway = await start_gateway(REDIS_TLS_CERT=tmp_path / "client.pem", REDIS_TLS_KEY=tmp_path / "client.key", **settings)
+    await wait_for_redis(gateway)
+    async with WebSocket(gateway, user) as client:
+        await server.publish(f"notification:user:{user}", trigger("user", user))
+        await client.notification()
+
+
+def test_what_the_subscriber_would_refuse_for_ever_check_config_refuses(tmp_path):
+    make_certificate(tmp_path, "ca", "keyUsage=keyCertSign")
+    make_certificate(tmp_path, "other", "keyUsage=keyCertSign")
+    ca = {"REDIS_TLS_CA": tmp_path / "ca.pem"}
+    for settings, named in [
+        ({"REDIS_URL": "rediss://:hunter2@h/#insecure"}, "#insecure"),
+        ({"REDIS_TLS_CA": tmp_path / "absent.pem"}, "absent.pem"),
+        ({"REDIS_TLS_CA": tmp_path / "ca.key"}, "ca.key"),
+        ({"SSL_CERT_FILE": tmp_path / "absent.pem"}, "absent.pem"),
+        (ca | {"REDIS_TLS_CERT": tmp_path / "ca.pem"}, "redis.tls_key"),
+        (ca | {"REDIS_TLS_CERT": tmp_path / "ca.pem", "REDIS_TLS_KEY": tmp_path / "other.key"}, "other.key is not the key"),
+    ]:
+        for command in ("check-config", "serve"):
+            result = run_cli(command, cwd=tmp_path, **{"REDIS_URL": "rediss://h", "SERVER_PORT": 0} | settings)
+            assert result.returncode == 2, (settings, result.stdout, result.stderr)
+            assert named in result.stderr and "hunter2" not in result.stderr, result.stderr

@@ -17,7 +17,7 @@ use ara_shards::clock::Clock;
 use ara_shards::conversation::Echo;
 use ara_shards::doorbell::Doorbell;
 use ara_shards::id::NotificationId;
-use ara_shards::message::{Adoption, Control, Listens, Member, Transport};
+use ara_shards::message::{Adoption, Control, Encoding, Listens, Member};
 use ara_shards::placement::Placement;
 use ara_shards::worker::{self, Seat};
 use tokio::net::{TcpListener, TcpStream};
@@ -100,7 +100,7 @@ async fn greet(mut stream: TcpStream) -> Option<Adoption> {
     };
     Some(Adoption {
         stream: stream.into_std().ok()?,
-        transport: Transport::WebSocket,
+        encoding: Encoding::WebSocket,
         member,
         greeting,
         refusal: Arc::from(&b""[..]),

@@ -5,26 +5,28 @@
 //! time, or changes this process's environment.
 
 use std::cell::RefCell;
-use std::fs::{self, File};
+use std::fs;
 use std::future::Future;
+use std::io::{self, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::Once;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use ara_gateway::config::settled::Redis;
+use ara_gateway::config::settled::{ClientCertificate, Redis, RedisTls};
 use ara_gateway::redis::{Options, RedisTrigger, Status, Timing, run_with};
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
-use tracing::subscriber::DefaultGuard;
+use ara_gateway::supervise::spawn_unsupervised;
+use tokio::task::{JoinHandle, LocalSet};
 
 /// How long a condition may take on a busy machine before the test has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs a test as the router runs: one thread, local tasks.
 pub(crate) fn on_one_thread(test: impl Future<Output = ()>) {
+    start_logging();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, test);
 }
@@ -161,12 +163,13 @@ pub(crate) struct Subscriber {
 
 impl Subscriber {
     pub(crate) fn start(url: String) -> Self {
-        Self::start_with(url, None)
+        Self::start_with(url, RedisTls::default())
     }
 
-    pub(crate) fn start_with(url: String, root_certificates_pem: Option<Vec<u8>>) -> Self {
+    pub(crate) fn start_with(url: String, tls: RedisTls) -> Self {
         let settings = Redis {
             url,
+            tls,
             breaker_failure_threshold: 5,
             breaker_success_threshold: 2,
             breaker_reset_timeout: Duration::from_millis(300),
@@ -183,8 +186,8 @@ impl Subscriber {
         let triggers: Rc<RefCell<Vec<RedisTrigger>>> = Rc::default();
         let taken = Rc::clone(&triggers);
         let sink = move |trigger| taken.borrow_mut().push(trigger);
-        let options = Options { timing, root_certificates_pem };
-        let task = spawn_local(run_with(settings, options, Rc::clone(&status), sink));
+        let options = Options { timing };
+        let task = spawn_unsupervised(run_with(settings, options, Rc::clone(&status), sink));
         Self { status, triggers, task }
     }
 
@@ -213,88 +216,161 @@ impl Drop for Subscriber {
     }
 }
 
-/// Everything this thread logs from here on.
-pub(crate) struct Logs {
-    scratch: Scratch,
-    _guard: DefaultGuard,
+thread_local! {
+    /// What this thread has logged, while somebody wants to know.
+    static LOG: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
-impl Logs {
-    pub(crate) fn capture() -> Self {
-        let scratch = Scratch::new();
-        let file = Arc::new(File::create(scratch.path("log")).unwrap());
+/// Writes to the log of the thread that logs. One subscriber for the process: with one for each test
+/// the cache of who is interested in what, which they share, loses lines now and then.
+struct ToThread;
+
+impl Write for ToThread {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        LOG.with_borrow_mut(|log| log.as_mut().map(|log| log.extend_from_slice(bytes)));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn start_logging() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::TRACE)
             .with_ansi(false)
-            .with_writer(file)
+            .with_writer(|| ToThread)
             .finish();
-        Self { scratch, _guard: tracing::subscriber::set_default(subscriber) }
+        tracing::subscriber::set_global_default(subscriber).unwrap();
+    });
+}
+
+/// Everything this thread logs from here on.
+pub(crate) struct Logs(());
+
+impl Logs {
+    pub(crate) fn capture() -> Self {
+        LOG.set(Some(Vec::new()));
+        Self(())
     }
 
     pub(crate) fn text(&self) -> String {
-        fs::read_to_string(self.scratch.path("log")).unwrap()
+        LOG.with_borrow(|log| String::from_utf8(log.clone().unwrap_or_default()).unwrap())
     }
 }
 
-/// A certificate authority and a server certificate for 127.0.0.1, made by the openssl command.
+impl Drop for Logs {
+    fn drop(&mut self) {
+        LOG.set(None);
+    }
+}
+
+/// Certificates made by the openssl command, each with its key beside it.
 pub(crate) struct Certificates(Scratch);
 
+/// Long past, so that it shows the order of checks: an expired certificate is expired, whoever named it.
+pub(crate) const PAST: (&str, &str) = ("20200101000000Z", "20200102000000Z");
+/// Still to come.
+pub(crate) const FUTURE: (&str, &str) = ("20900101000000Z", "20900102000000Z");
+const ALWAYS: (&str, &str) = ("20200101000000Z", "20900101000000Z");
+
 impl Certificates {
-    pub(crate) fn make() -> Self {
+    pub(crate) fn new() -> Self {
         let scratch = Scratch::new();
-        let path = |name| scratch.path(name);
-        fs::write(path("names"), "subjectAltName=IP:127.0.0.1").unwrap();
-        let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-        for (command, extra) in [
-            (
-                "req",
-                [
-                    &key[..],
-                    &["-x509", "-days", "2", "-subj", "/CN=test authority"],
-                    &["-keyout", &path("ca.key"), "-out", &path("ca.pem")],
-                ]
-                .concat(),
-            ),
-            (
-                "req",
-                [
-                    &key[..],
-                    &["-subj", "/CN=test server"],
-                    &["-keyout", &path("server.key"), "-out", &path("server.csr")],
-                ]
-                .concat(),
-            ),
-            (
-                "x509",
-                [
-                    &["-req", "-days", "2", "-CAcreateserial", "-in", &path("server.csr")][..],
-                    &["-CA", &path("ca.pem"), "-CAkey", &path("ca.key")],
-                    &["-extfile", &path("names"), "-out", &path("server.pem")],
-                ]
-                .concat(),
-            ),
-        ] {
-            let output = Command::new("openssl").arg(command).args(extra).output();
-            let output = output.expect("these tests need openssl in the PATH");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        }
+        let configuration = format!(
+            "[ca]\ndefault_ca = d\n[d]\ndatabase = {0}index\nnew_certs_dir = {0}\nrand_serial = yes\n\
+             unique_subject = no\ndefault_md = sha256\npolicy = p\n[p]\ncommonName = supplied\n",
+            scratch.path(""),
+        );
+        fs::write(scratch.path("configuration"), configuration).unwrap();
+        fs::write(scratch.path("index"), "").unwrap();
         Self(scratch)
     }
 
-    pub(crate) fn authority(&self) -> String {
-        self.0.path("ca.pem")
+    /// An authority `ca` and a certificate `server` for 127.0.0.1 that it has issued.
+    pub(crate) fn make() -> Self {
+        let certificates = Self::new();
+        certificates.issue("ca", None, "basicConstraints=CA:TRUE", None);
+        certificates.issue("server", Some("ca"), "subjectAltName=IP:127.0.0.1", None);
+        certificates
     }
 
-    /// What redis-server needs to offer TLS on `port` beside its plain port.
-    pub(crate) fn server_arguments(&self, port: u16) -> Vec<String> {
+    /// Makes a certificate, issued by `issuer` or self-signed, good from and until `dates`.
+    pub(crate) fn issue(
+        &self,
+        name: &str,
+        issuer: Option<&str>,
+        extensions: &str,
+        dates: Option<(&str, &str)>,
+    ) {
+        let (key, request) = (self.key(name), self.0.path("request"));
+        let subject = format!("/CN=test {name}");
+        openssl(&[
+            &["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"],
+            &["-subj", &subject, "-keyout", &key, "-out", &request][..],
+        ]);
+        fs::write(self.0.path("extensions"), extensions).unwrap();
+        let (start, end) = dates.unwrap_or(ALWAYS);
+        let issuer_file = issuer.map(|issuer| self.file(issuer));
+        let signer_key = issuer.map_or(key, |issuer| self.key(issuer));
+        let by: &[&str] = match &issuer_file {
+            Some(file) => &["-cert", file],
+            None => &["-selfsign"],
+        };
+        openssl(&[
+            &["ca", "-batch", "-notext", "-config", &self.0.path("configuration")],
+            by,
+            &["-keyfile", &signer_key, "-in", &request, "-out", &self.file(name)],
+            &["-extfile", &self.0.path("extensions"), "-startdate", start, "-enddate", end],
+        ]);
+    }
+
+    /// The file of a certificate.
+    pub(crate) fn file(&self, name: &str) -> String {
+        self.0.path(&format!("{name}.pem"))
+    }
+
+    /// The file of its key.
+    pub(crate) fn key(&self, name: &str) -> String {
+        self.0.path(&format!("{name}.key"))
+    }
+
+    /// Settings that trust `trusted`, with `client` as who we are.
+    pub(crate) fn settings(&self, trusted: &str, client: Option<&str>) -> RedisTls {
+        RedisTls {
+            ca: Some(self.file(trusted).into()),
+            client: client.map(|name| ClientCertificate {
+                cert: self.file(name).into(),
+                key: self.key(name).into(),
+            }),
+        }
+    }
+
+    /// What redis-server needs to offer TLS on `port` beside its plain port, as `server`, to clients
+    /// with a certificate of `clients_of` (`None` = to all).
+    pub(crate) fn server_arguments(
+        &self,
+        port: u16,
+        server: &str,
+        clients_of: Option<&str>,
+    ) -> Vec<String> {
         [
             ("--tls-port", port.to_string()),
-            ("--tls-cert-file", self.0.path("server.pem")),
-            ("--tls-key-file", self.0.path("server.key")),
-            ("--tls-ca-cert-file", self.authority()),
-            ("--tls-auth-clients", "no".to_owned()),
+            ("--tls-cert-file", self.file(server)),
+            ("--tls-key-file", self.key(server)),
+            ("--tls-ca-cert-file", self.file(clients_of.unwrap_or(server))),
+            ("--tls-auth-clients", if clients_of.is_some() { "yes" } else { "no" }.to_owned()),
         ]
         .map(|(name, value)| [name.to_owned(), value])
         .concat()
     }
+}
+
+fn openssl(arguments: &[&[&str]]) {
+    let output = Command::new("openssl").args(arguments.concat()).output();
+    let output = output.expect("these tests need openssl in the PATH");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -23,6 +23,8 @@ pub(crate) enum What {
     Path(Segments),
     /// A macro is called.
     Macro(Segments),
+    /// A literal text stands there.
+    Text(String),
     /// A method of this name is called.
     Method(String),
     /// A type with arguments, `outer<inside>`, or a call, `outer(inside)`.
@@ -181,7 +183,8 @@ impl Reader {
                         self.say_path(name.span(), &path, false);
                     }
                 }
-                TokenTree::Punct(_) | TokenTree::Literal(_) => {}
+                TokenTree::Literal(literal) => self.visit_lit(&syn::Lit::new(literal)),
+                TokenTree::Punct(_) => {}
             }
             after_dot = dot;
         }
@@ -327,6 +330,15 @@ impl<'ast> Visit<'ast> for Reader {
         let path = &call.path;
         self.say_macro(place(path), &segments(path), path.leading_colon.is_some());
         self.read_tokens(&call.tokens);
+    }
+
+    fn visit_lit(&mut self, literal: &'ast syn::Lit) {
+        let text = match literal {
+            syn::Lit::Str(text) => text.value(),
+            syn::Lit::ByteStr(text) => String::from_utf8_lossy(&text.value()).into_owned(),
+            _ => return,
+        };
+        self.say(literal.span(), What::Text(text));
     }
 
     fn visit_signature(&mut self, signature: &'ast syn::Signature) {

@@ -33,6 +33,8 @@ pub(crate) enum Ban {
     Macros(&'static [&'static str]),
     /// A call of a method of this name, whatever its receiver.
     Methods(&'static [&'static str]),
+    /// A text, or a constant named like it (`A_B` is `a-b`), that contains one of these.
+    Texts(&'static [&'static str]),
     /// `async` and `.await`.
     Async,
     /// `static mut`.
@@ -135,6 +137,18 @@ impl Ban {
             }
             (Self::Methods(banned), What::Method(name)) => {
                 banned.contains(&name.as_str()).then(|| format!(".{name}()"))
+            }
+            (Self::Texts(banned), What::Text(text)) => {
+                let text = text.to_ascii_lowercase();
+                let found = banned.iter().find(|banned| text.contains(**banned));
+                found.map(|banned| format!("a text with {banned}"))
+            }
+            (Self::Texts(banned), What::Path(path)) => {
+                let name = path.last()?;
+                let text = name.to_ascii_lowercase().replace('_', "-");
+                let is_constant = *name == name.to_ascii_uppercase();
+                (is_constant && banned.iter().any(|banned| text.contains(banned)))
+                    .then(|| name.clone())
             }
             (Self::Async, What::Async) => Some("async".to_owned()),
             (Self::StaticMut, What::StaticMut) => Some("static mut".to_owned()),

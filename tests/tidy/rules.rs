@@ -291,8 +291,7 @@ pub(crate) const RULES: &[Rule] = &[
         name: "only the redis folder names the redis crate",
         why: "another client, or another version, must be a change of one folder",
         within: &["src"],
-        // Configuration asks the client itself whether it can read an address.
-        except: &["src/redis", "src/config/form.rs"],
+        except: &["src/redis"],
         bans: &[Ban::Paths { banned: &["redis"], but: &[] }],
         caught: &[
             "fn a() { redis::Client::open(\"b\").ok(); }",
@@ -304,5 +303,41 @@ pub(crate) const RULES: &[Rule] = &[
             "mod redis { pub fn start() {} } fn a() { redis::start(); }",
             "fn a(redis: u8) -> u8 { redis }",
         ],
+    },
+    Rule {
+        name: "JSON from outside has one reader",
+        why: "unknown, repeated and null fields, and the words of a fault, are decided once",
+        within: &["src/api", "src/redis", "shards/src/codec"],
+        // The last one reads back what the router wrote.
+        except: &["shards/src/codec/json.rs", "src/api/letters.rs"],
+        bans: &[Ban::Paths {
+            banned: &[
+                "serde_json::from_reader",
+                "serde_json::from_slice",
+                "serde_json::from_str",
+                "serde_json::from_value",
+                "serde_json::Deserializer",
+            ],
+            but: &[],
+        }],
+        caught: &[
+            "fn a(b: &str) -> B { serde_json::from_str(b).unwrap() }",
+            "use serde_json::from_slice as read; fn a(b: &[u8]) -> B { read(b).unwrap() }",
+        ],
+        passed: &["fn a(b: &B) -> String { serde_json::to_string(b).unwrap() }"],
+    },
+    Rule {
+        name: "the headers of CORS are written in one file",
+        why: "what a page may read or send is the same on streams, errors and refusals",
+        within: &["src", ENGINE],
+        except: &["src/origin.rs"],
+        bans: &[Ban::Texts(&["access-control-"])],
+        caught: &[
+            "const A: &str = \"Access-Control-Allow-Origin: *\";",
+            "const A: &[u8] = b\"access-control-max-age\";",
+            "fn a() { format!(\"access-control-max-age: {}\", 1); }",
+            "use http::header::ACCESS_CONTROL_ALLOW_ORIGIN;",
+        ],
+        passed: &["// access-control-max-age\nfn access_control() {}"],
     },
 ];

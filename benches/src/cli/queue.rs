@@ -24,6 +24,8 @@ pub(crate) enum Part {
     Recovery,
     /// What queue and acknowledgement cost a publish to a client that is connected
     Connected,
+    /// What one operation costs with 100, 1,000 and 10,000 waiting for its user
+    Depth,
 }
 
 /// Where letters wait.
@@ -70,7 +72,7 @@ pub(crate) struct QueueArgs {
         value_enum,
         value_delimiter = ',',
         value_name = "LIST",
-        default_value = "rates,device,memory,pending,recovery,connected"
+        default_value = "rates,device,memory,pending,recovery,connected,depth"
     )]
     pub(crate) parts: Vec<Part>,
     /// Where letters wait, in turn
@@ -124,7 +126,7 @@ pub(crate) struct QueueArgs {
     /// connected: how long each variant publishes
     #[arg(long, default_value_t = 4, value_parser = value_parser!(u64).range(0..=600))]
     pub(crate) seconds: u64,
-    /// Rounds of rates, device and connected: all variants in turn, each with a fresh gateway
+    /// Rounds of rates, device, connected and depth: all variants in turn, each with a fresh gateway
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
     #[command(flatten)]

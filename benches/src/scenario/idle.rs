@@ -9,6 +9,7 @@ use crate::figures::Figure;
 use crate::gateway::Gateway;
 use crate::report::{Group, Report};
 use crate::stop::Stop;
+use crate::subscriber::Spread;
 use crate::swarm::Swarm;
 use crate::{limits, procfs, progress};
 
@@ -21,9 +22,13 @@ const REST: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(args: &IdleArgs, stop: &Stop) -> Outcome<Report> {
     limits::check(args.connections)?;
-    let gateway = Gateway::start(&args.common, args.common.shards, stop)?;
+    let most = ("WEBSOCKET_MAX_SUBSCRIPTIONS_PER_CONNECTION".to_owned(), "0".to_owned());
+    let common = args.common.with_environment(std::iter::once(most));
+    let gateway = Gateway::start(&common, common.shards, stop)?;
     let channel = (!args.no_subscribe).then_some(args.subscribe.as_str());
     let mut swarm = gateway.swarm(&args.common, args.transport, channel, stop)?;
+    let (channels_each, distinct) = (args.channels_each, args.distinct);
+    swarm.spread_with(Spread { channels_each, distinct });
     let mut figures = connect(args, &gateway, &mut swarm)?;
     if args.idle_seconds > 0 {
         figures.extend(watch(args, &gateway, &mut swarm)?);
@@ -42,6 +47,10 @@ pub(crate) fn run(args: &IdleArgs, stop: &Stop) -> Outcome<Report> {
     }
     drop(swarm);
     gateway.end()?;
+    if channels_each > 1 || distinct {
+        let whose = if distinct { "of its own" } else { "that all share" };
+        notes.push(format!("Each connection has {channels_each} channel(s) {whose}."));
+    }
     let transport = format!("{:?}", args.transport).to_uppercase();
     Ok(Report {
         scenario: "idle",

@@ -4,6 +4,7 @@
 //! them. **Never**: reports a rate of letters that were not all accounted for.
 
 mod connected;
+mod depth;
 mod device;
 mod memory;
 mod pending;
@@ -53,6 +54,9 @@ pub(crate) fn run(args: &QueueArgs, stop: &Stop) -> Outcome<Report> {
     if args.measures(Part::Connected) {
         let figures = connected::measure(args, &scratch, stop)?;
         groups.push(Group { name: "a connected user".to_owned(), figures });
+    }
+    if args.measures(Part::Depth) {
+        groups.extend(depth::measure(args, &scratch, stop)?);
     }
     Ok(Report {
         scenario: "queue",
@@ -114,6 +118,14 @@ fn notes(args: &QueueArgs) -> Vec<String> {
              its bytes do not count; what the same traffic takes without acknowledgement is \
              subtracted. The first ones bear what is there once: tables that double, buffers of a \
              journal, what the allocator keeps of both."
+                .to_owned(),
+        );
+    }
+    if args.measures(Part::Depth) {
+        notes.push(
+            "Depth: what an operation costs must not depend on how much waits. Acks go over the \
+             user's own connection, each answered; puts are a `send` each; compaction is of 20,000 \
+             letters whatever the depth, which are then of 200, 20 or 2 users."
                 .to_owned(),
         );
     }

@@ -5,10 +5,10 @@
 
 use std::borrow::Cow;
 
-use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::json::{self, Unknown};
 use crate::id::NotificationId;
 
 /// What a client may say.
@@ -44,23 +44,22 @@ struct Acknowledged<'a> {
     notification_id: Cow<'a, str>,
 }
 
+/// What a client may say that we do not know: clients are deployed before their servers, and
+/// nothing they leave out of a message makes it reach more people.
+const UNKNOWN: Unknown = Unknown::Ignored;
+
 /// Parses a client message; the error is a sentence for the client.
 pub fn parse(text: &str) -> Result<ClientMessage<'_>, String> {
-    let envelope: Envelope<'_> =
-        object(text).map_err(|error| format!("expected a JSON object with a `type`: {error}"))?;
-    let payload = envelope.payload.map_or("{}", RawValue::get);
-    let channels = || {
-        object::<Channels<'_>>(payload).map(|parsed| parsed.channels).map_err(|_why| {
-            format!("`{}` needs a payload {{\"channels\":[\"name\", …]}}", envelope.kind)
-        })
-    };
+    let envelope: Envelope<'_> = json::read_text(text, UNKNOWN)
+        .map_err(|fault| format!("expected a JSON object with a `type`: {fault}"))?;
     match envelope.kind.as_ref() {
-        "Subscribe" | "subscribe" => channels().map(ClientMessage::Subscribe),
-        "Unsubscribe" | "unsubscribe" => channels().map(ClientMessage::Unsubscribe),
+        "Subscribe" | "subscribe" => envelope.channels().map(ClientMessage::Subscribe),
+        "Unsubscribe" | "unsubscribe" => envelope.channels().map(ClientMessage::Unsubscribe),
         "Ping" | "ping" => Ok(ClientMessage::Ping),
-        "Ack" | "ack" => object::<Acknowledged<'_>>(payload)
-            .map(|parsed| ClientMessage::Ack(parsed.notification_id))
-            .map_err(|_why| "`Ack` needs a payload {\"notification_id\":\"<uuid>\"}".to_owned()),
+        "Ack" | "ack" => {
+            let read: Acknowledged<'_> = envelope.payload("{\"notification_id\":\"<uuid>\"}")?;
+            Ok(ClientMessage::Ack(read.notification_id))
+        }
         other => {
             let shown: String = other.chars().take(32).collect();
             Err(format!("unknown type `{shown}`: use Subscribe, Unsubscribe, Ping or Ack"))
@@ -68,12 +67,19 @@ pub fn parse(text: &str) -> Result<ClientMessage<'_>, String> {
     }
 }
 
-/// Parses a JSON object; serde alone would take an array of the fields for one as well.
-fn object<'a, T: Deserialize<'a>>(text: &'a str) -> serde_json::Result<T> {
-    if text.trim_start().starts_with('[') {
-        return Err(serde_json::Error::custom("an array is not an object"));
+impl<'a> Envelope<'a> {
+    fn channels(&self) -> Result<Vec<Cow<'a, str>>, String> {
+        let read: Channels<'a> = self.payload("{\"channels\":[\"name\", …]}")?;
+        Ok(read.channels)
     }
-    serde_json::from_str(text)
+
+    /// Reads the payload, which must look like this.
+    fn payload<T: Deserialize<'a>>(&self, looks: &str) -> Result<T, String> {
+        let kind = &self.kind;
+        let needs = |fault| format!("`{kind}` needs a payload {looks}: {fault}");
+        let payload = self.payload.ok_or_else(|| needs("`payload` is missing".to_owned()))?;
+        json::read_field("payload", payload, UNKNOWN).map_err(|fault| needs(fault.to_string()))
+    }
 }
 
 /// What the server says besides notifications; serialized as the contract's JSON.

@@ -4,5 +4,7 @@
 //! **Never**: touches a socket or a clock.
 
 pub mod dialect;
+pub mod json;
 pub mod sse;
+pub mod text;
 pub mod websocket;

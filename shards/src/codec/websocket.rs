@@ -9,6 +9,8 @@ use std::io::Cursor;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
+use super::text;
+
 /// The longest payload of a control frame (RFC 6455 section 5.5).
 const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
 
@@ -58,13 +60,14 @@ pub(crate) fn pong_frame(payload: &[u8]) -> Box<[u8]> {
     frame(OpCode::Control(Control::Pong), payload)
 }
 
-/// A close frame; `None` = without a code (RFC 6455 section 5.5.1).
+/// A close frame; `None` = without a code (RFC 6455 section 5.5.1). Of a reason that is too long for
+/// a control frame, whole characters are kept, since it must be UTF-8.
 pub(crate) fn close_frame(code: Option<u16>, reason: &str) -> Box<[u8]> {
     let mut payload = Vec::new();
     if let Some(code) = code {
         payload.extend_from_slice(&code.to_be_bytes());
         let room = CONTROL_PAYLOAD_BYTES_MAX - payload.len();
-        payload.extend_from_slice(reason.get(..room).unwrap_or(reason).as_bytes());
+        payload.extend_from_slice(text::cut(reason, room).as_bytes());
     }
     frame(OpCode::Control(Control::Close), &payload)
 }

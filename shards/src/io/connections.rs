@@ -18,11 +18,12 @@ use slab::Slab;
 mod receive;
 
 use super::outbox::{Outbox, Pool, Written};
+use crate::codec::sse;
 use crate::codec::websocket::{self, Unfinished};
 use crate::frame::{Frame, Unsent};
 use crate::id::{ConnectionKey, Tick};
 use crate::limits::{FAN_OUT_FLUSHES_PER_TURN, POLLER_EVENTS};
-use crate::message::Transport;
+use crate::message::{Encoding, Transport};
 use crate::state::{Farewell, Outgoing, Urgency};
 
 pub(crate) use receive::Received;
@@ -34,14 +35,14 @@ pub(crate) const BELL: Token = Token(usize::MAX);
 #[derive(Debug)]
 struct Connection {
     stream: TcpStream,
-    transport: Transport,
+    encoding: Encoding,
     phase: Phase,
     flags: Flags,
     outbox: Outbox,
     unfinished: Option<Box<Unfinished>>,
-    /// When the outbox last was empty or got shorter.
+    /// When the outbox last was empty or got shorter, in running time.
     moved_at: Tick,
-    /// When its newest timer fires; older ones are stale.
+    /// When its newest timer fires, in running time; older ones are stale.
     timer_at: Tick,
 }
 
@@ -104,6 +105,7 @@ pub(crate) struct Connections {
     pub(crate) unfinished_bytes: usize,
     /// Watched connections whose outbox is empty again.
     drained: Vec<ConnectionKey>,
+    /// The time of the turn, in running time.
     now: Tick,
 }
 
@@ -156,7 +158,7 @@ impl Connections {
     pub(crate) fn adopt(
         &mut self,
         stream: std::net::TcpStream,
-        transport: Transport,
+        encoding: Encoding,
     ) -> io::Result<ConnectionKey> {
         let mut stream = TcpStream::from_std(stream);
         let entry = self.slots.vacant_entry();
@@ -165,7 +167,7 @@ impl Connections {
         self.poll.registry().register(&mut stream, Token(entry.key()), interest)?;
         entry.insert(Connection {
             stream,
-            transport,
+            encoding,
             phase: Phase::Open,
             flags: Flags::default(),
             outbox: Outbox::default(),
@@ -177,7 +179,7 @@ impl Connections {
     }
 
     pub(crate) fn transport(&self, key: ConnectionKey) -> Option<Transport> {
-        self.slots.get(key.index()).map(|connection| connection.transport)
+        self.slots.get(key.index()).map(|connection| connection.encoding.transport())
     }
 
     /// Whether the connection is in use (not closing).
@@ -197,7 +199,7 @@ impl Connections {
         if connection.outbox.is_empty() {
             connection.moved_at = self.now;
         }
-        self.pool.push(&mut connection.outbox, frame, connection.transport);
+        self.pool.push(&mut connection.outbox, frame, connection.encoding);
         self.touch(key, urgency);
     }
 
@@ -239,7 +241,7 @@ impl Connections {
         // The timer of its open life must not cut its farewell short.
         connection.timer_at = Tick(u32::MAX);
         if !flush {
-            self.pool.discard(&mut connection.outbox, connection.transport, &mut unsent);
+            self.pool.discard(&mut connection.outbox, connection.encoding, &mut unsent);
         }
         self.unfinished_bytes -= connection.unfinished.take().map_or(0, |rest| rest.bytes());
         self.closing.push(key);
@@ -273,8 +275,8 @@ impl Connections {
             return;
         }
         let before = connection.outbox.bytes();
-        let Connection { outbox, transport, stream, .. } = connection;
-        match self.pool.write(outbox, *transport, stream) {
+        let Connection { outbox, encoding, stream, .. } = connection;
+        match self.pool.write(outbox, *encoding, stream) {
             Ok(Written::All) => {
                 connection.moved_at = self.now;
                 if connection.flags.watched {
@@ -300,11 +302,18 @@ impl Connections {
         }
     }
 
-    /// Whether bytes have waited since `since` without one being taken.
+    /// Whether bytes have waited since `since` without one being taken. What waits for its turn
+    /// with us, before the socket has refused it, is not the reader's fault.
     pub(crate) fn is_stalled(&self, key: ConnectionKey, since: Tick) -> bool {
-        self.slots
-            .get(key.index())
-            .is_some_and(|connection| !connection.outbox.is_empty() && connection.moved_at <= since)
+        self.slots.get(key.index()).is_some_and(|connection| {
+            let is_refused = connection.flags.blocked && !connection.outbox.is_empty();
+            is_refused && connection.moved_at <= since
+        })
+    }
+
+    /// When the client last took bytes of ours, or was last owed none.
+    pub(crate) fn moved_at(&self, key: ConnectionKey) -> Option<Tick> {
+        self.slots.get(key.index()).map(|connection| connection.moved_at)
     }
 
     pub(crate) fn next_broken(&mut self) -> Option<ConnectionKey> {
@@ -330,7 +339,7 @@ impl Connections {
     pub(crate) fn release(&mut self, key: ConnectionKey) -> Option<Transport> {
         let connection = self.slots.get_mut(key.index())?;
         connection.flags.released = true;
-        Some(connection.transport)
+        Some(connection.encoding.transport())
     }
 
     /// Closes the socket and frees the key. `None` if it was free.
@@ -341,7 +350,7 @@ impl Connections {
         self.unfinished_bytes -= connection.unfinished.take().map_or(0, |rest| rest.bytes());
         // The kernel forgets a closed socket by itself; an error here has no consequence.
         let _closed = self.poll.registry().deregister(&mut connection.stream);
-        let counted = (!connection.flags.released).then_some(connection.transport);
+        let counted = (!connection.flags.released).then_some(connection.encoding.transport());
         Some(Removed { counted, unsent })
     }
 
@@ -362,7 +371,7 @@ impl Outgoing for Connections {
         if connection.phase != Phase::Open {
             return false;
         }
-        let length = frame.bytes(connection.transport).len();
+        let length = frame.bytes(connection.encoding).len();
         let bytes_max = self.outbox_bytes_max;
         let fits = |outbox: &Outbox| outbox.is_empty() || outbox.bytes() + length <= bytes_max;
         if !fits(&connection.outbox) {
@@ -398,11 +407,14 @@ impl Outgoing for Connections {
     }
 
     fn close(&mut self, key: ConnectionKey, farewell: Farewell) -> Vec<Unsent> {
-        let last = match self.transport(key) {
-            Some(Transport::WebSocket) => {
+        let encoding = self.slots.get(key.index()).map(|connection| connection.encoding);
+        let last = match encoding {
+            Some(Encoding::WebSocket) => {
                 Some(websocket::close_frame(Some(farewell.code), farewell.reason))
             }
-            _ => None,
+            // So that the reader can tell an end from a broken connection.
+            Some(Encoding::ChunkedEvents) => Some(sse::LAST_CHUNK.into()),
+            Some(Encoding::PlainEvents) | None => None,
         };
         self.finish(key, last, farewell.flush)
     }

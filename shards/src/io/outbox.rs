@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use crate::frame::{Frame, Unsent};
 use crate::limits::FRAMES_PER_WRITE;
-use crate::message::Transport;
+use crate::message::Encoding;
 use crate::notification::Priority;
 
 const NONE: u32 = u32::MAX;
@@ -86,7 +86,7 @@ impl Default for Free {
 
 impl Pool {
     /// Appends a frame. The caller has checked the bound.
-    pub(super) fn push(&mut self, outbox: &mut Outbox, frame: &Rc<Frame>, transport: Transport) {
+    pub(super) fn push(&mut self, outbox: &mut Outbox, frame: &Rc<Frame>, encoding: Encoding) {
         let entry = Entry { frame: Some(Rc::clone(frame)), next: NONE };
         self.used += 1;
         let slot = if let Some(free) = self.entries.get_mut(self.free.0 as usize) {
@@ -106,7 +106,7 @@ impl Pool {
         };
         self.link(outbox, slot, before);
         outbox.least = outbox.least.min(frame.priority().unwrap_or(outbox.least));
-        let bytes = frame.bytes(transport).len();
+        let bytes = frame.bytes(encoding).len();
         outbox.bytes += u32::try_from(bytes).unwrap_or(u32::MAX);
         self.bytes += bytes;
     }
@@ -165,7 +165,7 @@ impl Pool {
     pub(super) fn discard(
         &mut self,
         outbox: &mut Outbox,
-        transport: Transport,
+        encoding: Encoding,
         unsent: &mut Vec<Unsent>,
     ) {
         let written = outbox.written;
@@ -176,7 +176,7 @@ impl Pool {
         }
         self.clear(outbox, unsent);
         if let Some(frame) = begun {
-            self.push(outbox, &frame, transport);
+            self.push(outbox, &frame, encoding);
             outbox.written = written;
             outbox.bytes -= written;
             self.bytes -= written as usize;
@@ -198,14 +198,14 @@ impl Pool {
     pub(super) fn write(
         &mut self,
         outbox: &mut Outbox,
-        transport: Transport,
+        encoding: Encoding,
         socket: &mut impl Write,
     ) -> io::Result<Written> {
         while !outbox.is_empty() {
             self.writes += 1;
-            match self.write_once(outbox, transport, socket) {
+            match self.write_once(outbox, encoding, socket) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => self.release(outbox, transport, count),
+                Ok(count) => self.release(outbox, encoding, count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(Written::Blocked);
                 }
@@ -220,7 +220,7 @@ impl Pool {
     fn write_once(
         &self,
         outbox: &Outbox,
-        transport: Transport,
+        encoding: Encoding,
         socket: &mut impl Write,
     ) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE];
@@ -229,7 +229,7 @@ impl Pool {
         let mut skip = outbox.written as usize;
         for slice in &mut slices {
             let Some(entry) = self.entries.get(slot as usize) else { break };
-            let bytes = entry.frame.as_ref().map_or(&[][..], |frame| frame.bytes(transport));
+            let bytes = entry.frame.as_ref().map_or(&[][..], |frame| frame.bytes(encoding));
             *slice = IoSlice::new(bytes.get(skip..).unwrap_or_default());
             skip = 0;
             slot = entry.next;
@@ -243,11 +243,11 @@ impl Pool {
     }
 
     /// Takes `count` written bytes off the front.
-    fn release(&mut self, outbox: &mut Outbox, transport: Transport, mut count: usize) {
+    fn release(&mut self, outbox: &mut Outbox, encoding: Encoding, mut count: usize) {
         self.bytes -= count;
         outbox.bytes -= u32::try_from(count).unwrap_or(outbox.bytes);
         while let Some(entry) = self.entries.get(outbox.head as usize) {
-            let length = entry.frame.as_ref().map_or(0, |frame| frame.bytes(transport).len());
+            let length = entry.frame.as_ref().map_or(0, |frame| frame.bytes(encoding).len());
             let left = length - outbox.written as usize;
             if count < left {
                 outbox.written += u32::try_from(count).unwrap_or(0);
@@ -317,7 +317,7 @@ mod tests {
                     Some(priority) => notification(priority, mark),
                     None => Frame::raw(Box::new([0x81, 1, mark])),
                 };
-                pool.push(&mut outbox, &frame, Transport::WebSocket);
+                pool.push(&mut outbox, &frame, Encoding::WebSocket);
                 let held = |(other, _): &(Option<Priority>, u8)| {
                     priority.is_none() || other.is_none_or(|other| Some(other) >= priority)
                 };
@@ -326,11 +326,11 @@ mod tests {
                 expected.insert(behind.max(first), (priority, mark));
                 if begun && index == 0 {
                     let mut socket = Script { takes: vec![1], got: Vec::new() };
-                    pool.write(&mut outbox, Transport::WebSocket, &mut socket).unwrap();
+                    pool.write(&mut outbox, Encoding::WebSocket, &mut socket).unwrap();
                 }
             }
             let mut socket = Script { takes: vec![usize::MAX; 200], got: Vec::new() };
-            pool.write(&mut outbox, Transport::WebSocket, &mut socket).unwrap();
+            pool.write(&mut outbox, Encoding::WebSocket, &mut socket).unwrap();
             let skip = usize::from(begun);
             let bytes: Vec<u8> = std::iter::repeat_n(0x81, skip).chain(socket.got).collect();
             let marks: Vec<u8> = bytes.chunks(3).map(|frame| frame[2]).collect();
@@ -353,12 +353,12 @@ mod tests {
             for (index, length) in frames.iter().enumerate() {
                 let bytes = vec![u8::try_from(index % 251).unwrap(); *length];
                 expected.extend_from_slice(&bytes);
-                pool.push(&mut outbox, &Frame::raw(bytes.into()), Transport::WebSocket);
+                pool.push(&mut outbox, &Frame::raw(bytes.into()), Encoding::WebSocket);
             }
             let mut got = Vec::new();
             for takes in rounds.into_iter().chain([vec![usize::MAX; 10_000]]) {
                 let mut socket = Script { takes, got: Vec::new() };
-                pool.write(&mut outbox, Transport::WebSocket, &mut socket).unwrap();
+                pool.write(&mut outbox, Encoding::WebSocket, &mut socket).unwrap();
                 got.extend(socket.got);
                 prop_assert_eq!(pool.bytes, expected.len() - got.len());
                 prop_assert_eq!(outbox.bytes(), pool.bytes);
@@ -374,14 +374,14 @@ mod tests {
             let mut outbox = Outbox::default();
             for fill in [1_u8, 2, 3] {
                 let frame = Frame::raw(vec![fill; first].into());
-                pool.push(&mut outbox, &frame, Transport::WebSocket);
+                pool.push(&mut outbox, &frame, Encoding::WebSocket);
             }
             let takes = if cut == 0 { vec![] } else { vec![cut] };
             let mut socket = Script { takes, got: Vec::new() };
-            pool.write(&mut outbox, Transport::WebSocket, &mut socket).unwrap();
-            pool.discard(&mut outbox, Transport::WebSocket, &mut Vec::new());
+            pool.write(&mut outbox, Encoding::WebSocket, &mut socket).unwrap();
+            pool.discard(&mut outbox, Encoding::WebSocket, &mut Vec::new());
             let mut rest = Script { takes: vec![usize::MAX; 10], got: Vec::new() };
-            pool.write(&mut outbox, Transport::WebSocket, &mut rest).unwrap();
+            pool.write(&mut outbox, Encoding::WebSocket, &mut rest).unwrap();
             prop_assert_eq!(pool.bytes, 0);
             let total = socket.got.len() + rest.got.len();
             prop_assert_eq!(total % first, 0, "a whole number of frames reached the client");

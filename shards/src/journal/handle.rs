@@ -64,6 +64,8 @@ pub struct Journal {
     /// Bytes of log there were for certain when space ran out; `None` while there is some.
     pub(super) full_at: Option<u64>,
     pub(super) last_error: Option<Arc<str>>,
+    /// The writer has ended unasked.
+    is_writer_gone: bool,
 }
 
 impl Journal {
@@ -98,9 +100,13 @@ impl Journal {
         let condition = Condition::writable(&reserve);
         let (orders, taken) = bounded(JOURNAL_LANE_CAPACITY);
         let (given, reports) = bounded(JOURNAL_REPORT_LANE_CAPACITY);
+        let last_ring = WriterEnd(Arc::clone(&bell));
         let lanes = Lanes { orders: taken, reports: given, bell };
         let writer = Writer::new(lanes, Files::new(storage, options.fsync, found.log), reserve);
-        let start = Builder::new().name("journal".to_owned()).spawn(move || writer.run());
+        let start = Builder::new().name("journal".to_owned()).spawn(move || {
+            let _last_ring = last_ring;
+            writer.run();
+        });
         let writer = start.map_err(|source| OpenError::Io {
             path: options.directory.clone(),
             doing: "starting the writer's thread",
@@ -129,6 +135,7 @@ impl Journal {
             condition,
             full_at: None,
             last_error: made.err().map(|error| format!("making the reserve: {error}").into()),
+            is_writer_gone: false,
         };
         journal.full_at = (journal.condition == Condition::Tight).then(|| journal.disk_bytes());
         journal.excess_bytes = journal.disk_bytes().saturating_sub(journal.room_for_records())
@@ -205,6 +212,15 @@ impl Journal {
         }
         self.pump();
         self.committed
+    }
+
+    /// An error once the writer has ended unasked, as [`Self::poll`] has found: a bug, after which
+    /// nothing is kept any more. Its thread rings the bell when it ends.
+    pub fn check(&self) -> io::Result<()> {
+        if self.is_writer_gone {
+            return Err(io::Error::other("the journal's writer has panicked"));
+        }
+        Ok(())
     }
 
     /// Hands over, writes and syncs everything, whatever the policy, and ends the writer. Blocks.
@@ -352,9 +368,20 @@ impl Journal {
         }
     }
 
-    fn writer_is_gone(&mut self) {
+    pub(crate) fn writer_is_gone(&mut self) {
         let reason: Arc<str> = "the journal's writer has panicked".into();
         self.last_error = Some(Arc::clone(&reason));
         self.condition = Condition::Failed(reason);
+        self.is_writer_gone = true;
+    }
+}
+
+/// Rings when the writer's thread ends, however it ends: its lanes are closed by then, since the
+/// writer itself is dropped first.
+struct WriterEnd(Arc<Doorbell>);
+
+impl Drop for WriterEnd {
+    fn drop(&mut self) {
+        self.0.ring();
     }
 }

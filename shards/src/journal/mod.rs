@@ -147,7 +147,7 @@ impl Position {
 /// A point in the log: everything appended before it. Later tickets cover earlier ones; the default
 /// one covers nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(u64);
+pub struct Ticket(pub(crate) u64);
 
 /// Whether the files can be written.
 #[derive(Debug, Clone, PartialEq, Eq)]

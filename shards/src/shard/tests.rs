@@ -4,6 +4,8 @@
 //! order of things within a turn, or on time: heartbeats, silence, stalls, the end of a drain.
 //! Why it matters: these go wrong once in a million turns, where no test of the whole would look.
 
+mod stopping;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -16,8 +18,8 @@ use crate::conversation::Contract;
 use crate::doorbell::Doorbell;
 use crate::id::{NotificationId, Tick, Ticket};
 use crate::inbox::{self, ShardLink};
-use crate::limits::REPORT_LANE_CAPACITY;
-use crate::message::{Delivery, Listens, Member, Recipient, Recipients};
+use crate::limits::{AckLimits, REPORT_LANE_CAPACITY};
+use crate::message::{Delivery, Encoding, Listens, Member, Recipient, Recipients};
 use crate::notification::{Head, Notification, Priority, Readers};
 use crate::placement::UserHash;
 
@@ -69,20 +71,20 @@ impl Bench {
         self.settle();
     }
 
-    fn adopt(&mut self, transport: Transport, leftover: &[u8]) -> (TcpStream, TcpStream) {
+    fn adopt(&mut self, encoding: Encoding, leftover: &[u8]) -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let (stream, _) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
         let twin = stream.try_clone().unwrap();
-        let listens = match transport {
+        let listens = match encoding.transport() {
             Transport::WebSocket => Listens::Nothing,
             Transport::Sse => Listens::Everything,
         };
         let adoption = Adoption {
             stream,
-            transport,
+            encoding,
             member: Member {
                 tenant: "acme".into(),
                 user: "ann".into(),
@@ -104,7 +106,7 @@ impl Bench {
 
     /// A client that has read its greeting and `connected`.
     fn join(&mut self) -> TcpStream {
-        let (mut client, _) = self.adopt(Transport::WebSocket, b"");
+        let (mut client, _) = self.adopt(Encoding::WebSocket, b"");
         self.settle();
         assert!(read(&mut client, b"\"}").ends_with(b"\"user_id\":\"ann\"}"));
         client
@@ -174,13 +176,15 @@ fn heartbeats_come_on_time_and_silence_ends_in_4408() {
         client.write_all(&masked(PONG, b"")).unwrap();
         bench.settle();
     }
-    bench.pass_until(Tick(last.0 + 349));
+    // The next heartbeat is the ping that stays unanswered.
+    let asked_at = bench.settle().unwrap();
+    bench.pass_until(Tick(asked_at.0 + 349));
     assert!(bench.is_open());
-    bench.pass_until(Tick(last.0 + 350));
+    bench.pass_until(Tick(asked_at.0 + 350));
     assert!(!bench.is_open());
     assert_eq!(bench.shard.state.meter.timeouts, 1);
     read(&mut client, b"\x11\x38no frame from the client");
-    bench.pass_until(Tick(last.0 + 350 + 31));
+    bench.pass_until(Tick(asked_at.0 + 350 + 31));
     assert!(matches!(bench.reports[..], [Report::Closed { .. }]), "it did not answer, and is cut");
 }
 
@@ -222,12 +226,142 @@ fn a_reader_that_takes_nothing_for_the_timeout_has_stalled() {
     drop(client);
 }
 
+/// Stopped, starved or suspended: what was asked before has had no chance to be answered, or the
+/// answer waits unread.
+#[test]
+fn a_pause_of_the_process_closes_nobody() {
+    for heartbeat_seconds in [1, 0, 5] {
+        for is_answered in [true, false] {
+            let mut bench = Bench::new(timed(heartbeat_seconds, 3));
+            let mut client = bench.join();
+            // It is pinged, and the process is paused at once.
+            let asked_at = bench.settle().unwrap();
+            bench.pass_until(asked_at);
+            read(&mut client, b"\x89\x00");
+            if is_answered {
+                client.write_all(&masked(PONG, b"")).unwrap();
+            }
+            bench.now = Tick(asked_at.0 + 36_000);
+            bench.settle();
+            assert!(bench.is_open(), "closed by a pause: {heartbeat_seconds} {is_answered}");
+            // A moment later it answers: the last ping if it had not, and the next.
+            bench.pass_until(Tick(bench.now.0 + 29));
+            assert!(bench.is_open(), "closed after a pause: {heartbeat_seconds} {is_answered}");
+            client.write_all(&masked(PONG, b"")).unwrap();
+            bench.settle();
+            bench.pass_until(Tick(bench.now.0 + 29));
+            assert!(bench.is_open());
+            // One that is really gone is still found out.
+            bench.pass_until(Tick(bench.now.0 + 80));
+            assert!(!bench.is_open(), "silent, and kept: {heartbeat_seconds} {is_answered}");
+        }
+    }
+}
+
+/// Nothing is asked of it, so nothing can be missing: it is pinged before it is judged.
+#[test]
+fn a_client_that_only_listens_is_pinged_where_no_heartbeat_comes() {
+    for heartbeat_seconds in [0, 60] {
+        let mut bench = Bench::new(timed(heartbeat_seconds, 5));
+        let mut client = bench.join();
+        for round in 1..=5 {
+            bench.pass_until(Tick(START.0 + round * 50));
+            assert!(bench.is_open(), "closed without being asked");
+            assert_eq!(read(&mut client, b"\x89\x00"), b"\x89\x00", "nothing but a ping");
+            client.write_all(&masked(PONG, b"")).unwrap();
+            bench.settle();
+        }
+        bench.pass_until(Tick(START.0 + 6 * 50));
+        read(&mut client, b"\x89\x00");
+        bench.pass_until(Tick(START.0 + 7 * 50 - 1));
+        assert!(bench.is_open());
+        bench.pass_until(Tick(START.0 + 7 * 50));
+        assert!(!bench.is_open());
+        assert_eq!(bench.shard.state.meter.timeouts, 1);
+    }
+}
+
+/// A reader whose socket was full has the timeout to take something, not counting ours.
+#[test]
+fn a_pause_of_the_process_makes_no_reader_slow() {
+    let roomy = Limits { outbox_bytes_per_connection_max: 64 * 1024 * 1024, ..timed(1, 5) };
+    let mut bench = Bench::new(roomy);
+    let mut client = bench.join();
+    let large = vec![b'x'; 8 * 1024 * 1024];
+    bench.deliver(&large);
+    bench.settle();
+    bench.now = Tick(bench.now.0 + 36_000);
+    bench.settle();
+    bench.pass_until(Tick(bench.now.0 + 40));
+    assert!(bench.is_open(), "blamed for our pause");
+    // It takes what the sockets hold, which makes room for more.
+    client.set_nonblocking(true).unwrap();
+    let mut taken = vec![0; 64 * 1024];
+    while client.read(&mut taken).is_ok_and(|count| count > 0) {}
+    bench.settle();
+    bench.pass_until(Tick(bench.now.0 + 40));
+    assert!(bench.is_open());
+    assert_eq!(bench.shard.state.meter.slow_consumers, 0);
+}
+
+/// The time in which the router leaves no room for reports is lost in the same way: nobody is
+/// heard.
+#[test]
+fn while_the_router_holds_the_shard_nobody_falls_silent() {
+    let mut bench = Bench::new(timed(1, 3));
+    let mut client = bench.join();
+    let asked_at = bench.settle().unwrap();
+    bench.pass_until(asked_at);
+    read(&mut client, b"\x89\x00");
+    while bench.shard.inbox.report(Report::Drained).is_ok() {}
+    bench.shard.state.push_report(Report::Drained);
+    for _ in 0..100 {
+        assert_eq!(bench.turn(), Flow::Held);
+        bench.now = Tick(bench.now.0 + 1);
+    }
+    bench.reports.extend(std::iter::from_fn(|| bench.link.next_report()));
+    bench.settle();
+    assert!(bench.is_open(), "silent while nobody listened");
+}
+
+/// A client that could not be heard has not failed to acknowledge.
+#[test]
+fn a_pause_does_not_use_up_the_time_to_acknowledge() {
+    let timeout = Duration::from_secs(30);
+    let ack = AckLimits { timeout, requeue: false, attempts_max: 5, in_flight_max: 10 };
+    let mut bench = Bench::new(Limits { ack: Some(ack), ..timed(0, 0) });
+    let _client = bench.join();
+    bench.deliver(b"{}");
+    bench.settle();
+    bench.now = Tick(bench.now.0 + 36_000);
+    bench.settle();
+    assert_eq!(bench.shard.state.meter.ack_timeouts, 0);
+    bench.pass_until(Tick(bench.now.0 + 299));
+    assert_eq!(bench.shard.state.meter.ack_timeouts, 0);
+    bench.pass_until(Tick(bench.now.0 + 1));
+    assert_eq!(bench.shard.state.meter.ack_timeouts, 1);
+}
+
+/// A closing client has its time to read the goodbye.
+#[test]
+fn a_pause_does_not_use_up_the_time_of_a_closing_client() {
+    let mut bench = Bench::new(timed(0, 0));
+    let mut client = bench.join();
+    client.write_all(&masked(0x88, b"\x03\xe8")).unwrap();
+    bench.settle();
+    bench.now = Tick(bench.now.0 + 36_000);
+    bench.settle();
+    assert_eq!(bench.shard.connections.len(), 1, "cut");
+    bench.pass_until(Tick(bench.now.0 + 31));
+    assert_eq!(bench.shard.connections.len(), 0, "kept");
+}
+
 /// An SSE client has nothing to say, before its socket came here or after.
 #[test]
 fn what_an_sse_client_sends_is_not_read_as_frames() {
     let mut bench = Bench::new(timed(0, 0));
     let subscribe = masked(0x81, br#"{"type":"Subscribe","payload":{"channels":["a"]}}"#);
-    let (mut client, _) = bench.adopt(Transport::Sse, &subscribe);
+    let (mut client, _) = bench.adopt(Encoding::ChunkedEvents, &subscribe);
     bench.settle();
     client.write_all(&subscribe).unwrap();
     client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
@@ -256,12 +390,19 @@ fn a_fragment_is_a_frame_from_the_client() {
 #[test]
 fn a_drain_ends_with_the_last_client_even_if_its_socket_breaks() {
     let mut bench = Bench::new(timed(0, 0));
-    let (_client, twin) = bench.adopt(Transport::WebSocket, b"");
+    let (_client, twin) = bench.adopt(Encoding::WebSocket, b"");
     bench.settle();
     // Writing fails from now on, as after a reset that the poller has not told yet.
     twin.shutdown(std::net::Shutdown::Write).unwrap();
     let minute = Duration::from_secs(60);
-    bench.link.control(Control::Drain(Drain { reconnect_window: minute, grace: minute })).unwrap();
+    bench
+        .link
+        .control(Control::Drain(Drain {
+            return_after: minute,
+            reconnect_window: minute,
+            grace: minute,
+        }))
+        .unwrap();
     bench.settle();
     assert!(
         matches!(bench.reports[..], [Report::Closed { .. }, Report::Drained]),
@@ -275,7 +416,7 @@ fn a_drain_ends_with_the_last_client_even_if_its_socket_breaks() {
 fn a_broken_socket_does_not_take_its_successor_along() {
     let limits = Limits { outbox_bytes_per_connection_max: 1_000, ..timed(0, 0) };
     let mut bench = Bench::new(limits);
-    let (client, twin) = bench.adopt(Transport::WebSocket, b"");
+    let (client, twin) = bench.adopt(Encoding::WebSocket, b"");
     bench.settle();
     // All in one turn: a write fails, the client is seen gone, and the report lane is full.
     twin.shutdown(std::net::Shutdown::Write).unwrap();

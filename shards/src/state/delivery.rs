@@ -187,8 +187,7 @@ impl<O: Outgoing> Fan<'_, O> {
             let mut tally = Tally::default();
             if let Some(tenant) = tenant {
                 let frame = Rc::new(Frame::Notification(Arc::clone(notification)));
-                let subscribers =
-                    self.directory.channel(tenant, name).map_or(&[][..], |c| &c.subscribers);
+                let subscribers = self.directory.subscribers(tenant, name);
                 let urgency = urgency_for(subscribers.len() + tenant.listeners.len());
                 for key in subscribers {
                     if first_time(seen, *key) {

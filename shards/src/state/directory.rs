@@ -4,7 +4,8 @@
 //! that the last connection has left: an empty shard's indexes are empty.
 //!
 //! Membership lists are plain vectors. A session remembers its place in each list it is on, so
-//! that leaving is a swap with the last entry, whatever the list's length.
+//! that leaving is a swap with the last entry, whatever the list's length. Each list and index gives
+//! its room back when most of it is not needed any more.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,9 +15,11 @@ use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::channels::{Channels, Index};
 use super::flights::Siblings;
 use super::mailbox::Mailbox;
-use super::session::{Session, Subscription};
+use super::session::Session;
+use super::subscriptions::Subscription;
 use crate::id::ConnectionKey;
 use crate::message::{Member, Report, Transport};
 use crate::placement::UserHash;
@@ -32,7 +35,7 @@ pub struct Directory {
     users_by_name: HashTable<u32>,
     pub(super) tenants: Slab<Tenant>,
     tenants_by_name: AHashMap<Arc<str>, u32>,
-    pub(super) channels: Slab<Channel>,
+    pub(super) channels: Channels,
     /// How many connections, and subscriptions, there are.
     pub(super) totals: Totals,
 }
@@ -65,17 +68,9 @@ pub(super) struct Tenant {
     pub(super) members: Vec<ConnectionKey>,
     /// Those that hear every channel their token allows.
     pub(super) listeners: Vec<ConnectionKey>,
-    pub(super) channels: AHashMap<Arc<str>, u32>,
+    pub(super) channels: Index,
     /// Its users, connected or with letters; the tenant stays while there are some.
     users: usize,
-}
-
-/// One channel's subscribers.
-#[derive(Debug)]
-pub(super) struct Channel {
-    pub(super) name: Arc<str>,
-    tenant: u32,
-    pub(super) subscribers: Vec<ConnectionKey>,
 }
 
 impl Directory {
@@ -109,8 +104,10 @@ impl Directory {
         self.tenants.get(*self.tenants_by_name.get(name)? as usize)
     }
 
-    pub(super) fn channel(&self, tenant: &Tenant, name: &str) -> Option<&Channel> {
-        self.channels.get(*tenant.channels.get(name)? as usize)
+    /// The subscribers of a tenant's channel; empty if there are none.
+    pub(super) fn subscribers(&self, tenant: &Tenant, name: &str) -> &[ConnectionKey] {
+        let channel = self.channels.find(&tenant.channels, name);
+        channel.map_or(&[], |channel| self.channels.subscribers(channel))
     }
 
     /// A user's connections; empty if there are none.
@@ -145,6 +142,7 @@ impl Directory {
         let user_slot = self.enter_user(&member.tenant, user, hash);
         let tenant_slot = self.users.get(user_slot).map_or(0, |user| user.tenant);
         if let Some(user) = self.users.get_mut(user_slot) {
+            session.home.sibling_at = narrow(user.connections.len());
             user.connections.push(key);
         }
         session.home.tenant = tenant_slot;
@@ -239,6 +237,11 @@ impl Directory {
         if let Ok(entry) = self.users_by_name.find_entry(hash.0, |other| *other == slot) {
             entry.remove();
         }
+        if self.users_by_name.len() < self.users_by_name.capacity() / 4 {
+            let (users, room) = (&self.users, self.users_by_name.len() * 2);
+            let rehash = |slot: &u32| users.get(*slot).map_or(0, |user| user.hash.0);
+            self.users_by_name.shrink_to(room, rehash);
+        }
         if let Some(tenant) = self.tenants.get_mut(tenant as usize) {
             tenant.users -= 1;
         }
@@ -270,7 +273,7 @@ impl Directory {
             name: Arc::clone(name),
             members: Vec::new(),
             listeners: Vec::new(),
-            channels: AHashMap::new(),
+            channels: Index::new(),
             users: 0,
         }));
         self.tenants_by_name.insert(Arc::clone(name), slot);
@@ -279,25 +282,31 @@ impl Directory {
 
     /// Removes a session from every index. False if there was none.
     pub(super) fn leave(&mut self, key: ConnectionKey, reports: &mut VecDeque<Report>) -> bool {
-        let subscriptions =
-            self.session_mut(key).map(|session| std::mem::take(&mut session.subscriptions));
-        for entry in subscriptions.into_iter().flatten() {
-            reports.extend(self.leave_channel(entry));
-        }
         let Some(session) = self.sessions.get_mut(key.index()).and_then(Option::take) else {
             return false;
         };
-        *self.total_of(session.transport) -= 1;
         let home = session.home;
+        for entry in session.subscriptions.iter() {
+            reports.extend(self.leave_channel(home.tenant, entry));
+        }
+        *self.total_of(session.transport) -= 1;
         let Some(tenant) = self.tenants.get_mut(home.tenant as usize) else { return true };
-        tenant.members.swap_remove(home.member_at as usize);
-        let moved_member = tenant.members.get(home.member_at as usize).copied();
+        let moved_member = swap_remove(&mut tenant.members, home.member_at);
         let mut moved_listener = None;
         if let Some(at) = home.listener_at {
-            tenant.listeners.swap_remove(at as usize);
-            moved_listener = tenant.listeners.get(at as usize).copied();
+            moved_listener = swap_remove(&mut tenant.listeners, at);
             if tenant.listeners.is_empty() {
                 reports.push_back(interest(&tenant.name, None, false));
+            }
+        }
+        let mut moved_sibling = None;
+        if let Some(user) = self.users.get_mut(home.user) {
+            user.connections.swap_remove(home.sibling_at as usize);
+            moved_sibling = user.connections.get(home.sibling_at as usize).copied();
+            if user.connections.spilled()
+                && user.connections.len() < user.connections.capacity() / 4
+            {
+                user.connections.grow(user.connections.len() * 2);
             }
         }
         if let Some(moved) = moved_member.and_then(|moved| self.session_mut(moved)) {
@@ -306,8 +315,8 @@ impl Directory {
         if let Some(moved) = moved_listener.and_then(|moved| self.session_mut(moved)) {
             moved.home.listener_at = home.listener_at;
         }
-        if let Some(user) = self.users.get_mut(home.user) {
-            user.connections.retain(|other| *other != key);
+        if let Some(moved) = moved_sibling.and_then(|moved| self.session_mut(moved)) {
+            moved.home.sibling_at = home.sibling_at;
         }
         self.tidy_user(home.user);
         true
@@ -325,41 +334,29 @@ impl Directory {
         (tenant.listeners.len() == 1).then(|| interest(&tenant.name, None, true))
     }
 
-    pub(super) fn is_subscribed(&self, key: ConnectionKey, name: &str) -> bool {
-        self.subscription(key, name).is_some()
+    pub(super) fn is_subscribed(&self, session: &Session, name: &str) -> bool {
+        self.channel_of(session, name).is_some()
     }
 
-    fn subscription(&self, key: ConnectionKey, name: &str) -> Option<Subscription> {
-        let session = self.session(key)?;
+    /// The number of a channel that a session is subscribed to.
+    fn channel_of(&self, session: &Session, name: &str) -> Option<u32> {
         let tenant = self.tenants.get(session.home.tenant as usize)?;
-        let channel = *tenant.channels.get(name)?;
-        session.subscriptions.iter().find(|entry| entry.channel == channel).copied()
+        let channel = self.channels.find(&tenant.channels, name)?;
+        session.subscriptions.has(channel).then_some(channel)
     }
 
     /// Adds a session to a channel it is not on. Returns the news for the router, if any.
     pub(super) fn subscribe(&mut self, key: ConnectionKey, name: &str) -> Option<Report> {
         let session = self.sessions.get_mut(key.index())?.as_mut()?;
-        let tenant_slot = session.home.tenant;
-        let tenant = self.tenants.get_mut(tenant_slot as usize)?;
-        let mut news = None;
-        let slot = tenant.channels.get(name).copied().unwrap_or_else(|| {
-            let name: Arc<str> = name.into();
-            news = Some(interest(&tenant.name, Some(&name), true));
-            let slot = narrow(self.channels.insert(Channel {
-                name: Arc::clone(&name),
-                tenant: tenant_slot,
-                subscribers: Vec::new(),
-            }));
-            tenant.channels.insert(name, slot);
-            slot
-        });
-        let channel = self.channels.get_mut(slot as usize)?;
-        session
-            .subscriptions
-            .push(Subscription { channel: slot, at: narrow(channel.subscribers.len()) });
-        channel.subscribers.push(key);
+        let tenant = self.tenants.get_mut(session.home.tenant as usize)?;
+        let known = self.channels.find(&tenant.channels, name);
+        let (channel, at) = match known {
+            Some(channel) => (channel, self.channels.push(channel, key)?),
+            None => (self.channels.insert(&mut tenant.channels, name, key), 0),
+        };
+        session.subscriptions.insert(Subscription { channel, at });
         self.totals.subscriptions += 1;
-        news
+        known.is_none().then(|| interest(&tenant.name, Some(name), true))
     }
 
     /// Ends a subscription if there is one.
@@ -369,46 +366,46 @@ impl Directory {
         name: &str,
         reports: &mut VecDeque<Report>,
     ) {
-        let Some(entry) = self.subscription(key, name) else { return };
-        if let Some(session) = self.session_mut(key) {
-            session.subscriptions.retain(|other| other.channel != entry.channel);
+        let Some(session) = self.session(key) else { return };
+        let (tenant, channel) = (session.home.tenant, self.channel_of(session, name));
+        let Some((session, channel)) = self.session_mut(key).zip(channel) else { return };
+        if let Some(entry) = session.subscriptions.remove(channel) {
+            reports.extend(self.leave_channel(tenant, entry));
         }
-        reports.extend(self.leave_channel(entry));
     }
 
     /// Takes a subscriber off a channel's list; its session has forgotten the entry already.
-    fn leave_channel(&mut self, entry: Subscription) -> Option<Report> {
+    fn leave_channel(&mut self, tenant: u32, entry: Subscription) -> Option<Report> {
         self.totals.subscriptions -= 1;
-        let channel = self.channels.get_mut(entry.channel as usize)?;
-        channel.subscribers.swap_remove(entry.at as usize);
-        if let Some(moved) = channel.subscribers.get(entry.at as usize).copied() {
-            let moved = self.session_mut(moved)?;
-            let mut places = moved.subscriptions.iter_mut();
-            places.find(|other| other.channel == entry.channel)?.at = entry.at;
+        if let Some(moved) = self.channels.swap_remove(entry.channel, entry.at) {
+            self.session_mut(moved)?.subscriptions.set_place(entry.channel, entry.at);
             return None;
         }
-        if !channel.subscribers.is_empty() {
+        if !self.channels.subscribers(entry.channel).is_empty() {
             return None;
         }
-        let channel = self.channels.remove(entry.channel as usize);
-        let tenant = self.tenants.get_mut(channel.tenant as usize)?;
-        tenant.channels.remove(&channel.name);
-        Some(interest(&tenant.name, Some(&channel.name), false))
+        let tenant = self.tenants.get_mut(tenant as usize)?;
+        let news = interest(&tenant.name, Some(self.channels.name(entry.channel)), false);
+        self.channels.remove(&mut tenant.channels, entry.channel);
+        Some(news)
+    }
+
+    /// A tenant's channels, and how many subscribers each has.
+    pub(super) fn channels_of(&self, tenant: &Tenant) -> impl Iterator<Item = (&str, usize)> {
+        tenant.channels.iter().map(|channel| {
+            (self.channels.name(*channel), self.channels.subscribers(*channel).len())
+        })
     }
 
     /// The names of the channels a session subscribed to.
-    pub(super) fn channel_names(&self, session: &Session) -> impl Iterator<Item = &Arc<str>> {
-        session
-            .subscriptions
-            .iter()
-            .filter_map(|entry| self.channels.get(entry.channel as usize))
-            .map(|channel| &channel.name)
+    pub(super) fn channel_names(&self, session: &Session) -> impl Iterator<Item = &str> {
+        session.subscriptions.channels().map(|channel| self.channels.name(channel))
     }
 
     /// Whether the session hears this channel, by subscription or because it hears all.
     pub(super) fn hears(&self, session: &Session, channel: &str) -> bool {
-        let subscribed = self.channel_names(session).any(|name| &**name == channel);
-        subscribed || (session.home.listener_at.is_some() && session.may_hear(channel))
+        self.is_subscribed(session, channel)
+            || (session.home.listener_at.is_some() && session.may_hear(channel))
     }
 
     /// Whether every index is empty, as it must be when the last client has left.
@@ -419,13 +416,22 @@ impl Directory {
             && self.users_by_name.is_empty()
             && self.tenants.is_empty()
             && self.tenants_by_name.is_empty()
-            && self.channels.is_empty()
+            && self.channels.is_clear()
             && self.totals == Totals::default()
     }
 }
 
-fn interest(tenant: &Arc<str>, channel: Option<&Arc<str>>, present: bool) -> Report {
-    Report::Interest { tenant: Arc::clone(tenant), channel: channel.cloned(), present }
+fn interest(tenant: &Arc<str>, channel: Option<&str>, present: bool) -> Report {
+    Report::Interest { tenant: Arc::clone(tenant), channel: channel.map(Arc::from), present }
+}
+
+/// Takes the entry at a place off a list, and returns who has that place now.
+fn swap_remove(list: &mut Vec<ConnectionKey>, at: u32) -> Option<ConnectionKey> {
+    list.swap_remove(at as usize);
+    if list.len() < list.capacity() / 4 {
+        list.shrink_to(list.len() * 2);
+    }
+    list.get(at as usize).copied()
 }
 
 /// A table index as stored: a shard holds far fewer than 2³² of anything.

@@ -1,18 +1,19 @@
-//! Letters that were sent and await their Ack, over all users of the shard.
+//! Letters that were sent and have not ended, over all users of the shard: with acknowledgement they
+//! end when they are acknowledged, without it when their user's connections have written them.
 //!
 //! **Runs on**: a shard; in tests, virtual time. **Owns**: one entry a letter on its way, found by
 //! user and id. **Never**: has a timer per letter: the timeout is the same for all, so those that
-//! were sent first are overdue first.
+//! were sent first are overdue first; holds a letter twice.
 //!
 //! An entry is on two lists that run through the table: its user's, and that of all in the order
 //! they were sent. With its share of the index it costs 48 bytes and 5 to 10.
 
 use ahash::RandomState;
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use super::mailbox::Letter;
 use crate::id::{NotificationId, Tick};
-use crate::journal::Position;
 use crate::table::Table;
 
 /// No entry.
@@ -35,7 +36,7 @@ pub struct Flight {
     pub letter: Letter,
     /// The user's place in the directory.
     pub user: u32,
-    /// When it was sent last.
+    /// When it was sent last, in running time.
     pub sent_at: Tick,
     /// Its neighbours in the order of sending.
     order: Links,
@@ -100,7 +101,8 @@ impl Flights {
 
     /// A letter was sent. `siblings` are its user's.
     pub(super) fn depart(&mut self, user: u32, letter: Letter, now: Tick, siblings: &mut Siblings) {
-        let hash = self.hasher.hash_one((user, letter.id()));
+        let (id, sequence) = (letter.id(), letter.sequence());
+        let hash = self.hasher.hash_one((user, id));
         let order = Links { previous: self.order.last, next: NONE };
         let links = Links { previous: NONE, next: siblings.first };
         let flight = Flight { letter, user, sent_at: now, order, siblings: links };
@@ -116,10 +118,18 @@ impl Flights {
         siblings.first = slot;
         siblings.count += 1;
         let (slots, hasher) = (&self.slots, &self.hasher);
-        self.by_name.insert_unique(hash, slot, |slot| {
+        let is_it = |other: &u32| {
+            let flight = slots.get(*other);
+            flight.is_some_and(|flight| flight.user == user && flight.letter.sequence() == sequence)
+        };
+        let rehash = |slot: &u32| {
             let flight = slots.get(*slot);
             flight.map_or(0, |flight| hasher.hash_one((flight.user, flight.letter.id())))
-        });
+        };
+        let Entry::Vacant(entry) = self.by_name.entry(hash, is_it, rehash) else {
+            panic!("notification {id} is on its way to this user already");
+        };
+        entry.insert(slot);
     }
 
     /// The flights of a user's list.
@@ -137,25 +147,27 @@ impl Flights {
         flight.siblings.next
     }
 
-    /// The flight, in a user's list, of the letter at this place on the disk.
-    pub(super) fn find_place(&self, siblings: Siblings, place: Position) -> Option<u32> {
-        let mut slot = siblings.first;
-        while let Some(flight) = self.slots.get(slot) {
-            if flight.letter.place == Some(place) {
-                return Some(slot);
-            }
-            slot = flight.siblings.next;
-        }
-        None
-    }
-
-    /// The letter with this id on its way to this user.
+    /// A letter with this id on its way to this user. There may be two: a trigger that is repeated
+    /// because nobody knows whether it was sent before a crash has the id it had.
     #[must_use]
     pub fn find(&self, user: u32, id: NotificationId) -> Option<u32> {
-        let slots = &self.slots;
+        self.find_by(user, id, |letter| letter.id() == id)
+    }
+
+    /// The letter with this id that the shard accepted as the `sequence`-th.
+    pub(super) fn find_one(&self, user: u32, id: NotificationId, sequence: u64) -> Option<u32> {
+        self.find_by(user, id, |letter| letter.sequence() == sequence)
+    }
+
+    fn find_by(
+        &self,
+        user: u32,
+        id: NotificationId,
+        is_it: impl Fn(&Letter) -> bool,
+    ) -> Option<u32> {
         let is_it = |slot: &u32| {
-            let flight = slots.get(*slot);
-            flight.is_some_and(|flight| flight.user == user && flight.letter.id() == id)
+            let flight = self.slots.get(*slot);
+            flight.is_some_and(|flight| flight.user == user && is_it(&flight.letter))
         };
         self.by_name.find(self.hasher.hash_one((user, id)), is_it).copied()
     }
@@ -169,7 +181,7 @@ impl Flights {
         self.slots.get_mut(slot)
     }
 
-    /// Takes a letter out: it has arrived, or is called back. `siblings` are its user's.
+    /// Takes a letter out: it has ended, or is called back. `siblings` are its user's.
     pub(super) fn land(&mut self, slot: u32, siblings: &mut Siblings) -> Option<Flight> {
         let flight = self.slots.remove(slot)?;
         let hash = self.hasher.hash_one((flight.user, flight.letter.id()));

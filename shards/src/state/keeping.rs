@@ -5,15 +5,18 @@
 use std::sync::Arc;
 
 use super::State;
+use super::mailbox::{DeadLetter, Standing};
 use super::post::End;
 use crate::id::Tick;
-use crate::vault::{Found, Fresh, Recovered, Vault};
+use crate::limits::LETTERS_PER_TURN;
+use crate::vault::{Fresh, Recovered, Vault};
 
 impl State {
     /// Takes over what an earlier run has left. Call once, before anything else.
     pub fn restore(&mut self, recovered: Recovered) {
         let Recovered { vault, users, sequence, .. } = recovered;
         let placement = vault.placement().clone();
+        self.now = vault.now();
         self.vault = Some(Box::new(vault));
         self.sequence = sequence;
         let mut tenant: Arc<str> = Arc::default();
@@ -29,10 +32,11 @@ impl State {
                 self.meter.ack_tracked += u64::from(is_tracked);
                 self.put(slot, letter);
             }
-            if let Some(mailbox) = self.directory.open_mailbox(slot) {
-                for letter in user.dead {
-                    mailbox.bury(letter, usize::MAX);
-                }
+            for (letter, until) in user.dead {
+                // One that was given up before ends were noted: its time begins now.
+                let (is_new, end) = (until.is_none(), self.end_of_dead_letter());
+                let until = until.unwrap_or(end);
+                self.keep_dead(slot, DeadLetter { letter, until }, is_new);
             }
             self.directory.tidy_user(slot);
         }
@@ -44,20 +48,13 @@ impl State {
         let Some(vault) = vault else { return false };
         let progress = vault.poll(now, reports, |moved| {
             let slot = directory.find_user(moved.tenant, moved.user, moved.hash)?;
-            let flight = flights.find_place(directory.flights(slot), moved.from);
-            if let Some(flight) = flight.and_then(|flight| flights.get_mut(flight)) {
+            let flight = flights.find_one(slot, moved.id, moved.sequence);
+            let flight = flight.and_then(|flight| flights.get_mut(flight));
+            if let Some(flight) = flight.filter(|found| found.letter.place == Some(moved.from)) {
                 flight.letter.place = Some(moved.to);
-                return Some(Found { slot, letter: Some((flight.letter.attempts(), false)) });
+                return Some(Standing { attempts: flight.letter.attempts(), dead_until: None });
             }
-            let letter = directory
-                .mailbox_mut(slot)
-                .and_then(|mailbox| mailbox.find_mut(moved.sequence))
-                .filter(|(letter, _)| letter.place == Some(moved.from));
-            let letter = letter.map(|(letter, is_dead)| {
-                letter.place = Some(moved.to);
-                (letter.attempts(), is_dead)
-            });
-            Some(Found { slot, letter })
+            directory.mailbox_mut(slot)?.move_place(moved.sequence, moved.from, moved.to)
         });
         self.meter.queue_enqueued += progress.queued;
         for Fresh { slot, sequence, place } in progress.refused {
@@ -74,6 +71,7 @@ impl State {
 
     /// Gives up what is kept on disk, to be closed. Nothing may follow.
     pub fn take_vault(&mut self) -> Option<Box<Vault>> {
+        while self.release_cleared(LETTERS_PER_TURN) {}
         self.vault.take()
     }
 }

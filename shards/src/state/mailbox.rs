@@ -1,11 +1,11 @@
-//! What one user has not taken yet: letters waiting for a connection, letters on their way, and
-//! letters given up.
+//! What one user has not taken yet: letters waiting for a connection, and dead letters.
 //!
-//! **Runs on**: a shard; in tests, virtual time. **Owns**: one user's letters.
-//! **Never**: loses one without saying how: every way out is a value its caller must count.
+//! **Runs on**: a shard; in tests, virtual time. **Owns**: one user's letters that are not in
+//! flight. **Never**: loses one without saying how: every way out is a value its caller must count.
 
 use std::collections::VecDeque;
 
+use super::waiting::{Seen, Waiting};
 use crate::id::{NotificationId, Tick};
 use crate::journal::Position;
 use crate::notification::{Audience, Kept, Priority};
@@ -85,10 +85,12 @@ impl Letter {
 /// One user's letters.
 #[derive(Debug, Default)]
 pub struct Mailbox {
-    /// Waiting, in order of acceptance.
-    waiting: VecDeque<Letter>,
-    /// Given up after too many attempts, oldest first. Few users have some.
-    dead: Option<Box<GivenUp>>,
+    waiting: Waiting,
+    /// Few users have some.
+    dead: Option<Box<DeadLetters>>,
+    /// What a client has said it has seen, while what that settles is looked for. Few users have
+    /// so much waiting that one turn is not enough.
+    seen: Option<Box<Seen>>,
     /// Whether the replay is under way: new letters go behind the waiting ones.
     pub(super) replaying: bool,
     /// Whether it is among the shard's replays, rather than waiting for room.
@@ -97,8 +99,28 @@ pub struct Mailbox {
     pub(super) timer_at: Option<Tick>,
 }
 
+const _: () = assert!(size_of::<Mailbox>() <= 64);
+
+/// A letter that was given up, kept to be looked at.
+#[derive(Debug)]
+pub struct DeadLetter {
+    /// It.
+    pub letter: Letter,
+    /// When it is forgotten.
+    pub until: Tick,
+}
+
+/// In the order in which they are forgotten.
 #[derive(Debug, Default)]
-struct GivenUp(VecDeque<Letter>);
+struct DeadLetters(VecDeque<DeadLetter>);
+
+/// Where a letter of a mailbox is, and how it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) attempts: u8,
+    /// When it is forgotten, if it is a dead letter.
+    pub(crate) dead_until: Option<Tick>,
+}
 
 impl Mailbox {
     /// Whether nothing at all is kept.
@@ -109,12 +131,12 @@ impl Mailbox {
 
     /// Letters waiting.
     #[must_use]
-    pub fn waiting(&self) -> &VecDeque<Letter> {
+    pub fn waiting(&self) -> &Waiting {
         &self.waiting
     }
 
-    /// Letters given up.
-    pub fn dead(&self) -> impl Iterator<Item = &Letter> {
+    /// Letters given up, in the order in which they are forgotten.
+    pub fn dead(&self) -> impl Iterator<Item = &DeadLetter> {
         self.dead.iter().flat_map(|dead| &dead.0)
     }
 
@@ -122,110 +144,108 @@ impl Mailbox {
     /// If the queue would hold more than `most` (0 = no bound), the least important letter leaves,
     /// the oldest among equals; it is returned, and may be the one that came.
     pub fn put(&mut self, letter: Letter, most: usize) -> Option<Letter> {
-        let waiting = &mut self.waiting;
-        if waiting.len() == waiting.capacity() {
-            // By an eighth: doubling would leave a quarter of all queues' memory empty.
-            waiting.reserve_exact((waiting.len() / 8).max(2));
-        }
-        if waiting.back().is_none_or(|last| last.sequence() < letter.sequence()) {
-            waiting.push_back(letter);
-        } else {
-            let place = waiting.partition_point(|other| other.sequence() < letter.sequence());
-            waiting.insert(place, letter);
-        }
-        if most == 0 || waiting.len() <= most {
+        self.waiting.insert(letter);
+        if most == 0 || self.waiting.len() <= most { None } else { self.waiting.pop_least() }
+    }
+
+    /// The next letter to send. Its time may be over.
+    pub fn pop_first(&mut self) -> Option<Letter> {
+        self.waiting.pop_first()
+    }
+
+    /// Takes out a waiting letter whose time is over.
+    pub fn pop_expired(&mut self, now: Tick) -> Option<Letter> {
+        self.waiting.pop_expired(now)
+    }
+
+    /// Takes out a dead letter whose time is over.
+    pub fn pop_forgotten(&mut self, now: Tick) -> Option<Letter> {
+        let DeadLetters(dead) = &mut **self.dead.as_mut()?;
+        if dead.front().is_none_or(|first| first.until > now) {
             return None;
         }
-        // The first of the lowest: `min_by_key` keeps the first of equals.
-        let victims = waiting.iter().enumerate();
-        let (place, _) = victims.min_by_key(|(_, letter)| letter.priority())?;
-        waiting.remove(place)
-    }
-
-    /// The next letter to send, skipping (and handing to `lost`) those whose time is over.
-    pub fn next(&mut self, now: Tick, mut lost: impl FnMut(Letter)) -> Option<Letter> {
-        while let Some(letter) = self.waiting.pop_front() {
-            if letter.expires_at() > now {
-                return Some(letter);
-            }
-            lost(letter);
+        let forgotten = dead.pop_front();
+        if dead.is_empty() {
+            self.dead = None;
         }
-        None
+        forgotten.map(|dead| dead.letter)
     }
 
-    /// Takes out every letter whose time is over.
-    pub fn expire(&mut self, now: Tick, mut lost: impl FnMut(Letter)) {
-        let mut index = 0;
-        while let Some(letter) = self.waiting.get(index) {
-            if letter.expires_at() > now {
-                index += 1;
-            } else if let Some(letter) = self.waiting.remove(index) {
-                lost(letter);
-            }
-        }
-    }
-
-    /// When the first waiting letter's time is over.
+    /// When the first letter's time is over, of those waiting and the dead ones.
     #[must_use]
-    pub fn first_expiry(&self) -> Option<Tick> {
-        self.waiting.iter().map(Letter::expires_at).min()
+    pub fn first_end(&self) -> Option<Tick> {
+        let dead = self.dead().next().map(|dead| dead.until);
+        self.waiting.first_expiry().into_iter().chain(dead).min()
     }
 
-    /// Gives a letter up. Beyond `most` the oldest given up before is returned and gone for good.
-    pub fn bury(&mut self, letter: Letter, most: usize) -> Option<Letter> {
-        let GivenUp(dead) = &mut **self.dead.get_or_insert_default();
-        dead.push_back(letter);
-        if dead.len() > most { dead.pop_front() } else { None }
+    /// Gives a letter up. Beyond `most` the one that would be forgotten first, the oldest among
+    /// equals, is returned and gone for good.
+    pub fn bury(&mut self, dead: DeadLetter, most: usize) -> Option<Letter> {
+        let DeadLetters(all) = &mut **self.dead.get_or_insert_default();
+        // At the end, unless the time they are kept was longer in an earlier run.
+        let at = all.partition_point(|other| other.until <= dead.until);
+        all.insert(at, dead);
+        if all.len() > most { all.pop_front().map(|oldest| oldest.letter) } else { None }
     }
 
     /// Takes all waiting letters out.
-    pub fn take_waiting(&mut self) -> VecDeque<Letter> {
+    pub fn take_waiting(&mut self) -> Waiting {
+        self.seen = None;
         std::mem::take(&mut self.waiting)
     }
 
     /// Takes all given-up letters out.
-    pub fn take_dead(&mut self) -> VecDeque<Letter> {
-        self.dead.take().map(|dead| dead.0).unwrap_or_default()
+    pub fn take_dead(&mut self) -> impl Iterator<Item = Letter> + use<> {
+        self.dead.take().into_iter().flat_map(|dead| dead.0).map(|dead| dead.letter)
     }
 
     /// Takes out one waiting letter, if it has been sent before.
     pub fn take_sent(&mut self, id: NotificationId) -> Option<Letter> {
-        let is_it = |letter: &Letter| letter.id() == id && letter.attempts() > 0;
-        let place = self.waiting.iter().position(is_it)?;
-        self.waiting.remove(place)
+        let sequence = self.waiting.find(id, true)?.sequence();
+        self.waiting.remove(sequence)
     }
 
-    /// The letter accepted as the `sequence`-th, and whether it is given up.
-    pub(super) fn find_mut(&mut self, sequence: u64) -> Option<(&mut Letter, bool)> {
-        match self.waiting.binary_search_by_key(&sequence, Letter::sequence) {
-            Ok(place) => self.waiting.get_mut(place).map(|letter| (letter, false)),
-            Err(_) => {
-                let mut dead = self.dead.iter_mut().flat_map(|dead| &mut dead.0);
-                let letter = dead.find(|letter| letter.sequence() == sequence);
-                letter.map(|letter| (letter, true))
-            }
+    /// The record of the letter accepted as the `sequence`-th was moved. `None` if no letter of
+    /// that record is here. Dead letters are so few that looking through them is no work.
+    pub(super) fn move_place(
+        &mut self,
+        sequence: u64,
+        from: Position,
+        to: Position,
+    ) -> Option<Standing> {
+        let is_it = |letter: &&mut Letter| letter.place == Some(from);
+        if let Some(letter) = self.waiting.get_mut(sequence).filter(is_it) {
+            letter.place = Some(to);
+            return Some(Standing { attempts: letter.attempts(), dead_until: None });
         }
+        let mut dead = self.dead.iter_mut().flat_map(|dead| &mut dead.0);
+        let DeadLetter { letter, until } = dead.find(|dead| dead.letter.place == Some(from))?;
+        letter.place = Some(to);
+        Some(Standing { attempts: letter.attempts(), dead_until: Some(*until) })
     }
 
     /// Takes out a waiting letter that has not been sent, if it is the one at this place on disk.
     pub(super) fn take_unsent(&mut self, sequence: u64, place: Position) -> Option<Letter> {
-        let at = self.waiting.binary_search_by_key(&sequence, Letter::sequence).ok()?;
-        let letter = self.waiting.get(at)?;
+        let letter = self.waiting.get_mut(sequence)?;
         let is_it = letter.place == Some(place) && letter.attempts() == 0;
-        if is_it { self.waiting.remove(at) } else { None }
+        if is_it { self.waiting.remove(sequence) } else { None }
     }
 
-    /// Takes out the waiting letters that have been seen.
-    pub(super) fn take_seen(&mut self, is_seen: impl Fn(&Letter) -> bool) -> Vec<Letter> {
-        let mut seen = Vec::new();
-        self.waiting.retain(|letter| {
-            let is_seen = is_seen(letter);
-            if is_seen {
-                seen.push(letter.clone());
-            }
-            !is_seen
-        });
-        seen
+    /// A client has seen all that was sent up to here: [`Self::take_seen`] takes it out. What an
+    /// earlier call has not come to yet is left, and sent again.
+    pub(super) fn note_seen(&mut self, seen: Seen) {
+        self.seen = Some(Box::new(seen));
+    }
+
+    /// Takes out letters that have been seen, and looks at about `budget` of them. Returns whether
+    /// all have been looked at.
+    pub(super) fn take_seen(&mut self, budget: usize, taken: &mut Vec<Letter>) -> bool {
+        let Some(seen) = &mut self.seen else { return true };
+        let is_done = self.waiting.take_seen(seen, budget, taken);
+        if is_done {
+            self.seen = None;
+        }
+        is_done
     }
 }
 
@@ -253,7 +273,7 @@ mod tests {
             for (sequence, priority) in priorities.iter().enumerate() {
                 let letter = letter(sequence as u64, Priority::ALL[*priority], u32::MAX);
                 if let Some(loser) = mailbox.put(letter, most) {
-                    for kept in mailbox.waiting() {
+                    for kept in mailbox.waiting().iter() {
                         prop_assert!(kept.priority() >= loser.priority());
                         let is_equal = kept.priority() == loser.priority();
                         prop_assert!(!is_equal || kept.sequence() > loser.sequence());
@@ -279,7 +299,7 @@ mod tests {
             }
             let mut away = Vec::new();
             for _ in 0..sent {
-                away.extend(mailbox.next(Tick(0), |_| panic!("nothing expires")));
+                away.extend(mailbox.pop_first());
             }
             mailbox.put(letter(count, Priority::Normal, u32::MAX), 0);
             for letter in away.into_iter().rev() {
@@ -290,18 +310,22 @@ mod tests {
         }
     }
 
+    /// Dead letters are forgotten in the order of their times, whenever they were given up.
     #[test]
-    fn expired_letters_are_handed_out_as_lost_and_never_sent() {
+    fn dead_letters_are_forgotten_at_their_time() {
         let mut mailbox = Mailbox::default();
-        for (sequence, expiry) in [(0, 5), (1, 50), (2, 5)] {
-            mailbox.put(letter(sequence, Priority::Normal, expiry), 0);
+        for (sequence, until) in [(0, 5), (1, 50), (2, 5), (3, u32::MAX)] {
+            let letter = letter(sequence, Priority::Normal, 1);
+            assert!(mailbox.bury(DeadLetter { letter, until: Tick(until) }, 4).is_none());
         }
-        assert_eq!(mailbox.first_expiry(), Some(Tick(5)));
-        let mut lost = Vec::new();
-        assert_eq!(mailbox.next(Tick(5), |l| lost.push(l.sequence())).unwrap().sequence(), 1);
-        assert_eq!(lost, [0]);
-        mailbox.expire(Tick(5), |l| lost.push(l.sequence()));
-        assert_eq!(lost, [0, 2]);
+        assert_eq!(mailbox.first_end(), Some(Tick(5)));
+        let mut forget = |now| mailbox.pop_forgotten(Tick(now)).map(|letter| letter.sequence());
+        assert_eq!([forget(4), forget(5), forget(6), forget(49)], [None, Some(0), Some(2), None]);
+        assert_eq!([forget(60), forget(u32::MAX - 1)], [Some(1), None]);
+        let oldest = mailbox
+            .bury(DeadLetter { letter: letter(9, Priority::Normal, 1), until: Tick(u32::MAX) }, 1);
+        assert_eq!(oldest.map(|letter| letter.sequence()), Some(3));
+        assert_eq!(mailbox.take_dead().count(), 1);
         assert!(mailbox.is_empty());
     }
 }

@@ -10,14 +10,18 @@ pub mod directory;
 pub mod flights;
 pub mod mailbox;
 pub mod session;
+pub mod subscriptions;
 pub mod timer;
+pub mod waiting;
 
+mod channels;
 mod delivery;
 mod keeping;
 mod post;
 mod question;
 mod recent;
 mod replay;
+mod running;
 mod settle;
 
 use std::borrow::Cow;
@@ -26,17 +30,21 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::codec::dialect::{ClientMessage, ServerMessage, is_channel_name, parse_id};
+use crate::codec::websocket;
 use crate::frame::{Frame, Unsent};
 use crate::id::{ConnectionKey, Tick};
 use crate::limits::Limits;
-use crate::message::{Listens, Member, Report, Transport};
+use crate::message::{Drain, Listens, Member, Report, Transport};
 use crate::meter::Meter;
 use crate::vault::Vault;
 use directory::Directory;
 use flights::Flights;
+use mailbox::Letter;
 use recent::Recent;
-use session::{Grants, Session};
+use running::RunningTime;
+use session::{Contact, Grants, Session};
 use timer::Wheel;
+use waiting::Waiting;
 
 /// Where frames go and connections end: the sockets, or a model of them in tests.
 pub trait Outgoing {
@@ -78,7 +86,7 @@ impl Farewell {
     /// Its outbox was full, or did not move for the connection timeout.
     pub const SLOW_CONSUMER: Self =
         Self { code: 4429, reason: "slow consumer: outbox full", flush: false };
-    /// No frame came for the connection timeout.
+    /// A ping of ours stayed unanswered, and no other frame came, for the connection timeout.
     pub const SILENT: Self = Self { code: 4408, reason: "no frame from the client", flush: true };
     /// The gateway stops.
     pub const SHUTDOWN: Self = Self { code: 1001, reason: "server shutting down", flush: true };
@@ -99,7 +107,11 @@ pub struct State {
     reports: VecDeque<Report>,
     /// The time of the turn.
     now: Tick,
+    /// What peers are measured by.
+    running: RunningTime,
     heartbeats: [Rc<Frame>; 2],
+    /// Asks a quiet client whether it is there, where no heartbeat does.
+    ping: Rc<Frame>,
     random: fastrand::Rng,
     /// Letters on their way to be acknowledged.
     pub(crate) flights: Flights,
@@ -109,12 +121,22 @@ pub struct State {
     replays: VecDeque<u32>,
     /// When letters expire, by user.
     expiries: Wheel,
+    /// Users some of whose letters have expired, and when that was due.
+    expiring: VecDeque<(u32, Tick)>,
+    /// Letters that were cleared: their records are to be released.
+    cleared: VecDeque<Waiting>,
+    /// Users one of whose connections has left: the others may have written all they had.
+    looks: Vec<u32>,
     /// The order in which deliveries were taken; 0 is never used.
     sequence: u64,
     /// Where in that order the last ones stood.
     recent: Recent,
     /// Scratch: connections whose outbox refused a frame of the current delivery.
     refused: Vec<ConnectionKey>,
+    /// Scratch: connections that are told something.
+    told: Vec<ConnectionKey>,
+    /// Scratch: letters that end together.
+    ending: Vec<Letter>,
     /// Scratch: one bit a connection, for deliveries over several channels.
     seen: Vec<u64>,
 }
@@ -129,15 +151,22 @@ impl State {
             meter: Meter::default(),
             reports: VecDeque::new(),
             now: Tick::default(),
+            running: RunningTime::default(),
+            ping: Frame::raw(websocket::ping_frame()),
             heartbeats: [Transport::WebSocket, Transport::Sse].map(Frame::heartbeat),
             random: fastrand::Rng::with_seed(seed),
             flights: Flights::default(),
             vault: None,
             replays: VecDeque::new(),
             expiries: Wheel::new(Tick::default()),
+            expiring: VecDeque::new(),
+            cleared: VecDeque::new(),
+            looks: Vec::new(),
             sequence: 0,
             recent: Recent::default(),
             refused: Vec::new(),
+            told: Vec::new(),
+            ending: Vec::new(),
             seen: Vec::new(),
         }
     }
@@ -156,8 +185,9 @@ impl State {
             return Err(TooManyConnections);
         }
         let grants = Grants::new(member.roles.clone(), member.grants.clone());
-        let beat_at = now.after(self.heartbeat_delay());
-        let mut session = Session::new(transport, grants, now, beat_at);
+        let came_at = self.running.of(now);
+        let beat_at = came_at.after(self.heartbeat_delay());
+        let mut session = Session::new(transport, grants, came_at, beat_at);
         session.hears_settled = member.hears_settled;
         let next = self.next_check(&session);
         self.directory.join(key, &member, session);
@@ -192,9 +222,27 @@ impl State {
 
     /// A frame of any kind came from the client.
     pub fn handle_heard(&mut self, key: ConnectionKey, now: Tick) {
+        let heard_at = self.running.of(now);
         if let Some(session) = self.directory.session_mut(key) {
-            session.heard_at = now;
+            session.contact = Contact::Heard(heard_at);
         }
+    }
+
+    /// The shard did not run for so long, so that nobody could be heard: no peer's time went by.
+    pub const fn handle_stall(&mut self, ticks: u32) {
+        self.running.lose(ticks);
+    }
+
+    /// A moment in running time, by which peers are measured.
+    #[must_use]
+    pub const fn running(&self, now: Tick) -> Tick {
+        self.running.of(now)
+    }
+
+    /// When the clock shows a moment of running time, if the shard runs until then.
+    #[must_use]
+    pub const fn on_clock(&self, running: Tick) -> Tick {
+        self.running.on_clock(running)
     }
 
     /// Does what a client message asks and offers the answer.
@@ -266,7 +314,7 @@ impl State {
         if !session.may_hear(name) {
             return Err(SubscribeRefusal::Forbidden);
         }
-        if self.directory.is_subscribed(key, name) {
+        if self.directory.is_subscribed(session, name) {
             return Ok(());
         }
         let most = self.limits.subscriptions_per_connection_max;
@@ -279,8 +327,8 @@ impl State {
         Ok(())
     }
 
-    /// A connection's timer fired: heartbeat, 4408, or nothing yet. Returns when to look again;
-    /// `None` if the connection is gone or leaves now.
+    /// A connection's timer fired: heartbeat, ping, 4408, or nothing yet. Returns when to look
+    /// again; `None` if the connection is gone or leaves now.
     pub fn handle_timer(
         &mut self,
         key: ConnectionKey,
@@ -288,29 +336,41 @@ impl State {
         out: &mut impl Outgoing,
     ) -> Option<Tick> {
         self.now = now;
+        let running = self.running.of(now);
         let session = self.directory.session(key)?;
-        if self.silent_at(session).is_some_and(|at| now >= at) {
-            self.meter.timeouts += 1;
-            self.dismiss(key, Farewell::SILENT, out);
-            return None;
+        if self.silent_at(session).is_some_and(|at| running >= at) {
+            // A ping that waits behind other bytes has not been asked yet. Whether those are
+            // taken at all is for the outbox to judge.
+            if out.backlog_bytes(key).is_none_or(|bytes| bytes == 0) {
+                self.meter.timeouts += 1;
+                self.dismiss(key, Farewell::SILENT, out);
+                return None;
+            }
+            self.directory.session_mut(key)?.contact = Contact::Pinged(running);
         }
-        if !self.limits.heartbeat_interval.is_zero() && session.beat_at <= now {
-            let transport = session.transport;
-            let next_beat = now.after(self.heartbeat_delay());
+        let session = self.directory.session(key)?;
+        let transport = session.transport;
+        let is_beat_due = !self.limits.heartbeat_interval.is_zero() && session.beat_at <= running;
+        let is_probe_due = self.probe_at(session).is_some_and(|at| running >= at);
+        if is_beat_due || is_probe_due {
+            let next_beat = is_beat_due.then(|| running.after(self.heartbeat_delay()));
             let [websocket, sse] = &self.heartbeats;
             let frame = match transport {
+                _ if !is_beat_due => &self.ping,
                 Transport::WebSocket => websocket,
                 Transport::Sse => sse,
             };
             let taken = out.offer(key, frame, Urgency::Prompt);
-            if let Some(session) = self.directory.session_mut(key) {
-                session.beat_at = next_beat;
+            let session = self.directory.session_mut(key)?;
+            session.beat_at = next_beat.unwrap_or(session.beat_at);
+            if let Contact::Heard(_) = session.contact {
+                session.contact = Contact::Pinged(running);
             }
             if !taken {
                 self.dismiss_slow(key, out);
                 return None;
             }
-            self.meter.heartbeats += 1;
+            self.meter.heartbeats += u64::from(is_beat_due);
         }
         self.directory.session(key).map(|session| self.next_check(session))
     }
@@ -327,11 +387,8 @@ impl State {
     pub fn dismiss(&mut self, key: ConnectionKey, farewell: Farewell, out: &mut impl Outgoing) {
         let flush = farewell.flush && (!self.keeps_letters() || farewell == Farewell::SHUTDOWN);
         let farewell = Farewell { flush, ..farewell };
-        if farewell == Farewell::SHUTDOWN
-            && let (Some(vault), Some(session)) = (&mut self.vault, self.directory.session(key))
-        {
-            // What is still being written stays on disk: it may not arrive.
-            vault.leave(session.home.user);
+        if farewell == Farewell::SHUTDOWN {
+            self.leave_unwritten(key);
         }
         let unsent = out.close(key, farewell);
         self.handle_disconnect(key, unsent);
@@ -344,10 +401,11 @@ impl State {
     }
 
     /// Tells a client to go and come back later, each after a delay of its own.
-    pub fn send_away(&mut self, key: ConnectionKey, window: Duration, out: &mut impl Outgoing) {
+    pub fn send_away(&mut self, key: ConnectionKey, order: Drain, out: &mut impl Outgoing) {
         let Some(session) = self.directory.session(key) else { return };
-        let window_ms = u32::try_from(window.as_millis()).unwrap_or(u32::MAX).max(1);
-        let delay_ms = 500 + self.random.u32(0..window_ms);
+        let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        let in_window_ms = self.random.u32(0..ms(order.reconnect_window).max(1));
+        let delay_ms = ms(order.return_after).saturating_add(in_window_ms);
         let frame = Frame::shutdown(session.transport, delay_ms);
         // A full outbox: the client is closed all the same and uses its own delay.
         let _taken = out.offer(key, &frame, Urgency::Prompt);
@@ -393,17 +451,37 @@ impl State {
         self.limits.heartbeat_interval.mul_f64(0.8 + 0.4 * self.random.f64())
     }
 
-    /// When the session counts as silent; SSE clients cannot speak, so never for them.
+    /// Whether clients of this kind are judged by their silence: an SSE client cannot speak.
+    fn is_judged(&self, session: &Session) -> bool {
+        session.transport == Transport::WebSocket && !self.limits.connection_timeout.is_zero()
+    }
+
+    /// When the session counts as silent, in running time.
     fn silent_at(&self, session: &Session) -> Option<Tick> {
-        let timeout = self.limits.connection_timeout;
-        (session.transport == Transport::WebSocket && !timeout.is_zero())
-            .then(|| session.heard_at.after(timeout))
+        match session.contact {
+            Contact::Pinged(at) if self.is_judged(session) => {
+                Some(at.after(self.limits.connection_timeout))
+            }
+            Contact::Pinged(_) | Contact::Heard(_) => None,
+        }
+    }
+
+    /// When a client that has said nothing is pinged, in running time, unless a heartbeat, which
+    /// has a ping with it, comes first: heartbeats may be off, or rarer than the timeout.
+    fn probe_at(&self, session: &Session) -> Option<Tick> {
+        match session.contact {
+            Contact::Heard(at) if self.is_judged(session) => {
+                Some(at.after(self.limits.connection_timeout))
+            }
+            Contact::Pinged(_) | Contact::Heard(_) => None,
+        }
     }
 
     fn next_check(&self, session: &Session) -> Tick {
         let beat =
             if self.limits.heartbeat_interval.is_zero() { Tick(u32::MAX) } else { session.beat_at };
-        self.silent_at(session).map_or(beat, |silent| silent.min(beat))
+        let sign_of_life = self.silent_at(session).or_else(|| self.probe_at(session));
+        self.running.on_clock(sign_of_life.map_or(beat, |at| at.min(beat)))
     }
 }
 

@@ -1,19 +1,22 @@
 //! The post office: what becomes of a notification to a user until it is settled.
 //!
 //! **Runs on**: a shard; in tests, virtual time. **Owns**: nothing beyond the call; letters are in
-//! mailboxes and flights. **Never**: lets a letter go without counting how it went.
+//! mailboxes and flights. **Never**: lets a letter go without counting how it went; copies one.
 //!
-//! A letter waits in its user's mailbox, is sent (and, with acknowledgement, is in flight), and
-//! ends acknowledged, expired, evicted, cleared, or given up. With acknowledgement off it ends when
-//! its bytes are written: what a closing connection had not written comes back. Where letters are
-//! kept on disk, each begins with [`State::keep`] and ends with [`State::finish`], nowhere else.
+//! A letter is in one place: it waits in its user's mailbox, is in flight, or is a dead letter. Only
+//! its owner holds it, and whoever moves it takes it out first. It ends acknowledged, expired,
+//! evicted, cleared, or given up; with acknowledgement off it is in flight until its bytes are
+//! written, and what a closing connection had not written waits again. (A notification that was sent
+//! at once with acknowledgement off is no letter yet: it becomes one if the user's last connection
+//! leaves without having written it.) Where letters are kept on disk, each begins with
+//! [`State::keep`] and ends with [`State::finish`], nowhere else.
 
 use std::sync::Arc;
 
-use super::mailbox::Letter;
+use super::mailbox::{DeadLetter, Letter};
 use super::{State, flights};
 use crate::id::{ConnectionKey, Tick};
-use crate::limits::DEAD_LETTERS_MAX;
+use crate::limits::{DEAD_LETTERS_MAX, IN_FLIGHT_PER_USER_MAX};
 use crate::message::{Recipient, Tally};
 use crate::notification::{Audience, Notification};
 
@@ -30,8 +33,10 @@ pub(super) enum End {
     Unacked,
     /// The disk did not take it after all.
     Refused,
-    /// Written to its reader, with acknowledgement off; or given up before and forgotten now.
-    /// Counted when it was sent, or given up.
+    /// A dead letter whose time was over.
+    Forgotten,
+    /// Written to its reader, with acknowledgement off; or a dead letter that made room for others;
+    /// or cleared. Counted when it was sent, given up, or cleared.
     Counted,
 }
 
@@ -76,12 +81,11 @@ impl State {
             self.directory.tidy_user(slot);
             return Tally { refused: 1, ..offered };
         }
-        let id = letter.id();
         match &mut self.vault {
             Some(vault) => vault.queued(slot, &letter),
             None => self.meter.queue_enqueued += 1,
         }
-        self.put(slot, letter);
+        let kept = self.put(slot, letter);
         let late = |key: &ConnectionKey| {
             let session = self.directory.session(*key);
             session.is_some_and(|session| notification.bytes(session.transport).is_empty())
@@ -91,10 +95,6 @@ impl State {
             // It waits for Acks; or a client came after the trigger was encoded.
             self.begin_replay(slot, None);
         }
-        let kept = self
-            .directory
-            .mailbox(slot)
-            .is_some_and(|mailbox| mailbox.waiting().back().is_some_and(|last| last.id() == id));
         Tally { queued: u32::from(kept), ..offered }
     }
 
@@ -113,8 +113,8 @@ impl State {
 
     /// Whether as many letters of a user are on their way as may be.
     pub(super) fn is_window_full(&self, slot: u32) -> bool {
-        let count = self.directory.flights(slot).count;
-        self.limits.ack.is_some_and(|ack| count >= ack.in_flight_max)
+        let most = self.limits.ack.map_or(IN_FLIGHT_PER_USER_MAX, |ack| ack.in_flight_max);
+        self.directory.flights(slot).count >= most
     }
 
     /// Gives a letter a place on the disk, where letters are kept there. False if the disk refuses.
@@ -135,6 +135,7 @@ impl State {
             End::Dropped => meter.queue_dropped += 1,
             End::Unacked => meter.ack_expired += 1,
             End::Refused => meter.queue_refused += 1,
+            End::Forgotten => meter.dead_letters_expired += 1,
             End::Counted => {}
         }
         if let (Some(vault), Some(place)) = (&mut self.vault, letter.place) {
@@ -148,17 +149,21 @@ impl State {
         }
     }
 
-    /// Puts a letter into a mailbox; whichever letter gives way for it is counted.
-    pub(super) fn put(&mut self, slot: u32, letter: Letter) {
+    /// Puts a letter into a mailbox; whichever letter gives way for it is counted. Returns whether
+    /// it waits there now.
+    pub(super) fn put(&mut self, slot: u32, letter: Letter) -> bool {
         let most = self.limits.queue.map_or(0, |queue| queue.per_user_max);
-        let expires_at = letter.expires_at();
-        let Some(mailbox) = self.directory.open_mailbox(slot) else { return };
-        if let Some(loser) = mailbox.put(letter, most) {
+        let (sequence, expires_at) = (letter.sequence(), letter.expires_at());
+        let mailbox = self.directory.open_mailbox(slot);
+        let loser = mailbox.expect("who puts a letter knows its user").put(letter, most);
+        let is_kept = loser.as_ref().is_none_or(|loser| loser.sequence() != sequence);
+        if let Some(loser) = loser {
             self.finish(&loser, End::Dropped);
             // The replay may have waited for its reader.
             self.list_replay(slot);
         }
         self.arm_expiry(slot, expires_at);
+        is_kept
     }
 
     /// Has the user's expiry timer fire at a letter's end, if it does not before.
@@ -172,22 +177,40 @@ impl State {
     /// Gives a letter up: it is kept for being looked at.
     pub(super) fn bury(&mut self, slot: u32, letter: Letter) {
         self.meter.dead_letters += 1;
-        if let (Some(vault), Some(place)) = (&mut self.vault, letter.place) {
-            vault.change(place, letter.attempts(), true);
-        }
-        let Some(mailbox) = self.directory.open_mailbox(slot) else { return };
-        // The oldest given up makes room; it was counted when it was given up.
-        if let Some(oldest) = mailbox.bury(letter, DEAD_LETTERS_MAX) {
-            self.finish(&oldest, End::Counted);
-        }
+        let until = self.end_of_dead_letter();
+        self.keep_dead(slot, DeadLetter { letter, until }, true);
     }
 
-    /// A letter was sent and awaits its Ack.
-    pub(super) fn depart(&mut self, slot: u32, letter: Letter) {
-        let now = self.now;
-        if let Some(siblings) = self.directory.flights_mut(slot) {
-            self.flights.depart(slot, letter, now, siblings);
+    /// When a letter that is given up now is forgotten.
+    pub(super) fn end_of_dead_letter(&self) -> Tick {
+        let ttl = self.limits.queue.map(|queue| queue.dead_letter_ttl).unwrap_or_default();
+        if ttl.is_zero() { Tick(u32::MAX) } else { self.now.after(ttl) }
+    }
+
+    /// Takes a dead letter in, and notes on disk that it is one, if that is `new`.
+    pub(super) fn keep_dead(&mut self, slot: u32, dead: DeadLetter, new: bool) {
+        let DeadLetter { letter, until } = &dead;
+        let until = *until;
+        if let (Some(vault), Some(place)) = (&mut self.vault, letter.place)
+            && new
+        {
+            vault.bury(place, letter.attempts(), until);
         }
+        let mailbox = self.directory.open_mailbox(slot);
+        let mailbox = mailbox.expect("who gives a letter up knows its user");
+        // The oldest given up makes room; it was counted when it was given up.
+        if let Some(oldest) = mailbox.bury(dead, DEAD_LETTERS_MAX) {
+            self.finish(&oldest, End::Counted);
+        }
+        self.arm_expiry(slot, until);
+    }
+
+    /// A letter was sent: it awaits its Ack, or is being written.
+    pub(super) fn depart(&mut self, slot: u32, letter: Letter) {
+        let siblings = self.directory.flights_mut(slot);
+        let siblings = siblings.expect("who sends a letter knows its user");
+        let sent_at = self.running.of(self.now);
+        self.flights.depart(slot, letter, sent_at, siblings);
     }
 
     /// Takes a letter out of the flights.

@@ -4,20 +4,13 @@
 //! **Never**: floods an outbox, or starves other users: so many letters a user and turn, and none
 //! while much waits for the reader.
 
-use super::mailbox::{Letter, Mailbox};
+use super::mailbox::Letter;
 use super::post::End;
+use super::waiting::Seen;
 use super::{Outgoing, State, Urgency};
 use crate::frame::Frame;
 use crate::id::{ConnectionKey, NotificationId, Tick};
-use crate::limits::{REPLAY_BACKLOG_BYTES, REPLAYS_PER_TURN, REPLAYS_PER_USER};
-
-/// To whom a letter is sent once more.
-pub(super) struct Sending {
-    pub(super) slot: u32,
-    pub(super) keys: Vec<ConnectionKey>,
-    /// From the queue, rather than because nobody acknowledged.
-    pub(super) replayed: bool,
-}
+use crate::limits::{LETTERS_PER_TURN, REPLAY_BACKLOG_BYTES, REPLAYS_PER_TURN, REPLAYS_PER_USER};
 
 impl State {
     /// Begins the replay of a user who has come back. What it says it has seen is settled first.
@@ -34,25 +27,35 @@ impl State {
     /// acknowledged, unless the notification may have overtaken it.
     fn settle_seen(&mut self, slot: u32, id: NotificationId) {
         let flight = self.flights.find(slot, id).and_then(|flight| self.flights.get(flight));
-        let flying = flight.map(|flight| &flight.letter);
-        let mailbox = self.directory.mailbox(slot);
-        let mut waiting = mailbox.into_iter().flat_map(Mailbox::waiting);
-        let letter = flying.or_else(|| waiting.find(|letter| letter.id() == id));
+        let waiting =
+            self.directory.mailbox(slot).and_then(|mailbox| mailbox.waiting().find(id, false));
+        let letter = flight.map(|flight| &flight.letter).or(waiting);
         let last = letter.map(|letter| (letter.sequence(), letter.priority()));
         let Some((sequence, priority)) = last.or_else(|| self.recent.find(id)) else { return };
-        let is_seen = |letter: &Letter| {
-            letter.sequence() <= sequence && letter.priority() >= priority && letter.attempts() > 0
-        };
+        let seen = Seen::up_to(sequence, priority);
         let mut flight = self.directory.flights(slot).first();
         while let Some(next) = self.flights.get(flight) {
-            let (this, is_seen) = (flight, is_seen(&next.letter));
+            let (this, is_seen) = (flight, seen.includes(&next.letter));
             flight = self.flights.next_of(next);
             if is_seen && let Some(landed) = self.land(this) {
                 self.finish(&landed.letter, End::Acked);
             }
         }
-        let seen = self.directory.mailbox_mut(slot).map(|mailbox| mailbox.take_seen(is_seen));
-        self.finish_all(seen.unwrap_or_default(), End::Acked);
+        if let Some(mailbox) = self.directory.mailbox_mut(slot) {
+            mailbox.note_seen(seen);
+        }
+        self.settle_some_seen(slot);
+    }
+
+    /// Settles what a client has seen of what waits, a turn's worth of it. Returns whether that was
+    /// all. Nothing is replayed before, so that nothing is taken for seen that is sent only then.
+    fn settle_some_seen(&mut self, slot: u32) -> bool {
+        let Some(mailbox) = self.directory.mailbox_mut(slot) else { return true };
+        let mut seen = std::mem::take(&mut self.ending);
+        let is_all = mailbox.take_seen(LETTERS_PER_TURN, &mut seen);
+        self.finish_all(seen.drain(..), End::Acked);
+        self.ending = seen;
+        is_all
     }
 
     /// Puts a user whose replay is under way among those that get letters, once.
@@ -67,7 +70,7 @@ impl State {
     /// there is more to do at once.
     pub fn poll_replays(&mut self, now: Tick, out: &mut impl Outgoing) -> bool {
         self.now = now;
-        while let Some(slot) = self.vault.as_mut().and_then(|vault| vault.next_look()) {
+        while let Some(slot) = self.looks.pop() {
             self.end_written(slot, out);
         }
         for _ in 0..REPLAYS_PER_TURN.min(self.replays.len()) {
@@ -75,7 +78,7 @@ impl State {
             if let Some(mailbox) = self.directory.mailbox_mut(slot) {
                 mailbox.listed = false;
             }
-            if self.replay_some(slot, now, out) {
+            if self.replay_some(slot, out) {
                 self.list_replay(slot);
             }
         }
@@ -86,114 +89,123 @@ impl State {
     pub fn handle_room(&mut self, key: ConnectionKey, out: &mut impl Outgoing) {
         let Some(session) = self.directory.session(key) else { return };
         let slot = session.home.user;
-        self.list_replay(slot);
         self.end_written(slot, out);
+        self.list_replay(slot);
     }
 
     /// Acknowledgement is off: letters end once all the user's connections have written all.
     fn end_written(&mut self, slot: u32, out: &mut impl Outgoing) {
-        let Some(vault) = &mut self.vault else { return };
-        if !vault.has_sent(slot) {
+        if self.limits.ack.is_some() || self.directory.flights(slot).count == 0 {
             return;
         }
-        let keys = self.directory.user_connections(slot);
-        if keys.iter().all(|key| out.backlog_bytes(*key).is_none_or(|bytes| bytes == 0)) {
-            vault.end_sent(slot);
+        let mut keys = self.directory.user_connections(slot).iter();
+        if keys.all(|key| out.backlog_bytes(*key).is_none_or(|bytes| bytes == 0)) {
+            // They are at most as many as may be on their way.
+            while let Some(landed) = self.land(self.directory.flights(slot).first()) {
+                self.finish(&landed.letter, End::Counted);
+            }
+            // The replay may have waited for these.
+            self.list_replay(slot);
+            self.directory.tidy_user(slot);
         } else {
-            watch(keys, out);
+            self.watch(slot, out);
         }
     }
 
     /// Sends a user some of its letters; true if it should be called again in the next turn.
-    fn replay_some(&mut self, slot: u32, now: Tick, out: &mut impl Outgoing) -> bool {
+    fn replay_some(&mut self, slot: u32, out: &mut impl Outgoing) -> bool {
+        if !self.settle_some_seen(slot) {
+            return true;
+        }
         for _ in 0..REPLAYS_PER_USER {
-            let keys: Vec<ConnectionKey> = self.directory.user_connections(slot).to_vec();
-            let has_room = |key: &&ConnectionKey| {
-                out.backlog_bytes(**key).is_some_and(|bytes| bytes < REPLAY_BACKLOG_BYTES)
-            };
-            let ready: Vec<ConnectionKey> = keys.iter().filter(has_room).copied().collect();
+            let keys = self.directory.user_connections(slot);
+            let (is_here, is_ready) =
+                (!keys.is_empty(), keys.iter().any(|key| has_room(*key, out)));
             let Some(mailbox) = self.directory.mailbox_mut(slot) else { return false };
-            if ready.is_empty() {
+            if !is_ready {
                 // Called again when one has room, or when the user comes back.
-                mailbox.replaying = !keys.is_empty();
-                watch(&keys, out);
+                mailbox.replaying = is_here;
+                self.watch(slot, out);
                 return false;
             }
             if self.is_window_full(slot) {
-                // Called again when one of those on their way is settled.
+                // Called again when one of those on their way has ended.
                 return false;
             }
             let Some(mailbox) = self.directory.mailbox_mut(slot) else { return false };
-            let mut expired = Vec::new();
-            let letter = mailbox.next(now, |letter| expired.push(letter));
-            self.finish_all(expired, End::Expired);
-            let Some(letter) = letter else {
+            let Some(letter) = mailbox.pop_first() else {
                 self.directory.tidy_user(slot);
                 return false;
             };
-            if !self.send_again(&Sending { slot, keys: ready, replayed: true }, letter, out) {
-                watch(&keys, out);
+            if letter.expires_at() <= self.now {
+                self.finish(&letter, End::Expired);
+            } else if !self.send_again(slot, letter, true, out) {
+                self.watch(slot, out);
                 return false;
             }
         }
         true
     }
 
-    /// Sends a letter once more, counting the attempt. False if nobody whom it is for has room for
-    /// it: it waits again.
+    /// Sends a letter once more, from the queue (`replayed`) or because nobody acknowledged, and
+    /// counts the attempt. False if nobody whom it is for has room for it: it waits again.
     pub(super) fn send_again(
         &mut self,
-        sending: &Sending,
+        slot: u32,
         letter: Letter,
+        replayed: bool,
         out: &mut impl Outgoing,
     ) -> bool {
-        let Sending { slot, keys, replayed } = sending;
-        let (slot, replayed) = (*slot, *replayed);
-        let untouched = letter.clone();
-        let attempts = letter.attempts().saturating_add(1);
-        let letter = letter.sent(attempts);
-        let frame = Frame::letter(letter.clone(), replayed);
-        let mut taken = false;
-        for key in keys {
-            taken |=
-                self.is_meant(*key, letter.audience()) && out.offer(*key, &frame, Urgency::Prompt);
-        }
-        if !taken {
-            // Nobody here is meant, or nobody who is had room.
-            let mut here = self.directory.user_connections(slot).iter();
-            let meant = here.any(|key| self.is_meant(*key, letter.audience()));
-            if meant {
-                self.put(slot, untouched);
-            } else {
-                self.finish(&letter, End::Dropped);
+        let attempts_before = letter.attempts();
+        let letter = letter.sent(attempts_before.saturating_add(1));
+        let frame = Frame::letter(&letter, replayed);
+        let (mut copies, mut has_reader) = (0, false);
+        for key in self.directory.user_connections(slot) {
+            if self.is_meant(*key, letter.audience()) {
+                has_reader = true;
+                let may = !replayed || has_room(*key, out);
+                copies += u32::from(may && out.offer(*key, &frame, Urgency::Prompt));
             }
-            return !meant;
+        }
+        if !has_reader {
+            self.finish(&letter, End::Dropped);
+            return true;
+        }
+        if copies == 0 {
+            self.put(slot, letter.sent(attempts_before));
+            return false;
+        }
+        if let Frame::Letter(repeated) = &*frame {
+            repeated.set_copies(copies);
         }
         if replayed {
             self.meter.queue_replayed += 1;
         }
         if self.limits.ack.is_some() {
-            if untouched.attempts() == 0 {
-                self.meter.ack_tracked += 1;
-            }
+            self.meter.ack_tracked += u64::from(attempts_before == 0);
             if let (Some(vault), Some(place)) = (&mut self.vault, letter.place) {
-                vault.change(place, attempts, false);
+                vault.change(place, letter.attempts());
             }
-            self.depart(slot, letter);
-        } else if let (Some(vault), Some(place)) = (&mut self.vault, letter.place) {
+        } else {
             // It ends when its bytes are written.
-            vault.sent(slot, letter.sequence(), place);
-            watch(keys, out);
+            self.watch(slot, out);
         }
+        self.depart(slot, letter);
         true
+    }
+
+    /// Asks to be told when one of a user's connections has written all. Those that have already
+    /// are not waited for.
+    fn watch(&self, slot: u32, out: &mut impl Outgoing) {
+        for key in self.directory.user_connections(slot) {
+            if out.backlog_bytes(*key).is_some_and(|bytes| bytes > 0) {
+                out.watch(*key);
+            }
+        }
     }
 }
 
-/// Asks to be told when one of these has written all. Those that have already are not waited for.
-fn watch(keys: &[ConnectionKey], out: &mut impl Outgoing) {
-    for key in keys {
-        if out.backlog_bytes(*key).is_some_and(|bytes| bytes > 0) {
-            out.watch(*key);
-        }
-    }
+/// Whether so little waits for a reader that a replay goes on.
+fn has_room(key: ConnectionKey, out: &impl Outgoing) -> bool {
+    out.backlog_bytes(key).is_some_and(|bytes| bytes < REPLAY_BACKLOG_BYTES)
 }

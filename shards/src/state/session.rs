@@ -3,28 +3,37 @@
 //! **Runs on**: a shard. **Owns**: its subscriptions and what its token allows.
 //! **Never**: knows its socket.
 
-use smallvec::SmallVec;
-
+use super::subscriptions::Subscriptions;
 use crate::id::Tick;
 use crate::message::Transport;
 
-/// A connection's record, about 88 bytes; `tests` hold its size.
+/// A connection's record.
 #[derive(Debug)]
 pub struct Session {
     /// How it speaks.
     pub transport: Transport,
     /// What its token allows; `None` = no roles and all channels.
     pub grants: Option<Box<Grants>>,
-    /// When its last frame came.
-    pub heard_at: Tick,
-    /// When its next heartbeat is due.
+    /// Whether it owes us a sign of life, in running time.
+    pub contact: Contact,
+    /// When its next heartbeat is due, in running time.
     pub beat_at: Tick,
-    /// Its channels, in the order subscribed.
-    pub subscriptions: SmallVec<[Subscription; 2]>,
+    /// Its channels.
+    pub subscriptions: Subscriptions,
     /// Whether it is told what the user's other connections have settled.
     pub hears_settled: bool,
     /// Where the directory keeps it.
     pub(super) home: Home,
+}
+
+/// What is known of whether a client is still there. Only one that was pinged can be silent: a
+/// client that merely listens has nothing to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contact {
+    /// It came, or its last frame came, at this time, and it was not pinged since.
+    Heard(Tick),
+    /// It was pinged at this time, and no frame came since.
+    Pinged(Tick),
 }
 
 /// A session's places in the directory's tables.
@@ -32,17 +41,12 @@ pub struct Session {
 pub(super) struct Home {
     pub(super) tenant: u32,
     pub(super) user: u32,
+    /// Index among its user's connections.
+    pub(super) sibling_at: u32,
     /// Index in the tenant's member list.
     pub(super) member_at: u32,
     /// Index in the tenant's list of those who hear everything.
     pub(super) listener_at: Option<u32>,
-}
-
-/// A channel and the session's place in its subscriber list.
-#[derive(Debug, Clone, Copy)]
-pub struct Subscription {
-    pub(super) channel: u32,
-    pub(super) at: u32,
 }
 
 /// What a token allows.
@@ -76,16 +80,16 @@ impl Session {
     pub(super) fn new(
         transport: Transport,
         grants: Option<Box<Grants>>,
-        heard_at: Tick,
+        came_at: Tick,
         beat_at: Tick,
     ) -> Self {
         let home = Home::default();
         Self {
             transport,
             grants,
-            heard_at,
+            contact: Contact::Heard(came_at),
             beat_at,
-            subscriptions: SmallVec::new(),
+            subscriptions: Subscriptions::default(),
             hears_settled: false,
             home,
         }
@@ -105,4 +109,4 @@ impl Session {
 }
 
 // A million connections: every eight bytes here are eight megabytes.
-const _: () = assert!(size_of::<Session>() <= 88);
+const _: () = assert!(size_of::<Option<Session>>() <= 72);

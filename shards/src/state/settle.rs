@@ -6,12 +6,11 @@
 use super::flights::Flight;
 use super::mailbox::Letter;
 use super::post::End;
-use super::replay::Sending;
 use super::{Outgoing, State};
 use crate::codec::dialect::ServerMessage;
-use crate::frame::{Frame, Unsent};
+use crate::frame::{Frame, Repeated, Unsent};
 use crate::id::{ConnectionKey, NotificationId, Tick};
-use crate::limits::OVERDUE_PER_TURN;
+use crate::limits::{LETTERS_PER_TURN, OVERDUE_PER_TURN};
 
 impl State {
     /// Takes back what a connection that is leaving had not written, and, if it was the user's
@@ -21,10 +20,10 @@ impl State {
         let slot = session.home.user;
         let is_last = self.directory.user_connections(slot).len() <= 1;
         if !is_last {
-            // The replay may have waited for its room.
+            // The replay may have waited for its room, and the end of others for its writing.
             self.list_replay(slot);
-            if let Some(vault) = &mut self.vault {
-                vault.look_at(slot);
+            if self.limits.ack.is_none() && self.directory.flights(slot).count > 0 {
+                self.looks.push(slot);
             }
         }
         if self.limits.ack.is_some() {
@@ -34,63 +33,91 @@ impl State {
                 unsent.sort_unstable();
                 self.recall(slot, &unsent);
             }
-        } else if is_last && self.limits.queue.is_some() {
-            return self.put_back(slot, unsent);
+        } else if self.limits.queue.is_some() {
+            if is_last {
+                self.take_back_last(slot, &unsent);
+            } else {
+                self.take_back_some(slot, &unsent);
+            }
+            return;
         }
-        let mut lost = 0;
+        let lost = unsent.iter().filter(|unsent| !unsent.is_begun).count();
+        self.meter.frames_discarded += lost as u64;
+    }
+
+    /// Acknowledgement is off, and others of the user's connections read on: of the letters in
+    /// flight, those wait again that no other has written, or holds.
+    fn take_back_some(&mut self, slot: u32, unsent: &[Unsent]) {
         for Unsent { frame, is_begun } in unsent {
-            match &*frame {
-                // It was to wait until it is written. Others may have read it: then it comes twice.
-                Frame::Letter(repeated) if self.limits.ack.is_none() && !is_last => {
-                    let mut letter = repeated.letter.clone();
-                    let vault = self.vault.as_mut();
-                    letter.place = vault.and_then(|vault| vault.take_back(slot, &letter));
-                    if letter.place.is_none() {
-                        let _counted = self.keep(slot, &mut letter);
+            match &**frame {
+                Frame::Letter(repeated) => {
+                    if repeated.give_back() {
+                        self.put_back_unwritten(slot, repeated);
                     }
-                    self.put(slot, letter);
                 }
-                _ => lost += u64::from(!is_begun),
+                _ => self.meter.frames_discarded += u64::from(!is_begun),
             }
         }
-        self.meter.frames_discarded += lost;
-        if self.limits.ack.is_none() && !is_last {
-            self.begin_replay(slot, None);
-        }
+        self.begin_replay(slot, None);
     }
 
     /// Acknowledgement is off, and the user's last connection leaves: what it had not written
-    /// waits again, what it had is done.
-    fn put_back(&mut self, slot: u32, unsent: Vec<Unsent>) {
-        let mut sent = self.vault.as_mut().map(|vault| vault.take_sent(slot)).unwrap_or_default();
+    /// waits again, what it had, or others before, is done.
+    fn take_back_last(&mut self, slot: u32, unsent: &[Unsent]) {
         for Unsent { frame, .. } in unsent {
-            let mut letter = match &*frame {
-                Frame::Letter(repeated) => repeated.letter.clone(),
+            match &**frame {
+                Frame::Letter(repeated) => self.put_back_unwritten(slot, repeated),
+                // It becomes a letter now: of all its frames only this one is left to come back.
                 Frame::Personal(notification, sequence)
                     if notification.head().expires_at > Tick(0) =>
                 {
-                    Letter::new(notification.keep(), *sequence)
+                    self.put_back(slot, Letter::new(notification.keep(), *sequence));
                 }
-                _ => {
-                    self.meter.frames_discarded += u64::from(frame.is_notification());
-                    continue;
-                }
-            };
-            // Its place may have changed since it was sent.
-            let at = sent.iter().position(|(sequence, _)| *sequence == letter.sequence());
-            letter.place = at.map(|at| sent.swap_remove(at).1);
-            match (letter.place, &mut self.vault) {
-                (Some(place), Some(vault)) => vault.change(place, letter.attempts(), false),
-                // It is in memory in any case.
-                _ => drop(self.keep(slot, &mut letter)),
+                _ => self.meter.frames_discarded += u64::from(frame.is_notification()),
             }
-            self.put(slot, letter);
         }
-        if let Some(vault) = &mut self.vault {
-            sent.iter().for_each(|(_, place)| vault.end(*place));
+        while let Some(landed) = self.land(self.directory.flights(slot).first()) {
+            self.finish(&landed.letter, End::Counted);
         }
         if let Some(mailbox) = self.directory.mailbox_mut(slot) {
             mailbox.replaying = false;
+        }
+    }
+
+    /// Nobody has written a letter that was sent without acknowledgement: it waits again, unless
+    /// it has ended meanwhile.
+    fn put_back_unwritten(&mut self, slot: u32, repeated: &Repeated) {
+        let flight = self.flights.find_one(slot, repeated.id, repeated.sequence);
+        let Some(Flight { letter, .. }) = flight.and_then(|flight| self.land(flight)) else {
+            return;
+        };
+        if let (Some(vault), Some(place)) = (&mut self.vault, letter.place) {
+            // Its attempt has not been noted when it was sent: most are written.
+            vault.change(place, letter.attempts());
+        }
+        self.put_back(slot, letter);
+    }
+
+    /// A letter that its owner has given up waits again. The only way back into the queue from a
+    /// connection: the letter is moved, so it cannot be put back twice.
+    fn put_back(&mut self, slot: u32, mut letter: Letter) {
+        if letter.place.is_none() {
+            // It was not to be sent again, or refused: it is in memory in any case.
+            let _counted = self.keep(slot, &mut letter);
+        }
+        self.put(slot, letter);
+    }
+
+    /// The process stops: what a connection that leaves is still writing stays on disk, since it
+    /// may not arrive. Nothing is moved from now on, since nobody would know where it is.
+    pub(super) fn leave_unwritten(&mut self, key: ConnectionKey) {
+        let (Some(vault), Some(session)) = (&mut self.vault, self.directory.session(key)) else {
+            return;
+        };
+        vault.stop_moving();
+        let slot = session.home.user;
+        if self.limits.ack.is_none() {
+            while self.land(self.directory.flights(slot).first()).is_some() {}
         }
     }
 
@@ -98,34 +125,32 @@ impl State {
     /// What is `unsent`, in ascending order, has not been tried by its last attempt.
     fn recall(&mut self, slot: u32, unsent: &[NotificationId]) {
         let Some(ack) = self.limits.ack else { return };
-        while let Some(Flight { mut letter, .. }) = self.land(self.directory.flights(slot).first())
-        {
+        while let Some(Flight { letter, .. }) = self.land(self.directory.flights(slot).first()) {
             let is_tried = unsent.binary_search(&letter.id()).is_err();
             if self.limits.queue.is_none() || (is_tried && !ack.requeue) {
                 self.finish(&letter, End::Unacked);
             } else if is_tried && letter.attempts() >= ack.attempts_max {
                 self.bury(slot, letter);
             } else {
-                if letter.place.is_none() {
-                    // It was not to be sent again, or refused: it is in memory in any case.
-                    let _counted = self.keep(slot, &mut letter);
-                }
-                self.put(slot, letter);
+                self.put_back(slot, letter);
             }
         }
         let Some(mailbox) = self.directory.mailbox_mut(slot) else { return };
         mailbox.replaying = false;
         if self.limits.queue.is_none() {
-            // What waited to be sent again has no queue to wait in either.
-            let waiting = mailbox.take_waiting();
-            self.finish_all(waiting, End::Unacked);
+            // What waited to be sent again has no queue to wait in either. It was in flight, and so
+            // it is bounded.
+            let mut waiting = mailbox.take_waiting();
+            while let Some(letter) = waiting.pop_first() {
+                self.finish(&letter, End::Unacked);
+            }
         }
     }
 
     /// An Ack came. False if nothing of that id awaited one: unknown, another user's, and settled
     /// before all look the same. The user's connections are to be told ([`Self::tell_settled`]).
     pub(super) fn settle(&mut self, slot: u32, id: NotificationId) -> bool {
-        let now = self.now;
+        let now = self.running.of(self.now);
         let settled = match self.flights.find(slot, id) {
             Some(flight) => self.land(flight).map(|landed| (landed.letter, landed.sent_at)),
             // It came after the timeout, while the letter waits to be sent again.
@@ -151,34 +176,33 @@ impl State {
         from: Option<ConnectionKey>,
         out: &mut impl Outgoing,
     ) {
-        let others: Vec<ConnectionKey> = self.directory.user_connections(slot).to_vec();
-        for key in others {
-            let session = self.directory.session(key);
-            let hears = session.is_some_and(|session| session.hears_settled);
-            if hears && Some(key) != from {
-                let message = ServerMessage::Settled { notification_id: id.to_string() };
-                self.reply(key, &message, out);
-            }
+        let mut others = std::mem::take(&mut self.told);
+        let keys = self.directory.user_connections(slot).iter().copied();
+        others.extend(keys.filter(|key| {
+            let session = self.directory.session(*key);
+            session.is_some_and(|session| session.hears_settled) && Some(*key) != from
+        }));
+        for key in others.drain(..) {
+            let message = ServerMessage::Settled { notification_id: id.to_string() };
+            self.reply(key, &message, out);
         }
+        self.told = others;
         self.directory.tidy_user(slot);
     }
 
-    /// Deals with letters whose Ack is overdue and letters whose time is over. Returns whether
-    /// there is more to do at once.
+    /// Deals with letters whose Ack is overdue and letters whose time is over, and lets go of what
+    /// was cleared. Returns whether there is more to do at once.
     pub fn handle_deadlines(&mut self, now: Tick, out: &mut impl Outgoing) -> bool {
         self.now = now;
-        let mut fired = Vec::new();
-        self.expiries.expire(now, &mut fired);
-        for (slot, due) in fired {
-            self.expire_letters(slot.0, due, now);
-        }
+        let more = self.expire_some() | self.release_cleared(LETTERS_PER_TURN);
+        let running = self.running.of(now);
         for _ in 0..OVERDUE_PER_TURN {
-            if self.first_overdue().is_none_or(|(at, _)| at > now) {
-                return false;
+            if self.first_overdue().is_none_or(|(at, _)| at > running) {
+                return more;
             }
             let Some(landed) = self.first_overdue().and_then(|(_, flight)| self.land(flight))
             else {
-                return false;
+                return more;
             };
             self.meter.ack_timeouts += 1;
             self.handle_overdue(landed.user, landed.letter, now, out);
@@ -197,39 +221,79 @@ impl State {
         } else if letter.attempts() >= ack.attempts_max {
             self.bury(slot, letter);
         } else {
-            let keys: Vec<ConnectionKey> = self.directory.user_connections(slot).to_vec();
-            if keys.is_empty() {
+            if self.directory.user_connections(slot).is_empty() {
                 self.put(slot, letter);
-            } else if !self.send_again(&Sending { slot, keys, replayed: false }, letter, out) {
+            } else if !self.send_again(slot, letter, false, out) {
                 self.begin_replay(slot, None);
             }
         }
     }
 
-    fn expire_letters(&mut self, slot: u32, due: Tick, now: Tick) {
-        let Some(mailbox) = self.directory.mailbox_mut(slot) else { return };
-        if mailbox.timer_at != Some(due) {
-            return;
+    /// Ends letters whose time is over, a turn's worth of them. Returns whether there are more.
+    fn expire_some(&mut self) -> bool {
+        let mut fired = Vec::new();
+        self.expiries.expire(self.now, &mut fired);
+        self.expiring.extend(fired.into_iter().map(|(slot, due)| (slot.0, due)));
+        let mut budget = LETTERS_PER_TURN;
+        while let Some((slot, due)) = self.expiring.pop_front() {
+            if !self.expire_letters(slot, due, &mut budget) {
+                self.expiring.push_front((slot, due));
+                return true;
+            }
         }
-        mailbox.timer_at = None;
-        let mut expired = Vec::new();
-        mailbox.expire(now, |letter| expired.push(letter));
-        let next = mailbox.first_expiry();
-        self.finish_all(expired, End::Expired);
-        self.arm_expiry(slot, next.unwrap_or(Tick(u32::MAX)));
-        // The replay may have waited for the reader of one that is gone.
-        self.list_replay(slot);
-        self.directory.tidy_user(slot);
+        false
+    }
+
+    /// Ends a user's letters whose time is over; false if the budget was used up before.
+    fn expire_letters(&mut self, slot: u32, due: Tick, budget: &mut usize) -> bool {
+        let now = self.now;
+        loop {
+            let Some(mailbox) = self.directory.mailbox_mut(slot) else { return true };
+            if mailbox.timer_at != Some(due) {
+                return true;
+            }
+            if *budget == 0 {
+                return false;
+            }
+            *budget -= 1;
+            if let Some(letter) = mailbox.pop_expired(now) {
+                self.finish(&letter, End::Expired);
+            } else if let Some(letter) = mailbox.pop_forgotten(now) {
+                self.finish(&letter, End::Forgotten);
+            } else {
+                mailbox.timer_at = None;
+                let next = mailbox.first_end();
+                self.arm_expiry(slot, next.unwrap_or(Tick(u32::MAX)));
+                // The replay may have waited for the reader of one that is gone.
+                self.list_replay(slot);
+                self.directory.tidy_user(slot);
+                return true;
+            }
+        }
+    }
+
+    /// Releases the records of letters that were cleared, so many of them. Returns whether there
+    /// are more.
+    pub(super) fn release_cleared(&mut self, most: usize) -> bool {
+        for _ in 0..most {
+            let Some(waiting) = self.cleared.front_mut() else { return false };
+            match waiting.pop_first() {
+                // It was counted when it was cleared.
+                Some(letter) => self.finish(&letter, End::Counted),
+                None => drop(self.cleared.pop_front()),
+            }
+        }
+        !self.cleared.is_empty()
     }
 
     /// When [`Self::handle_deadlines`] has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Tick> {
-        let overdue = self.first_overdue().map(|(at, _)| at);
+        let overdue = self.first_overdue().map(|(at, _)| self.running.on_clock(at));
         overdue.into_iter().chain(self.expiries.next()).min()
     }
 
-    /// The letter whose Ack is overdue first, and when it is.
+    /// The letter whose Ack is overdue first, and when it is, in running time.
     fn first_overdue(&self) -> Option<(Tick, u32)> {
         let ack = self.limits.ack?;
         self.flights.first().map(|(slot, sent_at)| (sent_at.after(ack.timeout), slot))

@@ -11,16 +11,38 @@
 mod letters;
 mod reference;
 mod steps;
+mod upgrade;
 mod wire;
 mod world;
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use crate::limits::Limits;
+use crate::message::Drain;
 use world::World;
 
+/// A stop's order to send clients away.
+fn drain() -> Drain {
+    let second = std::time::Duration::from_secs(1);
+    Drain { return_after: second, reconnect_window: second, grace: 10 * second }
+}
+
+/// So many random cases (or `PROPTEST_CASES`), from a seed that is said: a failure on another
+/// machine can be run again here. (What cargo captures it shows for a test that fails.)
+fn seeded(cases: u32) -> ProptestConfig {
+    let given = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { given.cases } else { cases };
+    let seed = match given.rng_seed {
+        RngSeed::Fixed(seed) => seed,
+        RngSeed::Random => fastrand::u64(..),
+    };
+    println!("{cases} cases from seed {seed}; PROPTEST_RNG_SEED={seed} runs them again");
+    ProptestConfig { cases, rng_seed: RngSeed::Fixed(seed), ..given }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_500))]
+    #![proptest_config(seeded(1_500))]
 
     #[test]
     fn the_state_does_what_its_reference_does(
@@ -37,7 +59,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(seeded(24))]
 
     /// With enough connections for wide fan-outs, several words of marks, and long member lists.
     #[test]

@@ -10,23 +10,23 @@
 mod record;
 mod recovery;
 mod rehome;
+mod watch;
 
 use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-use ahash::AHashMap;
-
 use crate::clock::Clock;
-use crate::id::Tick;
+use crate::id::{NotificationId, Tick};
 use crate::journal::{AppendError, Condition, Full, Journal, Position, Ticket};
 use crate::limits::{CHANGES_WAITING_MAX, COMPACTION_BYTES_PER_TURN, LETTERS_PER_NOTE};
 use crate::message::{DiskHealth, Report};
 use crate::meter::DiskSnapshot;
 use crate::notification::Audience;
 use crate::placement::{Placement, UserHash};
-use crate::state::mailbox::Letter;
-use record::{Change, Entry, LetterRecord};
+use crate::state::mailbox::{Letter, Standing};
+use record::{Burial, Change, Entry, LetterRecord};
+use watch::CommitWatch;
 
 pub use recovery::{Recovered, Summary, open};
 pub use rehome::{RehomeError, Rehomed, rehome};
@@ -36,20 +36,13 @@ const CLOSING_TRIES: usize = 3000;
 /// How often at most a full queue is logged.
 const LOG_INTERVAL_TICKS: u32 = 100;
 
-/// Where a letter is whose record has been moved.
-pub(crate) struct Found {
-    /// Its user's place in the directory.
-    pub(crate) slot: u32,
-    /// Its attempts and whether it is given up; `None` = only its record was known.
-    pub(crate) letter: Option<(u8, bool)>,
-}
-
 /// A record that compaction has moved.
 pub(crate) struct Moved<'a> {
     pub(crate) tenant: &'a str,
     pub(crate) user: &'a str,
     pub(crate) hash: UserHash,
     pub(crate) sequence: u64,
+    pub(crate) id: NotificationId,
     pub(crate) from: Position,
     pub(crate) to: Position,
 }
@@ -83,10 +76,7 @@ pub struct Vault {
     /// Records whose letters have ended, to be noted and released.
     ended: Vec<Position>,
     changed: Vec<Change>,
-    /// Letters handed to sockets with acknowledgement off, by user: their sequence and place.
-    sent: AHashMap<u32, Vec<(u64, Position)>>,
-    /// Users with such letters one of whose connections has left.
-    looks: Vec<u32>,
+    buried: Vec<Burial>,
     /// The process stops.
     is_stopping: bool,
     /// Reports that say why nothing is queued: they wait for nothing.
@@ -101,6 +91,7 @@ pub struct Vault {
     /// What the router has been told.
     told: DiskHealth,
     logged_at: Option<Tick>,
+    watch: CommitWatch,
     buffer: Vec<u8>,
 }
 
@@ -108,6 +99,11 @@ impl Vault {
     /// What chooses users' homes.
     pub(crate) const fn placement(&self) -> &Placement {
         &self.placement
+    }
+
+    /// The time.
+    pub(crate) fn now(&self) -> Tick {
+        self.clock.now()
     }
 
     /// Writes a letter down and tells it its place. False if the disk does not take it.
@@ -125,7 +121,7 @@ impl Vault {
             id: head.id,
             priority: head.priority,
             attempts: letter.attempts(),
-            is_given_up: false,
+            dead: None,
             audience: None,
             json: letter.kept().json(),
         };
@@ -158,66 +154,22 @@ impl Vault {
         self.ended.push(place);
     }
 
-    /// The letter at this place was sent so often, and is given up or not. While the disk takes no
-    /// notes, only so many attempts wait to be noted: a crash would lose the others' count.
-    pub(crate) fn change(&mut self, place: Position, attempts: u8, is_given_up: bool) {
-        if !is_given_up && self.changed.len() >= CHANGES_WAITING_MAX {
-            return;
-        }
-        self.changed.push(Change { place, attempts, is_given_up });
-    }
-
-    /// A letter was handed to a user's sockets and ends when it is written.
-    pub(crate) fn sent(&mut self, slot: u32, sequence: u64, place: Position) {
-        self.sent.entry(slot).or_default().push((sequence, place));
-    }
-
-    /// One of a user's connections has left: the others may have written all.
-    pub(crate) fn look_at(&mut self, slot: u32) {
-        if self.has_sent(slot) {
-            self.looks.push(slot);
+    /// The letter at this place was sent so often. While the disk takes no notes, only so many
+    /// attempts wait to be noted: a crash would lose the others' count.
+    pub(crate) fn change(&mut self, place: Position, attempts: u8) {
+        if self.changed.len() < CHANGES_WAITING_MAX {
+            self.changed.push(Change { place, attempts, is_dead: false });
         }
     }
 
-    /// Whether a user's sockets have been handed letters that end when they are written.
-    pub(crate) fn has_sent(&self, slot: u32) -> bool {
-        self.sent.contains_key(&slot)
+    /// The letter at this place is a dead letter now, until then.
+    pub(crate) fn bury(&mut self, place: Position, attempts: u8, until: Tick) {
+        self.buried.push(Burial { place, attempts, until_unix_ms: self.clock.unix_ms_of(until) });
     }
 
-    /// The next user to look at.
-    pub(crate) fn next_look(&mut self) -> Option<u32> {
-        self.looks.pop()
-    }
-
-    /// All a user's sockets were handed is written.
-    pub(crate) fn end_sent(&mut self, slot: u32) {
-        let written = self.sent.remove(&slot).unwrap_or_default();
-        self.ended.extend(written.into_iter().map(|(_, place)| place));
-    }
-
-    /// A letter that was handed to a user's sockets waits again. Returns its place, which may have
-    /// changed since it was sent.
-    pub(crate) fn take_back(&mut self, slot: u32, letter: &Letter) -> Option<Position> {
-        let sent = self.sent.get_mut(&slot)?;
-        let at = sent.iter().position(|(sequence, _)| *sequence == letter.sequence())?;
-        let (_, place) = sent.swap_remove(at);
-        if sent.is_empty() {
-            self.sent.remove(&slot);
-        }
-        self.change(place, letter.attempts(), false);
-        Some(place)
-    }
-
-    /// The process stops: what a user's sockets were handed and may not have written is left for
-    /// the next one. Nothing is moved from now on, since nobody would know where it is.
-    pub(crate) fn leave(&mut self, slot: u32) {
+    /// The process stops: no record is moved from now on.
+    pub(crate) const fn stop_moving(&mut self) {
         self.is_stopping = true;
-        self.sent.remove(&slot);
-    }
-
-    /// What a user's sockets were handed and may not have written.
-    pub(crate) fn take_sent(&mut self, slot: u32) -> Vec<(u64, Position)> {
-        self.sent.remove(&slot).unwrap_or_default()
     }
 
     /// A letter that was kept is queued: said when its record is committed, or taken back.
@@ -244,12 +196,13 @@ impl Vault {
         &mut self,
         now: Tick,
         reports: &mut VecDeque<Report>,
-        find: impl FnMut(&Moved<'_>) -> Option<Found>,
+        find: impl FnMut(&Moved<'_>) -> Option<Standing>,
     ) -> Progress {
         let committed = self.journal.poll();
         self.write_notes();
         let more = !self.is_stopping && self.compact(find);
-        self.journal.flush();
+        let waiting = self.journal.flush() > committed;
+        self.watch.look(committed, waiting, now);
         self.examine(now);
         if self.health != self.told {
             self.told = self.health;
@@ -276,56 +229,45 @@ impl Vault {
         Progress { more, queued, refused }
     }
 
-    /// Notes what has ended and changed, then releases it. What finds no room waits.
+    /// Notes what has changed and ended, then releases what has. What finds no room waits.
     fn write_notes(&mut self) {
-        while !self.changed.is_empty() {
-            let count = self.changed.len().min(LETTERS_PER_NOTE);
-            let noted = self.changed.get(..count).unwrap_or_default();
-            record::encode_changed(noted, &mut self.buffer);
-            if self.journal.note(&self.buffer).is_err() {
-                break;
-            }
-            self.changed.drain(..count);
+        let Self { journal, buffer, changed, buried, ended, .. } = self;
+        // An older attempt must not be read after the note that its letter is dead.
+        if note_all(journal, buffer, changed, record::encode_changed, |_, _| {}) {
+            note_all(journal, buffer, buried, record::encode_buried, |_, _| {});
         }
-        while !self.ended.is_empty() {
-            let count = self.ended.len().min(LETTERS_PER_NOTE);
-            let noted = self.ended.get(..count).unwrap_or_default();
-            record::encode_ended(noted, &mut self.buffer);
-            if self.journal.note(&self.buffer).is_err() {
-                break;
-            }
-            for place in self.ended.drain(..count) {
-                self.journal.release(place);
-            }
-        }
+        note_all(journal, buffer, ended, record::encode_ended, |journal, place| {
+            // False for one whose record was moved meanwhile: its copy is noted too.
+            journal.release(place);
+        });
     }
 
-    fn compact(&mut self, mut find: impl FnMut(&Moved<'_>) -> Option<Found>) -> bool {
-        let Self { journal, placement, ended, changed, sent, .. } = self;
+    /// Whether everything is noted.
+    fn is_noted(&self) -> bool {
+        self.ended.is_empty() && self.changed.is_empty() && self.buried.is_empty()
+    }
+
+    fn compact(&mut self, mut find: impl FnMut(&Moved<'_>) -> Option<Standing>) -> bool {
+        let Self { journal, placement, clock, ended, changed, buried, .. } = self;
         journal.compact(COMPACTION_BYTES_PER_TURN, |from, to, bytes| {
-            let found = match record::decode(bytes) {
-                Some(Entry::Letter(LetterRecord { tenant, user, sequence, .. })) => {
+            let standing = match record::decode(bytes) {
+                Some(Entry::Letter(LetterRecord { tenant, user, sequence, id, .. })) => {
                     let hash = placement.hash(tenant, user);
-                    find(&Moved { tenant, user, hash, sequence, from, to })
+                    find(&Moved { tenant, user, hash, sequence, id, from, to })
                 }
                 _ => None,
             };
-            let Some(found) = found else {
+            match standing {
                 // Its end is still to be noted, or nobody knows it.
-                ended.retain(|place| *place != from);
-                return ended.push(to);
-            };
-            if let Some((attempts, is_given_up)) = found.letter {
-                if attempts > 0 || is_given_up {
-                    changed.push(Change { place: to, attempts, is_given_up });
+                None => ended.push(to),
+                Some(Standing { attempts, dead_until: Some(until) }) => {
+                    let until_unix_ms = clock.unix_ms_of(until);
+                    buried.push(Burial { place: to, attempts, until_unix_ms });
                 }
-            } else if let Some(written) = sent.get_mut(&found.slot)
-                && let Some((_, place)) = written.iter_mut().find(|(_, place)| *place == from)
-            {
-                *place = to;
-            } else {
-                ended.retain(|place| *place != from);
-                ended.push(to);
+                Some(Standing { attempts: 0, dead_until: None }) => {}
+                Some(Standing { attempts, dead_until: None }) => {
+                    changed.push(Change { place: to, attempts, is_dead: false });
+                }
             }
         })
     }
@@ -336,6 +278,7 @@ impl Vault {
         self.health = match self.journal.condition() {
             Condition::Full | Condition::Tight => DiskHealth::Full,
             Condition::Failed(_) => DiskHealth::Failed,
+            Condition::Sound if self.watch.is_slow(now) => DiskHealth::Behind,
             Condition::Sound if self.journal.has_room() => DiskHealth::Sound,
             // What was refused stays so until there is some room; what was not is as it was.
             Condition::Sound => self.health.min(DiskHealth::Limit),
@@ -356,6 +299,12 @@ impl Vault {
                     "queue.path cannot be written; nothing new is queued, trying again"
                 );
             }
+            (DiskHealth::Behind, _) if is_due => {
+                self.logged_at = Some(now);
+                tracing::warn!(
+                    "queue.path: its disk does not keep up; who is to be queued for waits for it"
+                );
+            }
             (DiskHealth::Limit, _) if is_due => {
                 self.logged_at = Some(now);
                 tracing::warn!(
@@ -370,12 +319,6 @@ impl Vault {
         }
     }
 
-    /// What a user's sockets have been handed and may not have written.
-    #[cfg(test)]
-    pub(crate) fn sent_to(&self, slot: u32) -> impl Iterator<Item = &(u64, Position)> {
-        self.sent.get(&slot).into_iter().flatten()
-    }
-
     /// Records compaction has moved.
     #[cfg(test)]
     pub(crate) fn moved_records(&self) -> u64 {
@@ -385,9 +328,7 @@ impl Vault {
     /// Whether nothing waits to be written down.
     #[cfg(test)]
     pub(crate) fn is_settled(&self) -> bool {
-        self.ended.is_empty()
-            && self.changed.is_empty()
-            && self.journal.stats().uncommitted_bytes == 0
+        self.is_noted() && self.journal.stats().uncommitted_bytes == 0
     }
 
     /// How things stand.
@@ -409,8 +350,7 @@ impl Vault {
     pub(crate) fn close(mut self) -> io::Result<()> {
         for _ in 0..CLOSING_TRIES {
             self.write_notes();
-            let is_done = self.ended.is_empty() && self.changed.is_empty();
-            if is_done || *self.journal.condition() != Condition::Sound {
+            if self.is_noted() || *self.journal.condition() != Condition::Sound {
                 break;
             }
             // The writer is behind.
@@ -418,10 +358,32 @@ impl Vault {
             std::thread::sleep(Duration::from_millis(1));
             self.journal.poll();
         }
-        let is_done = self.ended.is_empty() && self.changed.is_empty();
+        let is_done = self.is_noted();
         self.journal.close()?;
         if is_done { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
+}
+
+/// Writes notes of all that is listed, so many to a note, and hands each to `noted`. False if the
+/// journal took no more.
+fn note_all<T: Copy>(
+    journal: &mut Journal,
+    buffer: &mut Vec<u8>,
+    listed: &mut Vec<T>,
+    encode: fn(&[T], &mut Vec<u8>),
+    mut noted: impl FnMut(&mut Journal, T),
+) -> bool {
+    let mut done = 0;
+    for some in listed.chunks(LETTERS_PER_NOTE) {
+        encode(some, buffer);
+        if journal.note(buffer).is_err() {
+            break;
+        }
+        some.iter().for_each(|entry| noted(journal, *entry));
+        done += some.len();
+    }
+    listed.drain(..done);
+    listed.is_empty()
 }
 
 /// The same report, saying that what was to be queued is not.

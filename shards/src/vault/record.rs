@@ -7,10 +7,15 @@
 //!
 //! ```text
 //! letter   1 | attempts u8 | priority u8 | flags u8 | expires u64, ms since 1970 | sequence u64
-//!            | id 16 | tenant | user | audience, if flagged | the notification's JSON
+//!            | id 16 | forgotten u64, ms since 1970, if flagged | tenant | user
+//!            | audience, if flagged | the notification's JSON
 //! ended    2 | position u64 …
-//! changed  3 | (position u64 | attempts u8 | given up u8) …
+//! changed  3 | (position u64 | attempts u8 | dead u8) …
+//! buried   4 | (position u64 | attempts u8 | forgotten u64, ms since 1970) …
 //! ```
+//!
+//! Up to version 0.1 dead letters were not forgotten: they are a `changed` that says dead, or a
+//! letter that is flagged as dead without a time. These are read, and not written any more.
 
 use crate::id::NotificationId;
 use crate::journal::Position;
@@ -19,9 +24,11 @@ use crate::notification::{Audience, Priority};
 const LETTER: u8 = 1;
 const ENDED: u8 = 2;
 const CHANGED: u8 = 3;
+const BURIED: u8 = 4;
 
-const GIVEN_UP: u8 = 1;
+const IS_DEAD: u8 = 1;
 const HAS_AUDIENCE: u8 = 2;
+const HAS_FORGOTTEN: u8 = 4;
 
 /// A letter and whose it is.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,17 +41,33 @@ pub(super) struct LetterRecord<'a> {
     pub(super) id: NotificationId,
     pub(super) priority: Priority,
     pub(super) attempts: u8,
-    pub(super) is_given_up: bool,
+    pub(super) dead: Option<Dead>,
     pub(super) audience: Option<Audience>,
     pub(super) json: &'a [u8],
 }
 
-/// A record's new state: it was sent so often, and is given up or not.
+/// That a letter is a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Dead {
+    /// When it is forgotten; `None` = written before that was noted.
+    pub(super) until_unix_ms: Option<u64>,
+}
+
+/// A record's new state: it was sent so often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Change {
     pub(super) place: Position,
     pub(super) attempts: u8,
-    pub(super) is_given_up: bool,
+    /// And is a dead letter; only read.
+    pub(super) is_dead: bool,
+}
+
+/// A record's new state: it was sent so often, and is a dead letter until then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Burial {
+    pub(super) place: Position,
+    pub(super) attempts: u8,
+    pub(super) until_unix_ms: u64,
 }
 
 /// What a record says.
@@ -53,17 +76,23 @@ pub(super) enum Entry<'a> {
     Letter(LetterRecord<'a>),
     Ended(Vec<Position>),
     Changed(Vec<Change>),
+    Buried(Vec<Burial>),
 }
 
 impl LetterRecord<'_> {
     pub(super) fn encode(&self, audience: Option<&Audience>, buffer: &mut Vec<u8>) {
         buffer.clear();
-        let mut flags = if self.is_given_up { GIVEN_UP } else { 0 };
+        let forgotten = self.dead.and_then(|dead| dead.until_unix_ms);
+        let mut flags = if self.dead.is_some() { IS_DEAD } else { 0 };
+        flags |= if forgotten.is_some() { HAS_FORGOTTEN } else { 0 };
         flags |= if audience.is_some() { HAS_AUDIENCE } else { 0 };
         buffer.extend_from_slice(&[LETTER, self.attempts, self.priority as u8, flags]);
         buffer.extend_from_slice(&self.expires_unix_ms.to_le_bytes());
         buffer.extend_from_slice(&self.sequence.to_le_bytes());
         buffer.extend_from_slice(&self.id.0);
+        if let Some(forgotten) = forgotten {
+            buffer.extend_from_slice(&forgotten.to_le_bytes());
+        }
         put_text(buffer, self.tenant);
         put_text(buffer, self.user);
         if let Some(audience) = audience {
@@ -86,7 +115,17 @@ pub(super) fn encode_changed(changes: &[Change], buffer: &mut Vec<u8>) {
     buffer.push(CHANGED);
     for change in changes {
         buffer.extend_from_slice(&change.place.to_bits().to_le_bytes());
-        buffer.extend_from_slice(&[change.attempts, u8::from(change.is_given_up)]);
+        buffer.extend_from_slice(&[change.attempts, u8::from(change.is_dead)]);
+    }
+}
+
+pub(super) fn encode_buried(burials: &[Burial], buffer: &mut Vec<u8>) {
+    buffer.clear();
+    buffer.push(BURIED);
+    for burial in burials {
+        buffer.extend_from_slice(&burial.place.to_bits().to_le_bytes());
+        buffer.push(burial.attempts);
+        buffer.extend_from_slice(&burial.until_unix_ms.to_le_bytes());
     }
 }
 
@@ -103,9 +142,17 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Entry<'_>> {
             let changes = reader.0.chunks(10).map(|chunk| {
                 let mut chunk = Reader(chunk);
                 let place = chunk.position()?;
-                Some(Change { place, attempts: chunk.byte()?, is_given_up: chunk.byte()? != 0 })
+                Some(Change { place, attempts: chunk.byte()?, is_dead: chunk.byte()? != 0 })
             });
             changes.collect::<Option<_>>().map(Entry::Changed)
+        }
+        BURIED => {
+            let burials = reader.0.chunks(17).map(|chunk| {
+                let mut chunk = Reader(chunk);
+                let (place, attempts) = (chunk.position()?, chunk.byte()?);
+                Some(Burial { place, attempts, until_unix_ms: chunk.number()? })
+            });
+            burials.collect::<Option<_>>().map(Entry::Buried)
         }
         _ => None,
     }
@@ -115,13 +162,16 @@ fn decode_letter(mut reader: Reader<'_>) -> Option<LetterRecord<'_>> {
     let attempts = reader.byte()?;
     let priority = Priority::ALL.get(usize::from(reader.byte()?)).copied()?;
     let flags = reader.byte()?;
+    let (expires_unix_ms, sequence) = (reader.number()?, reader.number()?);
+    let id = NotificationId(*reader.take(16)?.first_chunk()?);
+    let until_unix_ms = if flags & HAS_FORGOTTEN == 0 { None } else { Some(reader.number()?) };
     Some(LetterRecord {
         attempts,
         priority,
-        is_given_up: flags & GIVEN_UP != 0,
-        expires_unix_ms: reader.number()?,
-        sequence: reader.number()?,
-        id: NotificationId(*reader.take(16)?.first_chunk()?),
+        dead: (flags & IS_DEAD != 0).then_some(Dead { until_unix_ms }),
+        expires_unix_ms,
+        sequence,
+        id,
         tenant: reader.text()?,
         user: reader.text()?,
         audience: if flags & HAS_AUDIENCE == 0 { None } else { Some(reader.audience()?) },
@@ -212,7 +262,7 @@ mod tests {
             names in ("[a-z]{0,20}", "\\PC{0,40}"),
             numbers: (u64, u64),
             id: [u8; 16],
-            state in (0_usize..4, any::<u8>(), any::<bool>()),
+            state in (0_usize..4, any::<u8>(), any::<Option<Option<u64>>>()),
             audience in audience(),
             json in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
@@ -224,7 +274,7 @@ mod tests {
                 id: NotificationId(id),
                 priority: Priority::ALL[state.0],
                 attempts: state.1,
-                is_given_up: state.2,
+                dead: state.2.map(|until_unix_ms| Dead { until_unix_ms }),
                 audience: audience.clone(),
                 json: &json,
             };
@@ -240,15 +290,19 @@ mod tests {
             let mut bytes = Vec::new();
             encode_ended(&places, &mut bytes);
             prop_assert_eq!(decode(&bytes), Some(Entry::Ended(places.clone())));
-            let change = |place| Change { place, attempts: 7, is_given_up: true };
-            let changes: Vec<Change> = places.into_iter().map(change).collect();
+            let change = |place| Change { place, attempts: 7, is_dead: true };
+            let changes: Vec<Change> = places.iter().copied().map(change).collect();
             encode_changed(&changes, &mut bytes);
             prop_assert_eq!(decode(&bytes), Some(Entry::Changed(changes)));
+            let burial = |place: Position| Burial { place, attempts: 7, until_unix_ms: !place.to_bits() };
+            let burials: Vec<Burial> = places.into_iter().map(burial).collect();
+            encode_buried(&burials, &mut bytes);
+            prop_assert_eq!(decode(&bytes), Some(Entry::Buried(burials)));
         }
 
         #[test]
         fn no_bytes_are_too_strange(
-            first in 0_u8..5,
+            first in 0_u8..6,
             mut bytes in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
             bytes.insert(0, first);

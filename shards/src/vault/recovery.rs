@@ -9,7 +9,8 @@ use std::sync::Arc;
 use ahash::AHashMap;
 
 use super::Vault;
-use super::record::{self, Entry, LetterRecord};
+use super::record::{self, Dead, Entry, LetterRecord};
+use super::watch::CommitWatch;
 use crate::clock::Clock;
 use crate::doorbell::Doorbell;
 use crate::id::Tick;
@@ -58,8 +59,8 @@ pub(crate) struct Owed {
     pub(crate) name: Box<str>,
     /// In the order of their sequence.
     pub(crate) waiting: Vec<Letter>,
-    /// In the order they were given up, as far as known.
-    pub(crate) dead: Vec<Letter>,
+    /// In the order they are forgotten, and when that is; `None` = not noted, by an earlier version.
+    pub(crate) dead: Vec<(Letter, Option<Tick>)>,
 }
 
 /// Opens a shard's journal and reads it. Blocks until all is read.
@@ -89,8 +90,7 @@ pub fn open(
         bytes_max: options.max_disk_bytes,
         ended: Vec::new(),
         changed: Vec::new(),
-        sent: AHashMap::new(),
-        looks: Vec::new(),
+        buried: Vec::new(),
         is_stopping: false,
         refusals: Vec::new(),
         held: VecDeque::new(),
@@ -99,6 +99,7 @@ pub fn open(
         health: DiskHealth::Sound,
         told: DiskHealth::Sound,
         logged_at: None,
+        watch: CommitWatch::default(),
         buffer: Vec::new(),
     };
     let summary = Summary { report, letters, expired: gone.expired, strange };
@@ -139,8 +140,17 @@ struct Found {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Waiting,
-    GivenUp,
+    Dead(Dead),
     Ended,
+}
+
+impl Found {
+    fn change(&mut self, attempts: u8, fate: Fate) {
+        self.letter = self.letter.clone().sent(attempts);
+        if self.fate != Fate::Ended {
+            self.fate = fate;
+        }
+    }
 }
 
 /// Records that are not needed any more.
@@ -179,10 +189,19 @@ impl Reading {
             Some(Entry::Changed(changes)) => {
                 for change in changes {
                     let Some(found) = self.find(change.place) else { continue };
-                    found.letter = found.letter.clone().sent(change.attempts);
-                    if found.fate != Fate::Ended {
-                        found.fate = if change.is_given_up { Fate::GivenUp } else { Fate::Waiting };
-                    }
+                    let fate = if change.is_dead {
+                        Fate::Dead(Dead { until_unix_ms: None })
+                    } else {
+                        Fate::Waiting
+                    };
+                    found.change(change.attempts, fate);
+                }
+            }
+            Some(Entry::Buried(burials)) => {
+                for burial in burials {
+                    let Some(found) = self.find(burial.place) else { continue };
+                    let dead = Dead { until_unix_ms: Some(burial.until_unix_ms) };
+                    found.change(burial.attempts, Fate::Dead(dead));
                 }
             }
             None => self.strange += 1,
@@ -195,7 +214,7 @@ impl Reading {
         let kept = self.kept(record);
         let mut letter = Letter::new(kept, record.sequence).sent(record.attempts);
         letter.place = Some(place);
-        let fate = if record.is_given_up { Fate::GivenUp } else { Fate::Waiting };
+        let fate = record.dead.map_or(Fate::Waiting, Fate::Dead);
         self.by_place.insert(place, (user, record.sequence));
         let Some(user) = self.users.get_mut(user as usize) else { return };
         let letters = &mut user.letters;
@@ -274,7 +293,10 @@ impl Reading {
             for Found { letter, fate } in user.letters {
                 let is_expired = letter.expires_at() <= now;
                 match fate {
-                    Fate::GivenUp => owed.dead.push(letter),
+                    Fate::Dead(Dead { until_unix_ms }) => {
+                        let until = until_unix_ms.map(|until| self.clock.tick_of(until));
+                        owed.dead.push((letter, until));
+                    }
                     Fate::Waiting if !is_expired => owed.waiting.push(letter),
                     Fate::Waiting | Fate::Ended => {
                         gone.expired += usize::from(fate == Fate::Waiting);
@@ -282,6 +304,8 @@ impl Reading {
                     }
                 }
             }
+            // Those without a time were given up before those with one. The sort is stable.
+            owed.dead.sort_by_key(|(_, until)| *until);
             if !owed.waiting.is_empty() || !owed.dead.is_empty() {
                 users.push(owed);
             }

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::record::LetterRecord;
+use super::record::{Dead, LetterRecord};
 use super::recovery::{Gone, Owed, Reading};
 use crate::clock::Clock;
 use crate::doorbell::Doorbell;
@@ -97,16 +97,23 @@ fn silent_bell() -> Arc<Doorbell> {
 /// Writes one user's letters into its new home. Returns how many.
 fn move_in(user: &Owed, home: &mut Journal, clock: Clock) -> Result<usize, RehomeError> {
     let mut buffer = Vec::new();
-    let waiting = user.waiting.iter().map(|letter| (letter, false));
-    let all = waiting.chain(user.dead.iter().map(|letter| (letter, true)));
-    for (letter, is_given_up) in all {
-        encode(user, letter, (is_given_up, clock), &mut buffer);
+    let waiting = user.waiting.iter().map(|letter| (letter, None));
+    let dead = user.dead.iter().map(|(letter, until)| {
+        (letter, Some(Dead { until_unix_ms: until.map(|until| clock.unix_ms_of(until)) }))
+    });
+    for (letter, dead) in waiting.chain(dead) {
+        encode(user, letter, (dead, clock), &mut buffer);
         append(home, &buffer)?;
     }
     Ok(user.waiting.len() + user.dead.len())
 }
 
-fn encode(user: &Owed, letter: &Letter, (is_given_up, clock): (bool, Clock), buffer: &mut Vec<u8>) {
+fn encode(
+    user: &Owed,
+    letter: &Letter,
+    (dead, clock): (Option<Dead>, Clock),
+    buffer: &mut Vec<u8>,
+) {
     let head = letter.kept().head();
     let record = LetterRecord {
         tenant: &user.tenant,
@@ -116,7 +123,7 @@ fn encode(user: &Owed, letter: &Letter, (is_given_up, clock): (bool, Clock), buf
         id: head.id,
         priority: head.priority,
         attempts: letter.attempts(),
-        is_given_up,
+        dead,
         audience: None,
         json: letter.kept().json(),
     };

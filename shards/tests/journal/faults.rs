@@ -338,3 +338,31 @@ fn impossible_options_and_records_are_refused() {
     drop(owner);
     assert_eq!(Owner::on(memory.kill(), &roomy).unwrap().index.len(), 2);
 }
+
+/// Its owner must end with it: nobody else would notice that nothing is written any more.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test that hangs is to fail")]
+fn a_writer_that_panics_rings_and_is_told() {
+    let (rung, heard) = crossbeam_channel::bounded(16);
+    let bell = Arc::new(Doorbell::new(move || {
+        // Rung often enough already if it is full.
+        let _rung = rung.try_send(());
+    }));
+    let memory = Memory::default();
+    let opened =
+        Journal::open_on(memory.clone(), &options(Fsync::Always), |_, _| {}, Arc::clone(&bell));
+    let (mut journal, _) = opened.unwrap();
+    journal.append(b"kept").unwrap();
+    memory.state().faults.push(Fault::Panic);
+    journal.flush();
+    let mut rings = 0;
+    while journal.check().is_ok() {
+        rings += 1;
+        assert!(rings < 10, "nobody is told");
+        heard.recv_timeout(Duration::from_secs(20)).expect("the thread's end rings");
+        bell.answer();
+        journal.poll();
+    }
+    assert!(matches!(journal.condition(), Condition::Failed(_)));
+    assert!(journal.close().is_err());
+}

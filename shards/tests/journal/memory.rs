@@ -27,6 +27,8 @@ struct File {
 /// What to fail next, each once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
+    /// The next write panics.
+    Panic,
     Create,
     /// A write, after half of its bytes.
     Write,
@@ -188,6 +190,10 @@ impl Storage for Memory {
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.alive()?;
+        if state.takes_fault(Fault::Panic).is_err() {
+            drop(state);
+            panic!("a bug, as told to");
+        }
         let fault =
             state.takes_fault(Fault::Write).and_then(|()| state.takes_fault(Fault::WriteFull));
         let used = state.used();

@@ -15,8 +15,8 @@ use ara_shards::conversation::Contract;
 use ara_shards::doorbell::Doorbell;
 use ara_shards::id::{NotificationId, Tick, Ticket};
 use ara_shards::message::{
-    Adoption, Answer, Control, Delivery, Listens, Member, Question, Recipient, Recipients, Report,
-    Tally, Transport,
+    Adoption, Answer, Control, Delivery, Encoding, Listens, Member, Question, Recipient,
+    Recipients, Report, Tally, Transport,
 };
 use ara_shards::meter::ShardSnapshot;
 use ara_shards::notification::{Head, Notification, Priority, Readers};
@@ -149,12 +149,12 @@ impl Rig {
     }
 
     /// Hands a client to the shard.
-    pub(crate) fn adopt(&self, user: &str, transport: Transport, leftover: &[u8]) -> Client {
+    pub(crate) fn adopt(&self, user: &str, encoding: Encoding, leftover: &[u8]) -> Client {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
-        let listens = match transport {
+        let listens = match encoding.transport() {
             Transport::WebSocket => Listens::Nothing,
             Transport::Sse => Listens::Everything,
         };
@@ -170,7 +170,7 @@ impl Rig {
         };
         let adoption = Adoption {
             stream,
-            transport,
+            encoding,
             member,
             greeting: GREETING.into(),
             refusal: REFUSAL.into(),
@@ -183,7 +183,7 @@ impl Rig {
 
     /// A WebSocket client that has been told `connected`.
     pub(crate) fn join(&self, user: &str) -> Client {
-        let mut client = self.adopt(user, Transport::WebSocket, b"");
+        let mut client = self.adopt(user, Encoding::WebSocket, b"");
         client.greeted();
         client
     }
@@ -277,6 +277,17 @@ impl Client {
             let count = self.read_more(PATIENCE).expect("nothing came");
             assert_ne!(count, 0, "ended after {:?}", String::from_utf8_lossy(&self.bytes));
         }
+    }
+
+    /// Has these bytes read once more, before what is read next.
+    pub(crate) fn put_back(&mut self, bytes: Vec<u8>) {
+        self.bytes.splice(0..0, bytes);
+    }
+
+    /// Everything up to the end of the connection.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        while self.read_more(PATIENCE).expect("nothing came") > 0 {}
+        std::mem::take(&mut self.bytes)
     }
 
     fn greeted(&mut self) {

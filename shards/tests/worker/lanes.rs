@@ -10,7 +10,7 @@ use std::time::Duration;
 use ara_shards::limits::{
     CONTROL_LANE_CAPACITY, DELIVERIES_PER_TURN, Limits, REPORT_LANE_CAPACITY,
 };
-use ara_shards::message::{Answer, Control, Report, Tally, Transport};
+use ara_shards::message::{Answer, Control, Encoding, Report, Tally};
 use ara_shards::notification::Priority;
 
 use crate::harness::{Client, Heard, PATIENCE, Rig, TENANT, masked_text, now, quiet, to_user};
@@ -63,7 +63,7 @@ fn a_full_control_lane_refuses() {
 #[test]
 fn urgent_deliveries_overtake_and_each_lane_keeps_its_order() {
     let mut rig = Rig::waiting(quiet(), 1_000);
-    let mut client = rig.adopt("ann", Transport::WebSocket, b"");
+    let mut client = rig.adopt("ann", Encoding::WebSocket, b"");
     let per_lane = 100;
     for number in 0..per_lane {
         for (rank, priority) in (0..).zip(Priority::ALL) {

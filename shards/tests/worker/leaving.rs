@@ -7,10 +7,12 @@
 use std::io::Write;
 use std::time::Duration;
 
-use ara_shards::message::{Control, Drain, Report, Transport};
+use ara_shards::message::{Control, Drain, Encoding, Report, Transport};
 use ara_shards::worker::Ending;
 
 use crate::harness::{Heard, PATIENCE, Rig, now, quiet};
+
+const RETURN_AFTER: Duration = Duration::from_secs(7);
 
 fn is_closed(report: &Report) -> bool {
     matches!(report, Report::Closed { transport: Transport::WebSocket })
@@ -91,7 +93,7 @@ fn a_client_that_stays_after_the_close_is_cut() {
 fn too_many_connections_are_refused_and_reported_closed() {
     let rig = Rig::start(ara_shards::Limits { connections_per_user_max: 1, ..quiet() }, 16);
     let first = rig.join("ann");
-    let mut second = rig.adopt("ann", Transport::WebSocket, b"");
+    let mut second = rig.adopt("ann", Encoding::WebSocket, b"");
     assert!(second.read_to(b"\r\n").starts_with(b"HTTP/1.1 429 "));
     second.read_to(b"\r\n");
     assert_eq!(second.next(), Heard::End);
@@ -108,10 +110,14 @@ fn a_drain_says_goodbye_to_everyone_and_then_reports() {
     const CLIENTS: usize = 12;
     let rig = Rig::start(quiet(), 16);
     let clients: Vec<_> = (0..CLIENTS).map(|n| rig.join(&format!("user-{n}"))).collect();
-    let mut sse = rig.adopt("reader", Transport::Sse, b"");
+    let mut sse = rig.adopt("reader", Encoding::ChunkedEvents, b"");
     sse.read_to(b"event: connected\n");
     sse.read_to(b"\n\n");
-    let drain = Drain { reconnect_window: Duration::from_secs(1_000), grace: PATIENCE };
+    let drain = Drain {
+        return_after: RETURN_AFTER,
+        reconnect_window: Duration::from_secs(1_000),
+        grace: PATIENCE,
+    };
     rig.link.control(Control::Drain(drain)).unwrap();
     let mut delays = Vec::new();
     for mut client in clients {
@@ -122,18 +128,18 @@ fn a_drain_says_goodbye_to_everyone_and_then_reports() {
         assert_eq!(client.next(), Heard::End);
     }
     let goodbye = String::from_utf8(sse.read_to(b"\n\n")).unwrap();
-    assert!(goodbye.starts_with("retry: ") && goodbye.contains("event: message\n"), "{goodbye}");
+    assert!(goodbye.contains("\nretry: ") && goodbye.contains("event: message\n"), "{goodbye}");
     assert!(goodbye.contains(r#""type":"shutdown""#), "{goodbye}");
-    assert_eq!(sse.next(), Heard::End);
+    assert_eq!(sse.rest(), b"\r\n0\r\n\r\n", "the end of its chunk, and the last one");
     drop(sse);
 
-    assert!(delays.iter().all(|delay| (0.5..1_001.0).contains(delay)), "{delays:?}");
+    assert!(delays.iter().all(|delay| (7.0..1_007.0).contains(delay)), "{delays:?}");
     delays.sort_by(f64::total_cmp);
     delays.dedup();
     assert_eq!(delays.len(), CLIENTS, "each client has a delay of its own");
 
     // Whoever comes now is turned away, and counted out again.
-    let mut late = rig.adopt("late", Transport::WebSocket, b"");
+    let mut late = rig.adopt("late", Encoding::WebSocket, b"");
     assert_eq!(late.next(), Heard::End);
     let reports = rig.reports_until(|report| matches!(report, Report::Drained));
     let closed = reports.iter().filter(|report| matches!(report, Report::Closed { .. })).count();
@@ -147,7 +153,8 @@ fn a_drain_cuts_whoever_does_not_go() {
     let mut client = rig.join("ann");
     let begun = now();
     let grace = Duration::from_millis(700);
-    let drain = Drain { reconnect_window: Duration::from_secs(1), grace };
+    let drain =
+        Drain { return_after: RETURN_AFTER, reconnect_window: Duration::from_secs(1), grace };
     rig.link.control(Control::Drain(drain)).unwrap();
     let reports = rig.reports_until(|report| matches!(report, Report::Drained));
     // A tick is a tenth of a second.
@@ -162,7 +169,7 @@ fn a_drain_cuts_whoever_does_not_go() {
 #[test]
 fn an_empty_shard_is_drained_at_once() {
     let rig = Rig::start(quiet(), 16);
-    let drain = Drain { reconnect_window: PATIENCE, grace: PATIENCE };
+    let drain = Drain { return_after: RETURN_AFTER, reconnect_window: PATIENCE, grace: PATIENCE };
     rig.link.control(Control::Drain(drain)).unwrap();
     assert!(matches!(rig.report(), Report::Drained));
     rig.stop();

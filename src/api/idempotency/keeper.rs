@@ -4,6 +4,7 @@
 //! **Never**: fails a request: what the disk does not take is known in memory only.
 
 use std::cell::RefCell;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,11 +12,11 @@ use std::time::{Duration, Instant};
 use ara_shards::doorbell::Doorbell;
 use ara_shards::journal::{AppendError, Condition, Full, Ticket};
 use tokio::sync::Notify;
-use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use super::clock::{Clock, wall_ms};
 use super::log::{Log, Progress};
+use crate::supervise::Supervisor;
 use crate::telemetry::Hush;
 
 /// The longest a request waits for the disk at its beginning, and again at its end.
@@ -42,8 +43,8 @@ impl Keeper {
     pub(super) fn start(
         log: Log,
         clock: Clock,
-        bell: Arc<Doorbell>,
-        wake: Arc<Notify>,
+        (bell, wake): (Arc<Doorbell>, Arc<Notify>),
+        supervisor: &Supervisor,
     ) -> Rc<Self> {
         let keeper = Rc::new(Self {
             log: RefCell::new(Some(log)),
@@ -53,15 +54,22 @@ impl Keeper {
             progress: Notify::new(),
             hush: RefCell::new(Hush::new(WARN_INTERVAL)),
         });
-        spawn_local(Rc::clone(&keeper).serve());
+        supervisor.spawn("idempotency-keeper", Rc::clone(&keeper).serve());
         keeper
     }
 
-    async fn serve(self: Rc<Self>) {
+    /// Until the log is closed, or its writer is gone.
+    async fn serve(self: Rc<Self>) -> io::Result<()> {
         loop {
             self.wake.notified().await;
             self.bell.answer();
-            let Some(more) = self.with_log(Log::turn) else { return };
+            let Some(more) = self.with_log(|log| {
+                let more = log.turn();
+                log.check().map(|()| more)
+            }) else {
+                return Ok(());
+            };
+            let more = more?;
             self.progress.notify_waiters();
             if more {
                 self.wake.notify_one();

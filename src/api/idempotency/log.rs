@@ -145,6 +145,11 @@ impl Log {
         more
     }
 
+    /// That there is somebody who writes.
+    pub(super) fn check(&self) -> io::Result<()> {
+        self.journal.check()
+    }
+
     /// How far the records under this ticket have come, as of the last turn.
     pub(super) fn progress(&self, ticket: Ticket) -> Progress {
         match &self.condition {

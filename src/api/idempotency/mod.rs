@@ -23,11 +23,11 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderValue};
 use http_body_util::{BodyExt, Full};
-use tokio::task::spawn_local;
 use uuid::Uuid;
 
 use super::{Reply, json_bytes};
 use crate::refusal::{Code, Refusal};
+use crate::supervise::{Supervisor, spawn_unsupervised};
 use answered::{Answered, Attempt, Begin, Name};
 use keeper::Keeper;
 use record::Head;
@@ -80,13 +80,13 @@ pub(super) struct Answers {
 
 impl Answers {
     /// With a store, what it holds; without, nothing yet. On a runtime for local tasks.
-    pub(super) fn new(store: Option<AnswerStore>) -> Rc<Self> {
+    pub(super) fn new(store: Option<AnswerStore>, supervisor: &Supervisor) -> Rc<Self> {
         let Some(store) = store else {
             return Rc::new(Self { answered: RefCell::default(), keeper: None });
         };
         let AnswerStore { log, remembered, next_serial, clock, bell, wake } = store;
         let answered = Answered::recovered(remembered, next_serial, Instant::now());
-        let keeper = Some(Keeper::start(log, clock, bell, wake));
+        let keeper = Some(Keeper::start(log, clock, (bell, wake), supervisor));
         Rc::new(Self { answered: RefCell::new(answered), keeper })
     }
 
@@ -115,7 +115,7 @@ impl Answers {
             Start::Serve(claim) => claim,
             Start::Repeat(reply) => return Ok(reply),
         };
-        let task = spawn_local(claim.see_through(work));
+        let task = spawn_unsupervised(claim.see_through(work));
         task.await.unwrap_or_else(|_panicked| {
             Err(Refusal::new(Code::Internal, "the request was not finished; it may have been sent"))
         })

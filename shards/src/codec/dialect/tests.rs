@@ -89,6 +89,11 @@ fn everything_else_is_answered_with_a_sentence_that_helps() {
         (r#"{"type":"Ack"}"#, "`Ack` needs a payload"),
         (r#"{"type":"Ack","payload":["x"]}"#, "`Ack` needs a payload"),
         (r#"{"type":"Ack","payload":{"notification_id":5}}"#, "`Ack` needs a payload"),
+        (
+            r#"{"type":"Subscribe","payload":{"channels":["a"],"channels":["b"]}}"#,
+            "`Subscribe` needs a payload",
+        ),
+        (r#"{"type":"Ping","payload":{},"payload":{}}"#, "expected a JSON object with a `type`"),
     ];
     for (text, start) in cases {
         let sentence = parse(text).unwrap_err();
@@ -96,6 +101,34 @@ fn everything_else_is_answered_with_a_sentence_that_helps() {
     }
     let endless = format!(r#"{{"type":"{}"}}"#, "€".repeat(5_000));
     assert!(parse(&endless).unwrap_err().len() < 200, "a long type is not sent back whole");
+}
+
+#[test]
+fn a_refusal_names_the_field_and_what_was_found_there() {
+    for (text, end) in [
+        ("", "there is no JSON: it is empty"),
+        ("{", "malformed JSON: it ends too early, at line 1, column 1"),
+        ("hello", "malformed JSON at line 1, column 1: `h` cannot stand there"),
+        ("7", "the JSON must be an object, not a number"),
+        ("{}", "`type` is missing"),
+        (r#"{"type":null}"#, "`type` must be a string, not null"),
+        (r#"{"type":"Ping","type":"Ping"}"#, "`type` is given twice"),
+        (r#"{"type":"Subscribe"}"#, "`payload` is missing"),
+        (r#"{"type":"Subscribe","payload":null}"#, "`payload` is missing"),
+        (r#"{"type":"Subscribe","payload":"a"}"#, "`payload` must be an object, not a string"),
+        (r#"{"type":"Subscribe","payload":{}}"#, "`payload.channels` is missing"),
+        (
+            r#"{"type":"Subscribe","payload":{"channels":["a",{}]}}"#,
+            "`payload.channels[1]` must be a string, not an object",
+        ),
+        (
+            r#"{"type":"Ack","payload":{"notification_id":true}}"#,
+            "`payload.notification_id` must be a string, not a boolean",
+        ),
+    ] {
+        let sentence = parse(text).unwrap_err();
+        assert!(sentence.ends_with(end), "{text} → {sentence}");
+    }
 }
 
 #[test]

@@ -18,11 +18,20 @@ pub(super) struct Person {
     pub(super) who: Newcomer,
     pub(super) subscriptions: Vec<String>,
     pub(super) heard_at: Tick,
+    /// When it was first pinged since it was last heard.
+    pub(super) pinged_at: Option<Tick>,
     /// When it came or last had a heartbeat.
     pub(super) beaten_at: Tick,
 }
 
 impl Person {
+    /// Whether it can be silent, and when it is pinged or, if it was, counts as silent.
+    pub(super) fn sign_of_life_at(&self, limits: &Limits) -> Option<Tick> {
+        let timeout = limits.connection_timeout;
+        let is_judged = self.who.transport == Transport::WebSocket && !timeout.is_zero();
+        is_judged.then(|| self.pinged_at.unwrap_or(self.heard_at).after(timeout))
+    }
+
     pub(super) fn hears_all(&self) -> bool {
         self.who.transport == Transport::Sse && self.who.channels.is_none()
     }
@@ -74,9 +83,11 @@ impl Reference {
         }
         self.meter.connections_opened += 1;
         let subscriptions = Vec::new();
-        let person = Person { who: who.clone(), subscriptions, heard_at: now, beaten_at: now };
+        let (who, channels) = (who.clone(), who.channels.iter().flatten());
+        let (heard_at, beaten_at) = (now, now);
+        let person = Person { who, subscriptions, heard_at, pinged_at: None, beaten_at };
         self.people.insert(key, person);
-        for channel in who.channels.iter().flatten() {
+        for channel in channels {
             let _refusal = self.subscribe(key, channel);
         }
         true

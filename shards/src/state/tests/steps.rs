@@ -94,6 +94,8 @@ pub(super) enum Step {
     Pass(u32),
     /// The shard was busy: time goes by first, the timers fire late.
     Lag(u32),
+    /// The process is paused: time goes by, and is nobody's.
+    Pause(u32),
     /// A timer from before fires too early.
     StaleTimer(Index),
     Stall(Index),
@@ -189,6 +191,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         9 => (tenant, target()).prop_map(|(tenant, target)| Step::Deliver(tenant, target)),
         3 => (0..40_u32).prop_map(Step::Pass),
         1 => (0..90_u32).prop_map(Step::Lag),
+        1 => (10..200_u32).prop_map(Step::Pause),
         1 => one().prop_map(Step::StaleTimer),
         3 => one().prop_map(Step::Stall),
         2 => one().prop_map(Step::Drain),

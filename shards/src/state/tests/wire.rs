@@ -8,9 +8,10 @@ use std::rc::Rc;
 
 use serde_json::Value;
 
+use crate::codec::sse;
 use crate::frame::{Frame, Unsent};
 use crate::id::ConnectionKey;
-use crate::message::Transport;
+use crate::message::{Encoding, Transport};
 use crate::notification::{Notification, Priority};
 use crate::state::{Farewell, Outgoing, Urgency};
 
@@ -110,6 +111,11 @@ impl Wire {
         if post.is_stalled { OUTBOX_FRAMES_MAX - post.waiting } else { usize::MAX }
     }
 
+    /// Whether bytes wait for the client.
+    pub(super) fn is_behind(&self, key: u32) -> bool {
+        self.posts[&key].waiting > 0
+    }
+
     /// What has happened since the last call.
     pub(super) fn take_effects(&mut self) -> Effects {
         std::mem::take(&mut self.effects)
@@ -126,14 +132,14 @@ impl Outgoing for Wire {
             return false;
         }
         post.waiting += usize::from(post.is_stalled);
-        let bytes = frame.bytes(post.transport);
+        let bytes = frame.bytes(encoding(post.transport));
         assert!(!bytes.is_empty(), "an empty frame for {to:?}");
         let got = match &**frame {
             Frame::Notification(notification) | Frame::Personal(notification, _) => {
                 Got::from_notification(notification)
             }
             Frame::Letter(_) => panic!("a letter, with queue and acknowledgement off"),
-            Frame::Bytes(bytes) => Got::Said(said(bytes, post.transport)),
+            Frame::Event(_) | Frame::Bytes(_) => Got::Said(said(bytes, post.transport)),
         };
         post.history.push(got.clone());
         self.effects.taken.entry(to.0).or_default().push(got);
@@ -154,11 +160,23 @@ impl Outgoing for Wire {
     }
 }
 
+/// How the model's clients of a transport are spoken to.
+pub(super) const fn encoding(transport: Transport) -> Encoding {
+    match transport {
+        Transport::WebSocket => Encoding::WebSocket,
+        Transport::Sse => Encoding::ChunkedEvents,
+    }
+}
+
 /// Reads a frame of ours back and sums it up: `subscribed ["a"]`, `error INVALID_CHANNEL`, `pong`.
 pub(super) fn said(bytes: &[u8], transport: Transport) -> String {
+    if bytes == [0x89, 0x00] {
+        assert_eq!(transport, Transport::WebSocket);
+        return "ping".to_owned();
+    }
     let (event, json) = match transport {
         Transport::WebSocket => (None, websocket_text(bytes)),
-        Transport::Sse => sse_event(std::str::from_utf8(bytes).unwrap()),
+        Transport::Sse => sse_event(std::str::from_utf8(sse::in_chunk(bytes)).unwrap()),
     };
     let message: Value = serde_json::from_slice(json).unwrap();
     let kind = message["type"].as_str().unwrap();

@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use proptest::sample::Index;
 use serde_json::json;
 
+use super::drain;
 use super::reference::{Person, Reference};
 use super::steps::{Audience, CHANNELS, Newcomer, Step, TENANTS, Target, USERS, Utterance};
 use super::wire::{Effects, Got, Wire};
@@ -29,7 +29,7 @@ pub(super) struct World {
     reference: Reference,
     wire: Wire,
     now: Tick,
-    /// When each connection's timer fires, and when it would have been silent as of then.
+    /// When each connection's timer fires, and when it would have owed a sign of life as of then.
     armed: BTreeMap<u32, (Tick, Option<Tick>)>,
     /// What the router knows from the reports.
     interest: BTreeSet<(String, Option<String>)>,
@@ -54,6 +54,7 @@ impl World {
             Step::Connect(who) => self.connect(who),
             Step::Pass(ticks) => self.pass(*ticks),
             Step::Lag(ticks) => self.lag(*ticks),
+            Step::Pause(ticks) => self.pause(*ticks),
             Step::Deliver(tenant, target) => self.deliver(tenant, target),
             Step::Say(at, what) => {
                 let speaks =
@@ -66,7 +67,8 @@ impl World {
             Step::Disconnect(at) => self.at(*at, Self::disconnect),
             Step::Heard(at) => self.at(*at, |world, key| {
                 world.state.handle_heard(ConnectionKey(key), world.now);
-                world.reference.people.get_mut(&key).unwrap().heard_at = world.now;
+                let person = world.reference.people.get_mut(&key).unwrap();
+                (person.heard_at, person.pinged_at) = (world.now, None);
             }),
             Step::StaleTimer(at) => self.at(*at, |world, key| world.fire(key, false)),
             Step::Stall(at) => self.at(*at, |world, key| world.wire.stall(key)),
@@ -228,18 +230,15 @@ impl World {
     fn send_away(&mut self, key: u32) {
         let goodbye = Got::Said("shutdown".to_owned());
         let taken = if self.wire.room(key) > 0 { vec![goodbye] } else { vec![] };
-        let window = Duration::from_secs(3);
-        self.state.send_away(ConnectionKey(key), window, &mut self.wire);
+        self.state.send_away(ConnectionKey(key), drain(), &mut self.wire);
         self.settle(BTreeMap::from([(key, taken)]), &[(key, Farewell::SHUTDOWN)]);
     }
 
     fn arm(&mut self, key: u32, next: Tick) {
         let person = &self.reference.people[&key];
-        let Limits { heartbeat_interval: interval, connection_timeout: timeout, .. } =
-            self.reference.limits;
+        let interval = self.reference.limits.heartbeat_interval;
         assert!(next > self.now, "a timer in the past spins");
-        let silent = (person.who.transport == Transport::WebSocket && !timeout.is_zero())
-            .then(|| person.heard_at.after(timeout));
+        let silent = person.sign_of_life_at(&self.reference.limits);
         let beats = (!interval.is_zero()).then(|| {
             let since = person.beaten_at;
             (since.after(interval.mul_f64(0.8)), since.after(interval.mul_f64(1.2)))
@@ -270,47 +269,73 @@ impl World {
         }
     }
 
+    /// Afterwards all is as if the pause had not been.
+    fn pause(&mut self, ticks: u32) {
+        let later = |at: Tick| Tick(at.0.saturating_add(ticks));
+        self.now = later(self.now);
+        self.state.handle_stall(ticks);
+        for person in self.reference.people.values_mut() {
+            person.heard_at = later(person.heard_at);
+            person.pinged_at = person.pinged_at.map(later);
+            person.beaten_at = later(person.beaten_at);
+        }
+        for (next, silent) in self.armed.values_mut() {
+            (*next, *silent) = (later(*next), silent.map(later));
+        }
+    }
+
     fn next_timer(&self) -> Option<(u32, Tick)> {
         self.armed.iter().map(|(key, (due, _))| (*key, *due)).min_by_key(|(_, due)| *due)
     }
 
-    /// Fires a timer. One on time must have been worth it: a heartbeat, a 4408, or a client that
-    /// was heard after it was armed for its silence.
+    /// Fires a timer. One on time must have been worth it: a heartbeat, a ping, a 4408, or a client
+    /// that was heard after it was armed for its silence.
     fn fire(&mut self, key: u32, is_on_time: bool) {
-        let person = self.reference.people[&key].clone();
         let limits = self.reference.limits.clone();
-        let room = self.wire.room(key);
-        let silence_begins = person.heard_at.after(limits.connection_timeout);
-        let is_silent = person.who.transport == Transport::WebSocket
-            && !limits.connection_timeout.is_zero()
-            && self.now >= silence_begins;
-        let next = self.state.handle_timer(ConnectionKey(key), self.now, &mut self.wire);
+        let (room, is_behind) = (self.wire.room(key), self.wire.is_behind(key));
+        let now = self.now;
+        let next = self.state.handle_timer(ConnectionKey(key), now, &mut self.wire);
         let effects = self.wire.take_effects();
-        if is_silent {
-            self.reference.meter.timeouts += 1;
-            assert_eq!(next, None);
-            return self.compare(effects, BTreeMap::new(), &[(key, Farewell::SILENT)]);
+        let person = self.reference.people.get_mut(&key).unwrap();
+        let is_due = person.sign_of_life_at(&limits).is_some_and(|at| now >= at);
+        if is_due && person.pinged_at.is_some() {
+            if !is_behind {
+                self.reference.meter.timeouts += 1;
+                assert_eq!(next, None);
+                return self.compare(effects, BTreeMap::new(), &[(key, Farewell::SILENT)]);
+            }
+            // It has not read the ping yet: it may still answer.
+            person.pinged_at = Some(now);
         }
-        let offered = !effects.taken.is_empty() || effects.refused > 0;
+        let is_probed = is_due && person.pinged_at.is_none();
+        let is_offered = !effects.taken.is_empty() || effects.refused > 0;
         let interval = limits.heartbeat_interval;
         let first = person.beaten_at.after(interval.mul_f64(0.8));
         let last = person.beaten_at.after(interval.mul_f64(1.2));
-        let may = !interval.is_zero() && self.now >= first;
-        let must = !interval.is_zero() && self.now >= last;
-        assert!(offered >= must, "no heartbeat at {:?}: {person:?}", self.now);
-        assert!(offered <= may, "an early heartbeat at {:?}: {person:?}", self.now);
-        if is_on_time && !offered {
-            assert_eq!(self.armed[&key].1, Some(self.now), "fired for nothing: {person:?}");
+        let may_beat = !interval.is_zero() && now >= first;
+        let must_beat = !interval.is_zero() && now >= last;
+        assert!(is_offered >= (must_beat || is_probed), "nothing at {now:?}: {person:?}");
+        assert!(is_offered <= (may_beat || is_probed), "too early at {now:?}: {person:?}");
+        if is_on_time && !is_offered {
+            assert_eq!(self.armed[&key].1, Some(now), "fired for nothing: {person:?}");
         }
-        if offered && room == 0 {
+        if is_offered && room == 0 {
             assert_eq!(next, None);
             return self.compare(effects, BTreeMap::new(), &[(key, Farewell::SLOW_CONSUMER)]);
         }
         let mut taken = BTreeMap::new();
-        if offered {
-            taken.insert(key, vec![Got::Said("heartbeat".to_owned())]);
-            self.reference.people.get_mut(&key).unwrap().beaten_at = self.now;
-            self.reference.meter.heartbeats += 1;
+        if is_offered {
+            let heartbeat = Got::Said("heartbeat".to_owned());
+            let has_beaten = effects.taken.get(&key).is_some_and(|got| got.contains(&heartbeat));
+            assert!(has_beaten >= must_beat && has_beaten <= may_beat, "at {now:?}: {person:?}");
+            if has_beaten {
+                person.beaten_at = now;
+                self.reference.meter.heartbeats += 1;
+            }
+            // A heartbeat has a ping with it.
+            person.pinged_at = person.pinged_at.or(Some(now));
+            let probe = Got::Said("ping".to_owned());
+            taken.insert(key, vec![if has_beaten { heartbeat } else { probe }]);
         }
         self.compare(effects, taken, &[]);
         self.arm(key, next.expect("a live connection has a next look"));

@@ -70,6 +70,25 @@ fn close_frames_are_checked() {
     assert_eq!(close(b"\x03\xe8bye \xc3"), Some(1007), "a reason cut inside a character");
 }
 
+/// What we say last must be legal too: 125 bytes at most, and a reason of whole characters.
+#[test]
+fn our_own_close_frame_is_legal_whatever_its_reason() {
+    for character in ["x", "é", "€", "😀"] {
+        for count in [0, 1, 30, 31, 41, 61, 62, 100, 123, 124, 1_000] {
+            for lead in ["", "y"] {
+                let reason = format!("{lead}{}", character.repeat(count));
+                let frame = close_frame(Some(1000), &reason);
+                let (header, payload) = frame.split_at(2);
+                assert!(payload.len() <= 125, "{} bytes", payload.len());
+                assert_eq!(header, [FINAL | CLOSE, u8::try_from(payload.len()).unwrap()]);
+                let said = std::str::from_utf8(&payload[2..]).expect("whole characters");
+                assert!(reason.starts_with(said));
+                assert!(said == reason || said.len() + character.len() > 123, "too short: {said}");
+            }
+        }
+    }
+}
+
 #[test]
 fn text_that_is_not_utf8_is_1007() {
     for bad in [&b"\xff"[..], b"ok \xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"cut \xe2\x82"]

@@ -55,6 +55,8 @@ pub(super) struct Held {
     pub(super) sequence: u64,
     pub(super) sent_at: Tick,
     expires_at: Tick,
+    /// When it is forgotten, if it is a dead letter.
+    pub(super) dead_until: Tick,
 }
 
 /// What the step that was just done is for.
@@ -75,6 +77,7 @@ const ACKED: u8 = 1;
 const DROPPED: u8 = 2;
 const EXPIRED: u8 = 4;
 const ACK_EXPIRED: u8 = 8;
+const DEAD_EXPIRED: u8 = 16;
 
 #[derive(Debug)]
 pub(super) struct Ledger {
@@ -161,19 +164,32 @@ impl Ledger {
         let mut gone = Vec::new();
         let mut names: BTreeSet<Name> = before.keys().copied().collect();
         names.extend(&facts.enqueued);
+        let was_flying = |name: &Name| {
+            before.get(name).is_some_and(|held| held.place == Place::InFlight)
+                || retaken.contains(name)
+        };
+        let has_ended =
+            |name: &Name| facts.settled.contains_key(name) || facts.cleared.contains(name);
         if self.limits.ack.is_some() {
             names.extend(&facts.sent);
         } else if self.limits.queue.is_some() {
             unread.extend(&facts.sent);
             unread.extend(&retaken);
+            // Without acknowledgement a letter in flight ends when somebody has read it.
+            let flown = before.keys().filter(|name| was_flying(name) && !has_ended(name));
+            unread.extend(flown);
+            unread.retain(|name| !has_ended(name));
         }
         for name in names {
             if !self.held.contains_key(&name) && !unread.contains(&name) {
                 gone.push((name, self.reasons((name, before.get(&name)), now, facts, sockets)));
             }
         }
-        // A letter that came back waits, or gave way.
-        let returned = self.returned(&events);
+        // A letter that came back waits, or gave way, unless it ended before. One that another
+        // connection has read or holds is in flight.
+        let mut returned = self.returned(&events);
+        returned.retain(|(name, is_queued)| !is_queued || (was_flying(name) && !has_ended(name)));
+        let returned: BTreeSet<Name> = returned.into_iter().map(|(name, _)| name).collect();
         let is_nowhere = |name: &&Name| !self.held.contains_key(*name);
         gone.extend(returned.iter().filter(is_nowhere).map(|name| (*name, self.evicted(*name))));
         for name in unread {
@@ -183,7 +199,7 @@ impl Ledger {
             if sockets.holds(name) {
                 self.unread.insert(name);
             } else {
-                let is_read = sockets.read.contains(&name);
+                let is_read = sockets.read.contains(&name) || sockets.left_writing.contains(&name);
                 assert!(is_read || is_discarded(name, &events), "{name:?} is lost: {events:?}");
             }
         }
@@ -210,7 +226,10 @@ impl Ledger {
         }
         let record = &self.records[&name];
         let place = before.map(|held| held.place);
-        assert_ne!(place, Some(Place::Dead), "{name:?} was given up and is gone");
+        if let Some(dead) = before.filter(|held| held.place == Place::Dead) {
+            assert!(dead.dead_until <= now, "{name:?} was given up and is gone: {dead:?}");
+            return DEAD_EXPIRED;
+        }
         let mut reasons = self.evicted(name);
         let is_alone = sockets.of(name.0).next().is_none();
         let is_meant = sockets.of(name.0).any(|(_, socket)| self.is_meant(name, socket.in_role));
@@ -266,15 +285,16 @@ impl Ledger {
             (DROPPED, grown(|meter| meter.queue_dropped)),
             (EXPIRED, grown(|meter| meter.queue_expired)),
             (ACK_EXPIRED, grown(|meter| meter.ack_expired)),
+            (DEAD_EXPIRED, grown(|meter| meter.dead_letters_expired)),
         ];
         // Each has gone one way: there must be an assignment to reasons that fits the counters.
-        for set in 0..16_u8 {
+        for set in 0..32_u8 {
             let in_set = counts.iter().filter(|(reason, _)| set & reason != 0);
             let counted: usize = in_set.map(|(_, count)| count.unwrap()).sum();
             let bound = gone.iter().filter(|(_, reasons)| reasons & !set == 0).count();
             assert!(
-                if set == 15 { bound == counted } else { bound <= counted },
-                "gone {gone:?}, but counted (1 acked, 2 dropped, 4 expired, 8 ack expired) {counts:?}"
+                if set == 31 { bound == counted } else { bound <= counted },
+                "gone {gone:?}, but counted (1 acked, 2 dropped, 4 expired, 8 ack expired, 16 dead expired) {counts:?}"
             );
         }
         let buried = self.held.iter().filter(|(name, held)| {
@@ -298,19 +318,20 @@ impl Ledger {
         assert_eq!(grown(|meter| meter.ack_tracked), Ok(tracked));
     }
 
-    /// The letters that users' last connections gave back to their queues.
-    fn returned(&self, events: &[Event]) -> BTreeSet<Name> {
+    /// The letters that connections gave back to their users' queues, and whether each came from
+    /// there.
+    fn returned(&self, events: &[Event]) -> BTreeSet<(Name, bool)> {
         let mut names = BTreeSet::new();
         if self.limits.ack.is_none() && self.limits.queue.is_some() {
             for event in events {
                 if let Event::Gone { owner, was_last, given_back, .. } = event {
                     let goes_back = |letter: &&Returned| *was_last || letter.is_queued;
                     let letters = given_back.iter().filter(goes_back);
-                    names.extend(letters.map(|letter| (*owner, letter.number)));
+                    names.extend(letters.map(|letter| ((*owner, letter.number), letter.is_queued)));
                 }
             }
         }
-        names.retain(|name| !self.records[name].is_now_or_never);
+        names.retain(|(name, _)| !self.records[name].is_now_or_never);
         names
     }
 
@@ -341,13 +362,14 @@ impl Ledger {
         for (user, (tenant, name)) in USERS.iter().enumerate() {
             let slot = state.directory.find_user(tenant, name, self.hashes[user]);
             let kept = all.len();
-            let mut enter = |letter: &Letter, place, sent_at| {
+            let mut enter = |letter: &Letter, place, sent_at, dead_until| {
                 let held = Held {
                     place,
                     attempts: letter.attempts(),
                     sequence: letter.sequence(),
                     sent_at,
                     expires_at: letter.expires_at(),
+                    dead_until,
                 };
                 let twice = all.insert((user, number(letter.id())), held);
                 assert!(twice.is_none(), "{user} has {:?} twice: {twice:?}, {held:?}", letter.id());
@@ -357,8 +379,10 @@ impl Ledger {
                 assert!(waiting.iter().is_sorted_by_key(Letter::sequence));
                 let most = self.limits.queue.map_or(0, |queue| queue.per_user_max);
                 assert!(most == 0 || waiting.len() <= most, "too many wait");
-                waiting.iter().for_each(|letter| enter(letter, Place::Waiting, Tick(0)));
-                mailbox.dead().for_each(|letter| enter(letter, Place::Dead, Tick(0)));
+                waiting.iter().for_each(|letter| enter(letter, Place::Waiting, Tick(0), Tick(0)));
+                mailbox
+                    .dead()
+                    .for_each(|dead| enter(&dead.letter, Place::Dead, Tick(0), dead.until));
             }
             if let Some(slot) = slot {
                 for flight in state.flights.of(state.directory.flights(slot)) {
@@ -366,7 +390,13 @@ impl Ledger {
                     let found = state.flights.find(slot, flight.letter.id());
                     let found = found.and_then(|found| state.flights.get(found));
                     assert!(found.is_some_and(|found| std::ptr::eq(found, flight)));
-                    enter(&flight.letter, Place::InFlight, flight.sent_at);
+                    enter(&flight.letter, Place::InFlight, flight.sent_at, Tick(0));
+                    let name = (user, number(flight.letter.id()));
+                    // Without acknowledgement somebody has read it, or is going to.
+                    let is_written = sockets.holds(name)
+                        || sockets.read.contains(&name)
+                        || sockets.left_writing.contains(&name);
+                    assert!(self.limits.ack.is_some() || is_written, "{name:?} is with nobody");
                     flying += 1;
                 }
             }

@@ -67,9 +67,14 @@ pub(super) struct Step {
 }
 
 pub(super) fn limits() -> impl Strategy<Value = Limits> {
-    let queue = (select(vec![0, 1, 2, 5]), select(vec![4_u64, 60, 7_200])).prop_map(
-        |(per_user_max, ttl)| QueueLimits { per_user_max, ttl: Duration::from_secs(ttl) },
-    );
+    let seconds = Duration::from_secs;
+    let sizes =
+        (select(vec![0, 1, 2, 5]), select(vec![4_u64, 60, 7_200]), select(vec![0_u64, 5, 600]));
+    let queue = sizes.prop_map(move |(per_user_max, ttl, dead_letter_ttl)| QueueLimits {
+        per_user_max,
+        ttl: seconds(ttl),
+        dead_letter_ttl: seconds(dead_letter_ttl),
+    });
     let window = select(vec![1_u32, 2, 5, 1000, 1000]);
     let ack = (select(vec![1_u64, 30]), prop::bool::weighted(0.75), 1..=3_u8, window).prop_map(
         |(timeout, requeue, attempts_max, in_flight_max)| AckLimits {
@@ -93,7 +98,8 @@ pub(super) fn limits() -> impl Strategy<Value = Limits> {
 
 pub(super) fn limits_with_queue() -> impl Strategy<Value = Limits> {
     limits().prop_map(|limits| {
-        let queue = QueueLimits { per_user_max: 0, ttl: Duration::from_secs(60) };
+        let (ttl, dead_letter_ttl) = (Duration::from_secs(60), Duration::from_secs(90));
+        let queue = QueueLimits { per_user_max: 0, ttl, dead_letter_ttl };
         Limits { queue: limits.queue.or(Some(queue)), ..limits }
     })
 }

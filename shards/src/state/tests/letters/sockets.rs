@@ -9,11 +9,11 @@ use std::rc::Rc;
 
 use serde_json::Value;
 
-use super::super::wire::said;
+use super::super::wire::{encoding, said};
 use crate::codec::websocket;
 use crate::frame::{Frame, Unsent};
 use crate::id::{ConnectionKey, NotificationId};
-use crate::message::Transport;
+use crate::message::{Encoding, Transport};
 use crate::state::{Farewell, Outgoing, Urgency};
 
 /// What an outbox holds; more than what stops a replay.
@@ -42,8 +42,8 @@ fn letter_id(frame: &Frame) -> Option<NotificationId> {
         Frame::Notification(notification) | Frame::Personal(notification, _) => {
             Some(notification.head().id)
         }
-        Frame::Letter(repeated) => Some(repeated.letter.id()),
-        Frame::Bytes(_) => None,
+        Frame::Letter(repeated) => Some(repeated.id),
+        Frame::Event(_) | Frame::Bytes(_) => None,
     }
 }
 
@@ -86,10 +86,7 @@ impl Socket {
         self.is_begun = false;
         let (id, sequence, attempts) = match &*frame {
             Frame::Personal(notification, sequence) => (notification.head().id, *sequence, 1),
-            Frame::Letter(repeated) => {
-                let letter = &repeated.letter;
-                (letter.id(), letter.sequence(), letter.attempts())
-            }
+            Frame::Letter(repeated) => (repeated.id, repeated.sequence, repeated.attempts),
             _ => return None,
         };
         if keeps_order || attempts == 1 {
@@ -144,6 +141,8 @@ pub(super) struct Sockets {
     pub(super) open: BTreeMap<u32, Socket>,
     /// What clients have read, ever.
     pub(super) read: BTreeSet<Name>,
+    /// What connections were still writing when they left.
+    pub(super) left_writing: BTreeSet<Name>,
     /// Whether every letter, not only one sent for the first time, must come in order.
     keeps_order: bool,
     drained: Vec<u32>,
@@ -242,6 +241,7 @@ impl Sockets {
         for frame in socket.outbox.drain(..) {
             if flushes {
                 kept_back.extend(letter_id(&frame).map(number));
+                self.left_writing.extend(letter_id(&frame).map(|id| (socket.owner, number(id))));
             } else if frame.is_notification() {
                 unsent.push(Unsent { frame, is_begun });
             }
@@ -278,7 +278,7 @@ impl Outgoing for Sockets {
         if frame.is_notification() && !socket.fits(frame) {
             return false;
         }
-        let bytes = frame.bytes(socket.transport);
+        let bytes = frame.bytes(encoding(socket.transport));
         assert!(!bytes.is_empty(), "an empty frame for {to:?}");
         let key = to.0;
         self.events.push(match letter_id(frame) {
@@ -310,10 +310,10 @@ impl Outgoing for Sockets {
 /// How a letter is marked for its reader.
 fn kind(frame: &Frame) -> Kind {
     let Frame::Letter(repeated) = frame else { return Kind::Live };
-    let text = websocket::payload_of(frame.bytes(Transport::WebSocket));
+    let text = websocket::payload_of(frame.bytes(Encoding::WebSocket));
     let json: Value = serde_json::from_slice(text).unwrap();
-    let attempts = u64::from(repeated.letter.attempts());
-    assert_eq!(json["n"], number(repeated.letter.id()));
+    let attempts = u64::from(repeated.attempts);
+    assert_eq!(json["n"], number(repeated.id));
     assert_eq!(json["attempt"].as_u64(), (attempts > 1).then_some(attempts));
     if json["replayed"] == true { Kind::Replayed } else { Kind::Again }
 }

@@ -59,15 +59,23 @@ impl Office {
             self.reached = self.now;
             for (name, held) in &self.ledger.held {
                 let expires_at = self.ledger.records[name].expires_at;
-                let is_fresh = held.place != Place::Waiting || expires_at > self.now;
+                let is_fresh = match held.place {
+                    Place::Waiting => expires_at > self.now,
+                    Place::Dead => held.dead_until > self.now,
+                    Place::InFlight => true,
+                };
                 assert!(is_fresh, "{name:?} waits after its time: {held:?}");
             }
         }
     }
 
-    /// The first letter that waits for anybody here waits for room: who has read all has got it.
+    /// The first letter that waits for anybody here waits for room: who has read all has got it, and
+    /// without acknowledgement nothing is in flight that all have read.
     fn expect_no_one_waits(&self) {
         for user in 0..USERS.len() {
+            let has_read_all = self.sockets.of(user).all(|(_, socket)| socket.has_read_all());
+            let is_flying = self.ledger.has(user, Place::InFlight);
+            assert!(self.limits.ack.is_some() || !has_read_all || !is_flying, "written, not ended");
             let waiting = self.ledger.of(user).filter(|(_, held)| held.place == Place::Waiting);
             let readers = |number| {
                 let theirs = self.sockets.of(user).map(|(_, socket)| socket);

@@ -1,0 +1,34 @@
+//! Running time: the time in which the shard ran, which is what a peer is measured by.
+//!
+//! **Runs on**: a shard; in tests, virtual time. **Owns**: how much time was lost so far.
+//! **Never**: measures what the calendar decides, such as when a notification expires.
+//!
+//! A process that is stopped, starved or suspended reads nothing and sends nothing. Whoever was
+//! asked something before that had no chance to be heard, so that time counts for nobody's
+//! timeout. A suspended machine needs no more: the monotonic clock under all ticks stands still.
+
+use crate::id::Tick;
+
+/// How running time stands to the clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct RunningTime {
+    /// Ticks in which the shard did not run, since start.
+    lost_ticks: u32,
+}
+
+impl RunningTime {
+    /// The shard did not run for so long.
+    pub(super) const fn lose(&mut self, ticks: u32) {
+        self.lost_ticks = self.lost_ticks.saturating_add(ticks);
+    }
+
+    /// A moment of the clock in running time.
+    pub(super) const fn of(self, now: Tick) -> Tick {
+        Tick(now.0.saturating_sub(self.lost_ticks))
+    }
+
+    /// When the clock shows a moment of running time, unless more time is lost; never stays never.
+    pub(super) const fn on_clock(self, running: Tick) -> Tick {
+        Tick(running.0.saturating_add(self.lost_ticks))
+    }
+}

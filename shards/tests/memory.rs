@@ -1,0 +1,177 @@
+//! What a subscription costs, and that what is not subscribed any more costs nothing.
+//!
+//! Set-up: a state with a thousand connections that subscribe, and an allocator that adds up what is
+//! in use. Properties: a channel with one subscriber costs 100 bytes at most (the router's part
+//! comes on top), a further subscription of a shared channel 16; when nine of ten are gone, most
+//! of it is given back; when all are, all of it. Why: 50 channels of its own for each of a million
+//! clients are 5 GB at 100 bytes each, and channels that come and go must not add up.
+
+#![expect(unsafe_code, reason = "an allocator that counts is an unsafe trait")]
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![expect(clippy::disallowed_macros, reason = "an allocator has no other place to count")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ara_shards::Limits;
+use ara_shards::codec::dialect;
+use ara_shards::frame::{Frame, Unsent};
+use ara_shards::id::{ConnectionKey, Tick};
+use ara_shards::message::{Listens, Member, Transport};
+use ara_shards::placement::UserHash;
+use ara_shards::state::{Farewell, Outgoing, State, Urgency};
+
+struct Adding;
+
+thread_local! {
+    static BYTES: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: every call goes to the system's allocator unchanged; the sum is a plain cell.
+unsafe impl GlobalAlloc for Adding {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        BYTES.with(|bytes| bytes.set(bytes.get().wrapping_add(layout.size())));
+        // SAFETY: the caller keeps the system allocator's rules.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        BYTES.with(|bytes| bytes.set(bytes.get().wrapping_sub(layout.size())));
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Adding = Adding;
+
+const CONNECTIONS: usize = 1_000;
+const CHANNELS_EACH: usize = 50;
+
+/// Takes every frame and forgets it.
+struct Nowhere;
+
+impl Outgoing for Nowhere {
+    fn offer(&mut self, _: ConnectionKey, _: &Rc<Frame>, _: Urgency) -> bool {
+        true
+    }
+
+    fn backlog_bytes(&self, _: ConnectionKey) -> Option<usize> {
+        Some(0)
+    }
+
+    fn watch(&mut self, _: ConnectionKey) {}
+
+    fn close(&mut self, _: ConnectionKey, _: Farewell) -> Vec<Unsent> {
+        Vec::new()
+    }
+}
+
+/// What is in use by all that the test has made so far.
+fn bytes() -> usize {
+    BYTES.with(Cell::get)
+}
+
+/// A thousand connections without a channel.
+fn connected() -> State {
+    let limits = Limits { subscriptions_per_connection_max: 0, ..Limits::default() };
+    let mut state = State::new(limits, 1);
+    let tenant: Arc<str> = "default".into();
+    for number in 0..CONNECTIONS {
+        let member = Member {
+            tenant: Arc::clone(&tenant),
+            user: number.to_string().into(),
+            hash: UserHash(number as u64),
+            roles: Box::default(),
+            grants: None,
+            listens: Listens::Nothing,
+            hears_settled: false,
+            seen: None,
+        };
+        state.handle_connect(key(number), member, Transport::WebSocket, Tick(0)).unwrap();
+    }
+    state
+}
+
+fn key(number: usize) -> ConnectionKey {
+    ConnectionKey::from_index(number).unwrap()
+}
+
+fn say(state: &mut State, number: usize, what: &str, names: impl Iterator<Item = String>) {
+    let names: Vec<String> = names.map(|name| format!("\"{name}\"")).collect();
+    let text = format!(r#"{{"type":"{what}","payload":{{"channels":[{}]}}}}"#, names.join(","));
+    state.handle_message(key(number), dialect::parse(&text), Tick(0), &mut Nowhere);
+    while state.poll_report().is_some() {}
+}
+
+/// Every connection subscribes. Returns the cost of a subscription.
+fn subscribe(state: &mut State, name: impl Fn(usize, usize) -> String) -> f64 {
+    while state.poll_report().is_some() {}
+    let before = bytes();
+    for number in 0..CONNECTIONS {
+        say(state, number, "Subscribe", (0..CHANNELS_EACH).map(|index| name(number, index)));
+    }
+    (bytes() - before) as f64 / (CONNECTIONS * CHANNELS_EACH) as f64
+}
+
+#[test]
+fn a_channel_with_one_subscriber_costs_100_bytes_at_most() {
+    for (name, most) in [("c", 100.0), ("a.name.of.30.bytes", 116.0)] {
+        let mut state = connected();
+        let cost = subscribe(&mut state, |number, index| format!("{name}-{number:07}-{index}"));
+        assert!(cost <= most, "{cost:.1} bytes for a channel like {name}-0000000-0");
+    }
+}
+
+#[test]
+fn a_subscription_of_a_shared_channel_costs_16_bytes_at_most() {
+    let mut state = connected();
+    let cost = subscribe(&mut state, |_, index| format!("shared-{index}"));
+    assert!(cost <= 16.0, "{cost:.1} bytes");
+}
+
+#[test]
+fn what_is_not_subscribed_any_more_costs_nothing() {
+    let mut state = connected();
+    let bare = bytes();
+    let name = |number: usize, index: usize| format!("channel-{number}-{index}");
+    let _cost = subscribe(&mut state, name);
+    let _cost = subscribe(&mut state, |_, index| format!("shared-{index}"));
+    let full = bytes() - bare;
+    for number in (0..CONNECTIONS).filter(|number| number % 10 != 0) {
+        say(&mut state, number, "Unsubscribe", (0..CHANNELS_EACH).map(|i| name(number, i)));
+        say(&mut state, number, "Unsubscribe", (0..CHANNELS_EACH).map(|i| format!("shared-{i}")));
+    }
+    let rest = bytes() - bare;
+    assert!(rest <= full / 4, "{rest} bytes of {full} are kept for a tenth");
+    for number in (0..CONNECTIONS).step_by(10) {
+        say(&mut state, number, "Unsubscribe", (0..CHANNELS_EACH).map(|i| name(number, i)));
+        say(&mut state, number, "Unsubscribe", (0..CHANNELS_EACH).map(|i| format!("shared-{i}")));
+    }
+    let rest = bytes() - bare;
+    assert!(rest <= 16 * 1024, "{rest} bytes are kept for nobody");
+}
+
+/// Neither a subscription nor its end looks at the others of the connection, or at those of the one
+/// who takes its place in the channel's list. Where they did, this would take minutes.
+#[test]
+fn very_many_come_and_go_one_by_one() {
+    let mut state = connected();
+    let many = 20_000;
+    let names = |from: usize| (from..from + 100).map(|index| format!("channel-{index}"));
+    for what in ["Subscribe", "Unsubscribe", "Subscribe"] {
+        for from in (0..many).step_by(100) {
+            for number in [0, 1, 2] {
+                say(&mut state, number, what, names(from));
+            }
+        }
+    }
+    let mut gone = 0;
+    for number in [1, 0, 2] {
+        state.handle_disconnect(key(number), Vec::new());
+        gone += std::iter::from_fn(|| state.poll_report()).count();
+    }
+    assert_eq!(gone, many, "each channel went with its last subscriber");
+}

@@ -1,0 +1,139 @@
+//! A gateway that is up: what main does until it is down again.
+//!
+//! **Runs on**: main. **Owns**: the threads, by their handles. **Never**: goes on without one of them,
+//! or without a long-lived task: what ends unasked takes the process down with a message.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ara_shards::worker::Ending;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::Failure;
+use super::signals::{Asked, Signals};
+use crate::cli::EXIT_FAILURE;
+use crate::storage::Storage;
+use crate::supervise::News;
+
+/// Beyond the grace, for the threads: the disk takes what is left.
+const THREADS_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A gateway that is up.
+#[derive(Debug)]
+pub struct Running {
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// Where the API listens, if apart from clients.
+    pub api_address: Option<SocketAddr>,
+    pub(super) news: mpsc::Receiver<News>,
+    pub(super) stop: mpsc::Sender<()>,
+    pub(super) router: JoinHandle<()>,
+    pub(super) shards: Vec<JoinHandle<()>>,
+    pub(super) grace: Duration,
+    /// The disk backend's directory, held until the end.
+    pub(super) storage: Option<Storage>,
+}
+
+impl Running {
+    /// Waits until the gateway takes clients and triggers.
+    ///
+    /// # Errors
+    ///
+    /// A thread or task ended before that.
+    pub async fn ready(&mut self) -> Result<(), Failure> {
+        match self.news.recv().await {
+            Some(News::Ready) => Ok(()),
+            Some(News::ThreadEnded(name, ending)) => Err(ended("thread", &name, &ending)),
+            Some(News::TaskEnded(name, ending)) => Err(ended("task", &name, &ending)),
+            None => Err(Failure::new("no thread is left".to_owned())),
+        }
+    }
+
+    /// Runs until a signal or the end of a thread or task, then stops everything. Returns the exit
+    /// code.
+    pub async fn until_stopped(mut self, signals: &mut Signals) -> ExitCode {
+        loop {
+            tokio::select! {
+                asked = signals.next() => match asked {
+                    Asked::Stop => break,
+                    Asked::Reload => tracing::warn!(
+                        "SIGHUP: this version reloads nothing; restart to apply changes"
+                    ),
+                },
+                news = self.news.recv() => {
+                    match news {
+                        Some(News::ThreadEnded(name, ending)) => {
+                            tracing::error!("{}", ended("thread", &name, &ending));
+                        }
+                        Some(News::TaskEnded(name, ending)) => {
+                            tracing::error!("{}", ended("task", &name, &ending));
+                        }
+                        Some(News::Ready) => continue,
+                        None => tracing::error!("no thread is left; stopping the process"),
+                    }
+                    return ExitCode::from(EXIT_FAILURE);
+                }
+            }
+        }
+        let asked_at = Instant::now();
+        tracing::info!(grace = ?self.grace, "stopping: saying goodbye to clients");
+        // The router takes this at once or is gone, which its end will tell.
+        let _told = self.stop.try_send(());
+        let patience = self.grace + THREADS_DEADLINE;
+        tokio::select! {
+            stopped = timeout(patience, self.all_ended()) => match stopped {
+                Ok(true) => {
+                    for thread in self.shards.into_iter().chain([self.router]) {
+                        // It has said how it ended.
+                        let _joined = thread.join();
+                    }
+                    drop(self.storage);
+                    tracing::info!("stopped");
+                    ExitCode::SUCCESS
+                }
+                Ok(false) => ExitCode::from(EXIT_FAILURE),
+                Err(_elapsed) => {
+                    tracing::error!("threads did not end in time; stopping anyway");
+                    ExitCode::from(EXIT_FAILURE)
+                }
+            },
+            () = signals.stop_at_once(asked_at) => {
+                tracing::warn!("second signal: stopping at once");
+                ExitCode::from(EXIT_FAILURE)
+            }
+        }
+    }
+
+    /// Waits for every thread's end; false if one failed, or a task did meanwhile.
+    async fn all_ended(&mut self) -> bool {
+        let mut clean = true;
+        let mut left = self.shards.len() + 1;
+        while left > 0 {
+            let (kind, name, ending) = match self.news.recv().await {
+                Some(News::ThreadEnded(name, ending)) => ("thread", name, ending),
+                Some(News::TaskEnded(name, ending)) => ("task", name, ending),
+                Some(News::Ready) => continue,
+                None => return false,
+            };
+            if kind == "thread" {
+                left -= 1;
+            }
+            if !matches!(ending, Ending::Stopped) {
+                tracing::error!("{}", ended(kind, &name, &ending));
+                clean = false;
+            }
+        }
+        clean
+    }
+}
+
+fn ended(kind: &str, name: &str, ending: &Ending) -> Failure {
+    Failure::new(match ending {
+        Ending::Stopped => format!("{kind} {name} ended unasked; stopping the process"),
+        Ending::Failed(error) => format!("{kind} {name} failed: {error}; stopping the process"),
+        Ending::Panicked => format!("{kind} {name} panicked; stopping the process"),
+    })
+}

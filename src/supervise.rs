@@ -1,0 +1,95 @@
+//! Who lives as long as the gateway, and what happens when it ends: threads and tasks alike.
+//!
+//! **Runs on**: any runtime of the gateway. **Owns**: nothing but a way to main. **Never**: lets a
+//! task that others rely on end in silence. A runtime swallows the panic of a task, so a gateway
+//! without its reader of Redis, say, would look alive for ever.
+
+use std::io;
+
+use ara_shards::worker::Ending;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinHandle};
+
+/// What main is told.
+#[derive(Debug)]
+pub enum News {
+    /// The API answers.
+    Ready,
+    /// A thread has ended.
+    ThreadEnded(String, Ending),
+    /// A long-lived task has ended.
+    TaskEnded(String, Ending),
+}
+
+/// Watches threads and tasks for main, which takes the process down when one ends unasked.
+#[derive(Debug, Clone)]
+pub struct Supervisor {
+    news: mpsc::Sender<News>,
+    /// The task that panics, in a test.
+    #[cfg(test)]
+    pub(crate) fault: Option<&'static str>,
+}
+
+impl Supervisor {
+    /// A supervisor, and what main reads. There must be room for the end of everything that is
+    /// supervised: `news_max` is the most there can be.
+    #[must_use]
+    pub fn new(news_max: usize) -> (Self, mpsc::Receiver<News>) {
+        let (news, read) = mpsc::channel(news_max);
+        let supervisor = Self {
+            news,
+            #[cfg(test)]
+            fault: None,
+        };
+        (supervisor, read)
+    }
+
+    /// Tells main. If main is gone there is nobody to tell.
+    pub fn tell(&self, news: News) {
+        let _told = self.news.try_send(news);
+    }
+
+    /// Spawns a task that lives as long as the gateway, on this thread's runtime. It returns only
+    /// when the gateway stops, or with the error that keeps it from going on; that and a panic take
+    /// the process down. Aborting it is no end to be told.
+    pub fn spawn(
+        &self,
+        name: impl Into<String>,
+        task: impl Future<Output = io::Result<()>> + 'static,
+    ) -> AbortHandle {
+        let (name, supervisor) = (name.into(), self.clone());
+        #[cfg(test)]
+        let task = fail(task, self.fault == Some(&*name));
+        let task = spawn_unsupervised(task);
+        let handle = task.abort_handle();
+        spawn_unsupervised(async move {
+            let ending = match task.await {
+                Ok(Ok(())) => Ending::Stopped,
+                Ok(Err(error)) => Ending::Failed(error),
+                Err(error) if error.is_cancelled() => return,
+                Err(_panicked) => Ending::Panicked,
+            };
+            supervisor.tell(News::TaskEnded(name, ending));
+        });
+        handle
+    }
+}
+
+/// Spawns the task of one connection or one request. A panic ends only that: the panic hook logs
+/// and counts it, and the task's socket closes as it is dropped.
+#[expect(clippy::disallowed_methods, reason = "the one place where tasks are spawned")]
+pub fn spawn_unsupervised<T: 'static>(task: impl Future<Output = T> + 'static) -> JoinHandle<T> {
+    tokio::task::spawn_local(task)
+}
+
+/// The task, or a panic once it has been at work.
+#[cfg(test)]
+async fn fail<T>(task: impl Future<Output = T>, is_to_fail: bool) -> T {
+    if !is_to_fail {
+        return task.await;
+    }
+    let moment = std::time::Duration::from_millis(50);
+    let outcome = tokio::time::timeout(moment, task).await;
+    assert!(outcome.is_err(), "a long-lived task ended by itself");
+    panic!("the test's own panic");
+}
