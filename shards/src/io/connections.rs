@@ -419,3 +419,6 @@ impl Outgoing for Connections {
         self.finish(key, last, farewell.flush)
     }
 }
+
+#[cfg(test)]
+mod tests;
