@@ -223,10 +223,16 @@ impl Pool {
         encoding: Encoding,
         socket: &mut impl Write,
     ) -> io::Result<usize> {
-        let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE];
-        let mut count = 0;
         let mut slot = outbox.head;
         let mut skip = outbox.written as usize;
+        if outbox.head == outbox.tail {
+            // The usual case of a fan-out, without the cost of preparing many slices.
+            let frame = self.entries.get(slot as usize).and_then(|entry| entry.frame.as_ref());
+            let bytes = frame.map_or(&[][..], |frame| frame.bytes(encoding));
+            return socket.write(bytes.get(skip..).unwrap_or_default());
+        }
+        let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE];
+        let mut count = 0;
         for slice in &mut slices {
             let Some(entry) = self.entries.get(slot as usize) else { break };
             let bytes = entry.frame.as_ref().map_or(&[][..], |frame| frame.bytes(encoding));
@@ -235,11 +241,7 @@ impl Pool {
             slot = entry.next;
             count += 1;
         }
-        match slices.get(..count) {
-            Some([single]) => socket.write(single),
-            Some(several) => socket.write_vectored(several),
-            None => Ok(0),
-        }
+        socket.write_vectored(slices.get(..count).unwrap_or_default())
     }
 
     /// Takes `count` written bytes off the front.
