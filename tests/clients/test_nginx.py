@@ -1,4 +1,4 @@
-"""Behind nginx, configured as docs/operations.md says, an EventSource survives a restart of the gateway.
+"""Behind nginx, with the lines of deploy/nginx.conf for it, an EventSource survives a restart of the gateway.
 
 Clients: headless Chromium's and npm's EventSource, and httpx, through a real nginx.
 """
@@ -19,7 +19,7 @@ from conftest import need
 from gateway import API_KEY, HERE, make_token, wait_until
 from test_browser import START_S, collect
 
-OPERATIONS = HERE.parent.parent / "docs" / "operations.md"
+CONFIGURED = HERE.parent.parent / "deploy" / "nginx.conf"
 # Where all of nginx's own files are.
 CONFIGURATION = """
 daemon off;
@@ -46,11 +46,10 @@ http {{
 """
 
 
-def documented(mark: str) -> str:
-    """The nginx lines of the documentation that have this word in them."""
-    blocks = re.findall(r"```nginx\n(.*?)```", OPERATIONS.read_text(), re.DOTALL)
-    [block] = [block for block in blocks if mark in block]
-    return block
+def configured(first: str, last: str) -> str:
+    """The lines of deploy/nginx.conf from the one that begins with `first` to the next that begins with `last`."""
+    [(lines)] = re.findall(rf"^(\s*{first}.*?^\s*{last}.*?$)", CONFIGURED.read_text(), re.DOTALL | re.MULTILINE)
+    return lines
 
 
 def free_port() -> int:
@@ -63,7 +62,7 @@ def free_port() -> int:
 async def nginx(folder, upstream: int, version: str):
     port = free_port()
     folder.mkdir()
-    text = CONFIGURATION.format(http=documented("split_clients"), server=documented("location @"), port=port,
+    text = CONFIGURATION.format(http=configured("split_clients", ""), server=configured("error_page", "}"), port=port,
                                 upstream=upstream, version=version)
     (folder / "nginx.conf").write_text(text)
     log = (folder / "output.log").open("wb")
