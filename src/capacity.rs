@@ -3,7 +3,7 @@
 //! **Runs on**: main, at start. **Owns**: nothing. **Never**: promises more than the limit holds, nor
 //! says ready where that is next to nothing.
 
-use ara_shards::pin;
+use ara_shards::base::pin;
 
 use crate::boot::Failure;
 use crate::router::interest::SHARDS_MAX;

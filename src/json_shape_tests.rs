@@ -6,7 +6,7 @@
 //! so that a field added later is held against the rules too. Why: what a misspelt field was to
 //! narrow would go to everybody.
 
-use ara_shards::codec::json::{Fault, Problem};
+use ara_shards::wire::json::{Fault, Problem};
 use serde_json::{Map, Value};
 
 /// What serde and serde_json would say.

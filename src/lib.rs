@@ -9,7 +9,8 @@ pub mod boot;
 pub mod capacity;
 pub mod cli;
 pub mod config;
-pub mod door;
+pub mod intake;
+pub mod listener;
 pub mod names;
 pub mod origin;
 pub mod query;
@@ -19,7 +20,6 @@ pub mod router;
 pub mod storage;
 pub mod supervise;
 pub mod telemetry;
-pub mod trigger;
 pub mod welcome;
 
 #[cfg(test)]

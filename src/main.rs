@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use ara_gateway::boot::{self, Signals};
 use ara_gateway::cli::{self, Cli, Command, EXIT_FAILURE};
 use ara_gateway::config::{self, raw::Sources};
-use ara_gateway::door::auth::Verifier;
+use ara_gateway::listener::auth::Verifier;
 use ara_gateway::telemetry::{self, output::Output};
 
 #[global_allocator]

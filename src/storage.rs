@@ -1,4 +1,4 @@
-//! The directory of the disk backend: whose it is, which shard's letters are where, and moving
+//! The directory of the disk backend: whose it is, which shard's messages are where, and moving
 //! them when the number of shards has changed.
 //!
 //! **Runs on**: main, before any shard starts. **Owns**: the directory, by its lock.
@@ -12,7 +12,7 @@
 //!
 //! Users' homes come from a keyed hash. Its keys are drawn for each directory and kept in the
 //! layout, so that the next run finds everybody where they were. If the number of shards differs,
-//! or this processor's hash does, all letters are copied to a new generation first.
+//! or this processor's hash does, all messages are copied to a new generation first.
 
 mod layout;
 
@@ -20,14 +20,14 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ara_shards::clock::Clock;
+use ara_shards::base::clock::Clock;
+use ara_shards::base::placement::Placement;
 use ara_shards::journal::storage::file_system_bytes;
 use ara_shards::journal::{Fsync, Options};
-use ara_shards::placement::Placement;
-use ara_shards::vault;
+use ara_shards::store::disk;
 
 use crate::boot::Failure;
-use crate::config::settled::Disk;
+use crate::config::settings::Disk;
 use layout::Layout;
 
 /// The least a shard's journal needs: four segments of the least length that holds any record.
@@ -53,7 +53,7 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// Takes the directory, makes what is missing, and moves letters if that is needed.
+    /// Takes the directory, makes what is missing, and moves messages if that is needed.
     ///
     /// # Errors
     ///
@@ -187,7 +187,7 @@ fn journals(disk: &Disk, layout: &Layout, bytes_max: u64) -> Vec<Options> {
     (0..layout.shards).map(options).collect()
 }
 
-/// Copies all letters to a new generation for `shards` shards, and makes that the one that counts.
+/// Copies all messages to a new generation for `shards` shards, and makes that the one that counts.
 fn migrate(disk: &Disk, old: &Layout, shards: usize, clock: Clock) -> Result<Layout, Failure> {
     let fault = |doing: &str, error: &dyn std::fmt::Display| fault(&disk.path, doing, error);
     tracing::info!(from = old.shards, to = shards, "moving queued notifications to their shards");
@@ -203,7 +203,7 @@ fn migrate(disk: &Disk, old: &Layout, shards: usize, clock: Clock) -> Result<Lay
     // The old files go next: what is copied must be on the disk, whatever the policy.
     let synced = Disk { fsync: Fsync::Always, ..disk.clone() };
     let (from, to) = (journals(disk, old, unbounded), journals(&synced, &new, unbounded));
-    let rehomed = vault::rehome(&from, &to, clock, &new.placement()).map_err(|error| {
+    let rehomed = disk::rehome(&from, &to, clock, &new.placement()).map_err(|error| {
         // The next start tries again from what still counts.
         let _left = fs::remove_dir_all(&directory);
         let count = old.shards;
@@ -213,7 +213,7 @@ fn migrate(disk: &Disk, old: &Layout, shards: usize, clock: Clock) -> Result<Lay
     })?;
     rehomed.reports.iter().for_each(log_damage);
     new.write(&disk.path.join(LAYOUT)).map_err(|error| fault("writing its layout", &error))?;
-    tracing::info!(letters = rehomed.letters, expired = rehomed.expired, "moved");
+    tracing::info!(messages = rehomed.messages, expired = rehomed.expired, "moved");
     Ok(new)
 }
 

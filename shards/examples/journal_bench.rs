@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ara_shards::doorbell::Doorbell;
 use ara_shards::journal::{AppendError, Fsync, Full, Journal, Options, Position};
+use ara_shards::link::doorbell::Doorbell;
 
 const RECORD: [u8; 300] = [0x61; 300];
 const COMMIT: u32 = 256;
@@ -97,8 +97,8 @@ fn throughput(name: &str, directory: &Path, fsync: Fsync, commits: u32) -> Outco
             journal.poll();
         }
     }
-    let ticket = journal.flush();
-    while journal.committed() < ticket {
+    let commit_point = journal.flush();
+    while journal.committed() < commit_point {
         wait(&mut journal, &bell);
     }
     let records = f64::from(commits * COMMIT);
@@ -153,8 +153,8 @@ fn latency(name: &str, directory: &Path, fsync: Fsync, commits: u32) -> Outcome<
         let positions: Vec<_> =
             (0..COMMIT).map(|_| journal.append(&RECORD)).collect::<Result<_, _>>()?;
         let begin = Instant::now();
-        let ticket = journal.flush();
-        while journal.committed() < ticket {
+        let commit_point = journal.flush();
+        while journal.committed() < commit_point {
             wait(&mut journal, &bell);
         }
         times.push(begin.elapsed());
@@ -242,8 +242,8 @@ fn notes(directory: &Path) -> Outcome<()> {
         journal.flush();
         journal.poll();
     }
-    let ticket = journal.flush();
-    while journal.committed() < ticket {
+    let commit_point = journal.flush();
+    while journal.committed() < commit_point {
         wait(&mut journal, &bell);
     }
     println!(

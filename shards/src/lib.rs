@@ -5,27 +5,19 @@
 //! **Owns**: a slice of the users, with their connections, channels and timers.
 //! **Never**: knows HTTP, Redis, tokens, metrics exporters or configuration files; locks; calls up.
 
-pub mod clock;
-pub mod codec;
-pub mod conversation;
-pub mod doorbell;
-pub mod frame;
-pub mod id;
+pub mod base;
 pub mod journal;
-pub mod limits;
-pub mod message;
-pub mod meter;
+pub mod link;
 pub mod notification;
-pub mod pin;
-pub mod placement;
+pub mod outbound;
+pub mod protocol;
 pub mod state;
-pub mod vault;
+pub mod store;
+pub mod wire;
 pub mod worker;
 
-mod inbox;
 mod io;
 mod shard;
-mod table;
 
-pub use inbox::{Refused, ShardLink};
-pub use limits::Limits;
+pub use base::limits::Limits;
+pub use link::inbox::{Refused, ShardLink};

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use triomphe::ThinArc;
 
-use crate::codec::{sse, websocket};
-use crate::id::{NotificationId, Tick};
-use crate::message::Transport;
+use crate::base::id::{NotificationId, Tick};
+use crate::link::message::Transport;
+use crate::wire::{sse, websocket};
 
 /// How urgent a notification is. The order is the order of the delivery lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -60,7 +60,7 @@ pub enum Audience {
 
 /// What is known of an event besides its bytes.
 #[derive(Debug)]
-pub struct Head {
+pub struct Metadata {
     /// Its identity, the same on every transport and every repetition.
     pub id: NotificationId,
     /// Who is meant; `None` = every recipient.
@@ -74,18 +74,18 @@ pub struct Head {
 /// An event's head and its complete WebSocket frame in one allocation: what is kept of it for
 /// whoever is to get it later. The JSON is the frame's end.
 #[derive(Clone)]
-pub struct Kept(ThinArc<Head, u8>);
+pub struct SharedMessage(ThinArc<Metadata, u8>);
 
-impl Kept {
+impl SharedMessage {
     /// From the complete notification object.
     #[must_use]
-    pub fn new(head: Head, json: &[u8]) -> Self {
+    pub fn new(head: Metadata, json: &[u8]) -> Self {
         Self(ThinArc::from_header_and_slice(head, &websocket::text_frame(json)))
     }
 
     /// What is known of it.
     #[must_use]
-    pub fn head(&self) -> &Head {
+    pub fn head(&self) -> &Metadata {
         &self.0.header.header
     }
 
@@ -102,7 +102,7 @@ impl Kept {
     }
 }
 
-impl std::fmt::Debug for Kept {
+impl std::fmt::Debug for SharedMessage {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.head().fmt(formatter)
     }
@@ -111,7 +111,7 @@ impl std::fmt::Debug for Kept {
 /// One event in the form each transport writes it.
 #[derive(Debug)]
 pub struct Notification {
-    kept: Kept,
+    kept: SharedMessage,
     sse: Box<[u8]>,
 }
 
@@ -120,29 +120,29 @@ impl Notification {
     ///
     /// A transport without a reader gets no encoding: `readers` says which have one.
     #[must_use]
-    pub fn encode(head: Head, json: &[u8], readers: Readers) -> Self {
+    pub fn encode(head: Metadata, json: &[u8], readers: Readers) -> Self {
         let sse = if readers.sse {
             sse::event("notification", Some(head.id), json)
         } else {
             Box::default()
         };
         let kept = if readers.websocket {
-            Kept::new(head, json)
+            SharedMessage::new(head, json)
         } else {
-            Kept(ThinArc::from_header_and_slice(head, &[]))
+            SharedMessage(ThinArc::from_header_and_slice(head, &[]))
         };
         Self { kept, sse }
     }
 
     /// What is known of it.
     #[must_use]
-    pub fn head(&self) -> &Head {
+    pub fn head(&self) -> &Metadata {
         self.kept.head()
     }
 
     /// A share of it, to keep.
     #[must_use]
-    pub fn keep(&self) -> Kept {
+    pub fn keep(&self) -> SharedMessage {
         self.kept.clone()
     }
 

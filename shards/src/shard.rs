@@ -5,21 +5,21 @@
 use std::collections::VecDeque;
 use std::io;
 
-use crate::codec::websocket::{self, Event, Violation};
-use crate::conversation::{Conversation, Speaker};
-use crate::frame::Frame;
-use crate::id::{ConnectionKey, Tick};
-use crate::inbox::{Inbox, Refused};
-use crate::io::connections::{Connections, Received};
-use crate::limits::{
+use crate::base::id::{ConnectionKey, Tick};
+use crate::base::limits::{
     CONTROLS_PER_TURN, DELIVERIES_PER_TURN, FAN_OUT_FLUSHES_PER_TURN, FRAMES_PER_TURN, LINGER,
     Limits, POLLER_EVENTS, READ_BUFFER_BYTES, READS_PER_TURN, STOP_LINGER, TIMERS_PER_TURN,
     UNFINISHED_BYTES_MAX,
 };
-use crate::message::{Adoption, Answer, Control, Drain, Question, Report, Transport};
+use crate::io::connections::{Connections, Received};
+use crate::link::inbox::{Inbox, Refused};
+use crate::link::message::{Adoption, Control, Drain, Query, Reply, Report, Transport};
+use crate::outbound::Frame;
+use crate::protocol::{Protocol, Sender};
 use crate::state::timer::Wheel;
-use crate::state::{Farewell, Outgoing, State, Urgency};
-use crate::vault::Recovered;
+use crate::state::{CloseReason, Outgoing, State, Urgency};
+use crate::store::disk::Recovered;
+use crate::wire::websocket::{self, Event, Violation};
 use stall::Schedule;
 
 mod stall;
@@ -92,15 +92,11 @@ impl Shard {
 
     /// Waits until what is kept on disk is there.
     pub(crate) fn close(&mut self) -> io::Result<()> {
-        self.state.take_vault().map_or(Ok(()), |vault| vault.close())
+        self.state.take_store().map_or(Ok(()), |store| store.close())
     }
 
     /// One turn: everything it does is bounded, and nothing in it waits.
-    pub(crate) fn turn(
-        &mut self,
-        conversation: &mut impl Conversation,
-        now: Tick,
-    ) -> io::Result<Flow> {
+    pub(crate) fn turn(&mut self, conversation: &mut impl Protocol, now: Tick) -> io::Result<Flow> {
         let has_stalled = self.notice_stall(now);
         let flow = self.take_turn(conversation, now, has_stalled)?;
         self.schedule.plan(flow, now);
@@ -109,11 +105,11 @@ impl Shard {
 
     fn take_turn(
         &mut self,
-        conversation: &mut impl Conversation,
+        conversation: &mut impl Protocol,
         now: Tick,
         has_stalled: bool,
     ) -> io::Result<Flow> {
-        self.state.meter.turns += 1;
+        self.state.counters.turns += 1;
         self.connections.set_now(self.state.running(now));
         if !self.hand_over_reports() {
             return Ok(Flow::Held);
@@ -152,11 +148,11 @@ impl Shard {
         while let Some(key) = self.connections.next_drained() {
             self.state.handle_room(key, &mut self.connections);
         }
-        let more_letters = self.state.handle_deadlines(now, &mut self.connections)
+        let more_messages = self.state.handle_deadlines(now, &mut self.connections)
             | self.state.poll_replays(now, &mut self.connections)
-            | self.state.poll_vault(now);
-        if let Some(vault) = &self.state.vault {
-            vault.check()?;
+            | self.state.poll_store(now);
+        if let Some(store) = &self.state.store {
+            store.check()?;
         }
         if !self.hand_over_reports() {
             return Ok(Flow::Held);
@@ -165,7 +161,7 @@ impl Shard {
         self.bury(now);
         self.report_drained();
         let busy = more_events
-            || more_letters
+            || more_messages
             || !self.fired.is_empty()
             || self.connections.has_work()
             || !self.inbox.is_empty();
@@ -175,7 +171,7 @@ impl Shard {
             return Ok(Flow::Again);
         }
         let timer = self.wheel.next().map(|running| self.state.on_clock(running));
-        let disk = self.state.vault.as_ref().and_then(|vault| vault.next_look_at(now));
+        let disk = self.state.store.as_ref().and_then(|store| store.next_look_at(now));
         let times = [timer, self.state.next_deadline(), disk];
         Ok(Flow::Idle(times.into_iter().flatten().min()))
     }
@@ -200,12 +196,12 @@ impl Shard {
         room
     }
 
-    fn handle_control(&mut self, control: Control, talk: &mut impl Conversation, now: Tick) {
+    fn handle_control(&mut self, control: Control, talk: &mut impl Protocol, now: Tick) {
         match control {
             Control::Adopt(adoption) => self.adopt(*adoption, talk, now),
-            Control::Ask { ticket, question } => {
-                let answer = self.answer(&question, now);
-                self.state.push_report(Report::Answered { ticket, answer });
+            Control::Ask { request, query } => {
+                let reply = self.reply(&query, now);
+                self.state.push_report(Report::Replied { request, reply });
             }
             Control::Drain(order) => {
                 let rest = self.connections.keys().into();
@@ -219,23 +215,23 @@ impl Shard {
         }
     }
 
-    fn answer(&mut self, question: &Question, now: Tick) -> Answer {
-        let mut answer = self.state.handle_question(question, now, &mut self.connections);
-        if let Answer::Snapshot(snapshot) = &mut answer {
+    fn reply(&mut self, query: &Query, now: Tick) -> Reply {
+        let mut reply = self.state.handle_query(query, now, &mut self.connections);
+        if let Reply::Snapshot(snapshot) = &mut reply {
             snapshot.outbox_bytes = self.connections.outbox_bytes();
             snapshot.unfinished_bytes = self.connections.unfinished_bytes;
             snapshot.core = self.core;
-            snapshot.meter.writes = self.connections.writes();
+            snapshot.counters.writes = self.connections.writes();
         }
-        answer
+        reply
     }
 
-    fn adopt<C: Conversation>(&mut self, adoption: Adoption, talk: &mut C, now: Tick) {
+    fn adopt<C: Protocol>(&mut self, adoption: Adoption, talk: &mut C, now: Tick) {
         let transport = adoption.encoding.transport();
         let member = adoption.member;
         let key = match self.connections.adopt(adoption.stream, adoption.encoding) {
             Ok(key) if self.draining.is_none() => key,
-            Ok(key) => return self.part_with(key),
+            Ok(key) => return self.remove_connection(key),
             Err(error) => {
                 tracing::warn!(%error, "a client socket could not be registered");
                 return self.state.push_report(Report::Closed { transport });
@@ -280,21 +276,21 @@ impl Shard {
         }
     }
 
-    fn handle_readable(&mut self, key: ConnectionKey, talk: &mut impl Conversation, now: Tick) {
+    fn handle_readable(&mut self, key: ConnectionKey, talk: &mut impl Protocol, now: Tick) {
         let mut buffer = std::mem::take(&mut self.buffer);
         match self.connections.read(key, &mut buffer) {
             Received::Nothing => {}
-            Received::End if self.connections.end(key) => self.part_with(key),
+            Received::End if self.connections.end(key) => self.remove_connection(key),
             Received::End => {
                 // The client may only have shut its own side: it gets what it is owed.
-                let flush = !self.state.keeps_letters();
+                let flush = !self.state.keeps_messages();
                 let unsent = self.connections.finish(key, None, flush);
                 self.state.handle_disconnect(key, unsent);
             }
             Received::Bytes(count) => {
-                let listens = self.connections.transport(key) == Some(Transport::WebSocket)
+                let subscribes_to = self.connections.transport(key) == Some(Transport::WebSocket)
                     && self.connections.is_open(key);
-                if let Some(bytes) = buffer.get_mut(..count).filter(|_| listens) {
+                if let Some(bytes) = buffer.get_mut(..count).filter(|_| subscribes_to) {
                     self.decode(key, bytes, talk, now);
                 }
             }
@@ -303,7 +299,7 @@ impl Shard {
     }
 
     /// Feeds a client's bytes to the codec and does what its messages ask.
-    fn decode<C: Conversation>(
+    fn decode<C: Protocol>(
         &mut self,
         key: ConnectionKey,
         bytes: &mut [u8],
@@ -316,7 +312,7 @@ impl Shard {
         let mut unfinished = self.connections.take_unfinished(key);
         let (state, connections) = (&mut self.state, &mut self.connections);
         let mut heard = false;
-        let from = Speaker { key, now };
+        let from = Sender { key, now };
         let result =
             websocket::decode(bytes, &mut unfinished, self.limits.message_bytes_max, |event| {
                 heard = true;
@@ -326,13 +322,13 @@ impl Shard {
                     Event::Ping(payload) => {
                         let pong = Frame::raw(websocket::pong_frame(payload));
                         if !connections.offer(key, &pong, Urgency::Prompt) {
-                            state.dismiss_slow(key, connections);
+                            state.close_slow_consumer(key, connections);
                         }
                     }
                     Event::Pong | Event::Fragment => {}
                     Event::Close(code) => {
                         let last = websocket::close_frame(code, "");
-                        let flush = !state.keeps_letters();
+                        let flush = !state.keeps_messages();
                         let unsent = connections.finish(key, Some(last), flush);
                         state.handle_disconnect(key, unsent);
                     }
@@ -340,17 +336,17 @@ impl Shard {
                 connections.is_open(key)
             });
         if heard {
-            self.state.handle_heard(key, now);
+            self.state.handle_frame_received(key, now);
         }
         if let Err(Violation { code, reason }) = result {
-            self.state.meter.violations += 1;
-            let farewell = Farewell { code, reason, flush: true };
-            self.state.dismiss(key, farewell, &mut self.connections);
+            self.state.counters.violations += 1;
+            let reason = CloseReason { code, reason, flush: true };
+            self.state.close_connection(key, reason, &mut self.connections);
         } else if unfinished.is_some() && self.connections.is_open(key) {
             self.connections.return_unfinished(key, unfinished);
             if self.connections.unfinished_bytes > UNFINISHED_BYTES_MAX {
-                self.state.meter.overloads += 1;
-                self.state.dismiss(key, Farewell::OVERLOADED, &mut self.connections);
+                self.state.counters.overloads += 1;
+                self.state.close_connection(key, CloseReason::OVERLOADED, &mut self.connections);
             }
         }
     }
@@ -366,13 +362,13 @@ impl Shard {
                 match self.linger_until(key, now) {
                     Some(until) if until > now => self.arm(key, until),
                     // It had its time to answer and go.
-                    _ => self.part_with(key),
+                    _ => self.remove_connection(key),
                 }
             } else if self.connections.has_input(key) {
                 // What it has sent decides whether it is silent: look again when that is read.
                 self.arm(key, now);
             } else if self.is_stalled(key, now) {
-                self.state.dismiss_slow(key, &mut self.connections);
+                self.state.close_slow_consumer(key, &mut self.connections);
             } else if let Some(next) = self.state.handle_timer(key, now, &mut self.connections) {
                 self.arm(key, next);
             }
@@ -386,7 +382,7 @@ impl Shard {
         for _ in 0..FAN_OUT_FLUSHES_PER_TURN {
             let Some(key) = leaving.rest.pop_front() else { break };
             if self.connections.is_open(key) {
-                self.state.send_away(key, leaving.order, &mut self.connections);
+                self.state.close_for_shutdown(key, leaving.order, &mut self.connections);
             } else {
                 // It was leaving by itself: from now on it has no more time than the others.
                 let until = self.state.on_clock(leaving.until);
@@ -395,7 +391,7 @@ impl Shard {
         }
         if self.state.running(now) >= leaving.until {
             for key in self.connections.keys() {
-                self.part_with(key);
+                self.remove_connection(key);
             }
         }
         self.draining = Some(leaving);
@@ -413,7 +409,7 @@ impl Shard {
     }
 
     /// Forgets a connection and closes its socket.
-    fn part_with(&mut self, key: ConnectionKey) {
+    fn remove_connection(&mut self, key: ConnectionKey) {
         let Some(removed) = self.connections.remove(key) else { return };
         self.state.handle_disconnect(key, removed.unsent);
         if let Some(transport) = removed.counted {
@@ -424,7 +420,7 @@ impl Shard {
     /// Closes broken sockets and gives those that are closing their deadline.
     fn bury(&mut self, now: Tick) {
         while let Some(key) = self.connections.next_broken() {
-            self.part_with(key);
+            self.remove_connection(key);
         }
         while let Some(key) = self.connections.next_closing() {
             let until = self.linger_until(key, now);

@@ -20,21 +20,21 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder as RuntimeBuilder, LocalOptions};
 
-use crate::clock::Clock;
-use crate::conversation::Conversation;
-use crate::doorbell::Doorbell;
-use crate::inbox::{self, Inbox, ShardLink};
+use crate::base::clock::Clock;
+use crate::base::limits::Limits;
+use crate::base::pin;
+use crate::base::placement::Placement;
 use crate::io::connections::{BELL, Connections};
 use crate::journal::{OpenError, Options};
-use crate::limits::Limits;
-use crate::pin;
-use crate::placement::Placement;
+use crate::link::doorbell::Doorbell;
+use crate::link::inbox::{self, Inbox, ShardLink};
+use crate::protocol::Protocol;
 use crate::shard::{Flow, Shard};
-use crate::vault::{self, Recovered};
+use crate::store::disk::{self, Recovered};
 
 /// Where a shard runs and within which bounds.
 #[derive(Debug, Clone)]
-pub struct Seat {
+pub struct ShardSetup {
     /// Its number, from 0.
     pub index: usize,
     /// The core to pin to; `None` = wherever the system puts it.
@@ -51,7 +51,7 @@ pub struct Seat {
 /// [`Self::spawn`].
 #[derive(Debug)]
 pub struct Unstarted {
-    seat: Seat,
+    setup: ShardSetup,
     poll: Poll,
     inbox: Inbox,
     bell: Arc<Doorbell>,
@@ -70,7 +70,10 @@ pub enum Ending {
 }
 
 /// Makes a shard's lanes and poller. The thread starts with [`Unstarted::spawn`].
-pub fn prepare(seat: Seat, router_bell: Arc<Doorbell>) -> io::Result<(ShardLink, Unstarted)> {
+pub fn prepare(
+    setup: ShardSetup,
+    router_bell: Arc<Doorbell>,
+) -> io::Result<(ShardLink, Unstarted)> {
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), BELL)?;
     let bell = Arc::new(Doorbell::new(move || {
@@ -79,30 +82,30 @@ pub fn prepare(seat: Seat, router_bell: Arc<Doorbell>) -> io::Result<(ShardLink,
             tracing::debug!(%error, "a shard's bell was already ringing");
         }
     }));
-    let (link, inbox) = inbox::lanes(seat.inbox_capacity, Arc::clone(&bell), router_bell);
-    Ok((link, Unstarted { seat, poll, inbox, bell, recovered: None }))
+    let (link, inbox) = inbox::lanes(setup.inbox_capacity, Arc::clone(&bell), router_bell);
+    Ok((link, Unstarted { setup, poll, inbox, bell, recovered: None }))
 }
 
 impl Unstarted {
-    /// Opens the journal the shard's letters are kept in and reads it. Blocks until all is read.
+    /// Opens the journal the shard's messages are kept in and reads it. Blocks until all is read.
     pub fn recover(
         &mut self,
         options: &Options,
         placement: &Placement,
     ) -> Result<&Recovered, OpenError> {
-        let recovered = vault::open(options, self.seat.clock, placement, Arc::clone(&self.bell))?;
+        let recovered = disk::open(options, self.setup.clock, placement, Arc::clone(&self.bell))?;
         Ok(self.recovered.insert(recovered))
     }
 
     /// Starts the thread. `on_thread` runs there first, inside the runtime: what it spawns (a
     /// door) shares the thread. `on_end` hears why the thread ended, whatever ended it.
-    pub fn spawn<C: Conversation>(
+    pub fn spawn<C: Protocol>(
         self,
         conversation: C,
         on_thread: impl FnOnce() + Send + 'static,
         on_end: impl FnOnce(Ending) + Send + 'static,
     ) -> io::Result<JoinHandle<()>> {
-        let name = format!("shard-{}", self.seat.index);
+        let name = format!("shard-{}", self.setup.index);
         Builder::new().name(name).spawn(move || {
             let run = AssertUnwindSafe(|| self.run(conversation, on_thread));
             on_end(match catch_unwind(run) {
@@ -113,14 +116,14 @@ impl Unstarted {
         })
     }
 
-    fn run<C: Conversation>(self, conversation: C, on_thread: impl FnOnce()) -> io::Result<()> {
+    fn run<C: Protocol>(self, conversation: C, on_thread: impl FnOnce()) -> io::Result<()> {
         let mut core = None;
-        if let Some(wanted) = self.seat.core {
+        if let Some(wanted) = self.setup.core {
             if pin::pin_current_thread(wanted) {
                 core = Some(wanted.id);
             } else {
                 tracing::warn!(
-                    shard = self.seat.index,
+                    shard = self.setup.index,
                     core = wanted.id,
                     "this system does not allow pinning; the shard runs unpinned"
                 );
@@ -133,11 +136,11 @@ impl Unstarted {
             on_thread();
             // A second handle on the same epoll instance: the first lives in the connections.
             let poller = self.poll.registry().as_fd().try_clone_to_owned()?;
-            let clock = self.seat.clock;
+            let clock = self.setup.clock;
             let connections =
-                Connections::new(self.poll, self.seat.limits.outbox_bytes_per_connection_max);
+                Connections::new(self.poll, self.setup.limits.outbox_bytes_per_connection_max);
             let mut shard =
-                Shard::new(self.seat.limits, clock.now(), connections, self.inbox, core);
+                Shard::new(self.setup.limits, clock.now(), connections, self.inbox, core);
             if let Some(recovered) = self.recovered {
                 shard.restore(recovered);
             }
@@ -154,7 +157,7 @@ fn watch(poller: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
         .map_err(|error| error.into_parts().1)
 }
 
-async fn serve<C: Conversation>(
+async fn serve<C: Protocol>(
     mut shard: Shard,
     mut conversation: C,
     poller: OwnedFd,

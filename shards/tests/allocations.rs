@@ -14,12 +14,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ara_shards::Limits;
-use ara_shards::frame::{Frame, Unsent};
-use ara_shards::id::{ConnectionKey, NotificationId, Tick, Ticket};
-use ara_shards::message::{Delivery, Encoding, Listens, Member, Recipients, Transport};
-use ara_shards::notification::{Head, Notification, Priority, Readers};
-use ara_shards::placement::UserHash;
-use ara_shards::state::{Farewell, Outgoing, State, Urgency};
+use ara_shards::base::id::{ConnectionKey, NotificationId, RequestId, Tick};
+use ara_shards::base::placement::UserHash;
+use ara_shards::link::message::{
+    Client, Delivery, Encoding, InitialSubscriptions, Recipients, Transport,
+};
+use ara_shards::notification::{Metadata, Notification, Priority, Readers};
+use ara_shards::outbound::{Frame, Unsent};
+use ara_shards::state::{CloseReason, Outgoing, State, Urgency};
 
 struct Counting;
 
@@ -63,7 +65,7 @@ impl Outgoing for Taker {
 
     fn watch(&mut self, _: ConnectionKey) {}
 
-    fn close(&mut self, _: ConnectionKey, _: Farewell) -> Vec<Unsent> {
+    fn close(&mut self, _: ConnectionKey, _: CloseReason) -> Vec<Unsent> {
         Vec::new()
     }
 }
@@ -74,14 +76,14 @@ fn allocations(connections: usize) -> [u64; 2] {
     let mut out = Taker::default();
     let tenant: Arc<str> = "default".into();
     for number in 0..connections {
-        let member = Member {
+        let member = Client {
             tenant: Arc::clone(&tenant),
             user: number.to_string().into(),
             hash: UserHash(number as u64),
             roles: Box::default(),
             grants: None,
-            listens: Listens::Channels(Box::from(["news".into()])),
-            hears_settled: false,
+            subscribes_to: InitialSubscriptions::Channels(Box::from(["news".into()])),
+            notify_settled: false,
             seen: None,
         };
         let key = ConnectionKey::from_index(number).unwrap();
@@ -92,14 +94,14 @@ fn allocations(connections: usize) -> [u64; 2] {
     let readers = Readers { websocket: true, sse: true };
     let id = NotificationId([1; 16]);
     let (audience, priority) = (None, Priority::Normal);
-    let head = Head { id, audience, expires_at: Tick(u32::MAX), priority };
+    let head = Metadata { id, audience, expires_at: Tick(u32::MAX), priority };
     let notification = Arc::new(Notification::encode(head, b"{}", readers));
     let news: Arc<str> = "news".into();
     let channels: Arc<[_]> = Arc::from([(news, Arc::clone(&notification))]);
     let mut deliver = |audience| {
         while state.poll_report().is_some() {}
         let before = ALLOCATIONS.with(Cell::get);
-        state.handle_delivery(Delivery { ticket: Ticket(1), audience }, Tick(1), &mut out);
+        state.handle_delivery(Delivery { request: RequestId(1), audience }, Tick(1), &mut out);
         ALLOCATIONS.with(Cell::get) - before
     };
     let everyone = || Recipients::Everyone {

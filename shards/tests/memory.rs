@@ -16,12 +16,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ara_shards::Limits;
-use ara_shards::codec::dialect;
-use ara_shards::frame::{Frame, Unsent};
-use ara_shards::id::{ConnectionKey, Tick};
-use ara_shards::message::{Listens, Member, Transport};
-use ara_shards::placement::UserHash;
-use ara_shards::state::{Farewell, Outgoing, State, Urgency};
+use ara_shards::base::id::{ConnectionKey, Tick};
+use ara_shards::base::placement::UserHash;
+use ara_shards::link::message::{Client, InitialSubscriptions, Transport};
+use ara_shards::outbound::{Frame, Unsent};
+use ara_shards::protocol::ara;
+use ara_shards::state::{CloseReason, Outgoing, State, Urgency};
 
 struct Adding;
 
@@ -64,7 +64,7 @@ impl Outgoing for Nowhere {
 
     fn watch(&mut self, _: ConnectionKey) {}
 
-    fn close(&mut self, _: ConnectionKey, _: Farewell) -> Vec<Unsent> {
+    fn close(&mut self, _: ConnectionKey, _: CloseReason) -> Vec<Unsent> {
         Vec::new()
     }
 }
@@ -80,14 +80,14 @@ fn connected() -> State {
     let mut state = State::new(limits, 1);
     let tenant: Arc<str> = "default".into();
     for number in 0..CONNECTIONS {
-        let member = Member {
+        let member = Client {
             tenant: Arc::clone(&tenant),
             user: number.to_string().into(),
             hash: UserHash(number as u64),
             roles: Box::default(),
             grants: None,
-            listens: Listens::Nothing,
-            hears_settled: false,
+            subscribes_to: InitialSubscriptions::Nothing,
+            notify_settled: false,
             seen: None,
         };
         state.handle_connect(key(number), member, Transport::WebSocket, Tick(0)).unwrap();
@@ -102,7 +102,7 @@ fn key(number: usize) -> ConnectionKey {
 fn say(state: &mut State, number: usize, what: &str, names: impl Iterator<Item = String>) {
     let names: Vec<String> = names.map(|name| format!("\"{name}\"")).collect();
     let text = format!(r#"{{"type":"{what}","payload":{{"channels":[{}]}}}}"#, names.join(","));
-    state.handle_message(key(number), dialect::parse(&text), Tick(0), &mut Nowhere);
+    state.handle_message(key(number), ara::parse(&text), Tick(0), &mut Nowhere);
     while state.poll_report().is_some() {}
 }
 

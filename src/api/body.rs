@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use ara_shards::codec::json::{self, Unknown};
+use ara_shards::wire::json::{self, Unknown};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;

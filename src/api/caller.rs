@@ -10,7 +10,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use ara_shards::limits::STOP_LINGER;
+use ara_shards::base::limits::STOP_LINGER;
 use http::request::Parts;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::Reply;
+use super::HttpResponse;
 use super::requests::{End, Requests};
 use super::watch::{Deadlines, Due, Watch, WatchedWriter};
 
@@ -49,7 +49,7 @@ pub(super) async fn converse<A>(
     answer: A,
 ) -> Ending
 where
-    A: AsyncFn(Parts, Incoming, &Watch) -> Reply,
+    A: AsyncFn(Parts, Incoming, &Watch) -> HttpResponse,
 {
     let (reader, writer) = stream.into_split();
     let watch = Rc::new(Watch::new(deadlines));

@@ -30,11 +30,11 @@ async fn pair() -> (TcpStream, TcpStream) {
     (listener.accept().await.unwrap().0, caller)
 }
 
-/// Answers with the path and the body.
-async fn echo(parts: Parts, body: Incoming) -> Reply {
+/// StoredResponses with the path and the body.
+async fn echo(parts: Parts, body: Incoming) -> HttpResponse {
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let text = format!("<{} {}>", parts.uri.path(), String::from_utf8_lossy(&body));
-    Reply::new(Full::new(Bytes::from(text)))
+    HttpResponse::new(Full::new(Bytes::from(text)))
 }
 
 /// Sends `input` at once, and returns what was answered and how it ended.

@@ -3,7 +3,7 @@
 //! **Runs on**: the router's thread. **Owns**: how far one body has come. **Never**: keeps or
 //! judges a byte: hyper decodes the body and refuses what is wrong with it.
 
-use crate::door::head::BodyLength;
+use crate::listener::head::BodyLength;
 
 /// The way through one body.
 #[derive(Debug)]

@@ -3,11 +3,11 @@
 //! **Runs on**: the router's thread. **Owns**: nothing. **Never**: needs a key, asks a shard, or
 //! tells more than a load balancer should know.
 
-use ara_shards::message::DiskHealth;
+use ara_shards::link::message::DiskHealth;
 use http::StatusCode;
 use serde::Serialize;
 
-use super::{Api, Reply, json};
+use super::{Api, HttpResponse, json};
 use crate::redis::State;
 use crate::router::Phase;
 
@@ -52,7 +52,7 @@ pub(super) fn report(api: &Api) -> Health {
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: api.router.overview().uptime.as_secs(),
         redis: Redis { status: redis.state.as_str(), connected: redis.connected },
-        queue: Queue { status: queue_status(api.letters.queue, disk) },
+        queue: Queue { status: queue_status(api.messages.queue, disk) },
     }
 }
 
@@ -68,7 +68,7 @@ const fn queue_status(enabled: bool, disk: DiskHealth) -> &'static str {
 }
 
 /// Whether to send clients here.
-pub(super) fn ready(api: &Api) -> Reply {
+pub(super) fn ready(api: &Api) -> HttpResponse {
     match api.router.phase() {
         Phase::Ready => json(StatusCode::OK, &Simple { status: "ready" }),
         Phase::Draining => json(StatusCode::SERVICE_UNAVAILABLE, &Simple { status: "draining" }),

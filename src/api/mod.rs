@@ -8,19 +8,19 @@ mod caller;
 mod framing;
 mod health;
 mod idempotency;
-mod letters;
 mod notifications;
 mod queries;
 mod requests;
 pub mod serve;
 mod stats;
+mod user_queue;
 mod watch;
 
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ara_shards::message::Shelf;
+use ara_shards::link::message::Source;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
@@ -31,8 +31,8 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Serialize;
 
-use crate::config::settled::Settings;
-use crate::door::gate::Gate;
+use crate::config::settings::Settings;
+use crate::listener::handshake::Handshake;
 use crate::names;
 use crate::origin;
 use crate::query;
@@ -40,12 +40,12 @@ use crate::redis::Status as RedisStatus;
 use crate::refusal::{Code, NO_STORE, Refusal};
 use crate::router::Router;
 use crate::supervise::Supervisor;
-pub use idempotency::AnswerStore;
-use idempotency::Answers;
+pub use idempotency::ResponseStore;
+use idempotency::StoredResponses;
 use watch::Watch;
 
 /// The body of every response: complete before it is sent.
-pub type Reply = Response<Full<Bytes>>;
+pub type HttpResponse = Response<Full<Bytes>>;
 
 /// Everything a request may need.
 #[derive(Debug)]
@@ -53,14 +53,14 @@ pub struct Api {
     /// The way to the shards.
     pub router: Router,
     /// Origins and, for clients on API connections, tokens.
-    pub gate: Arc<Gate>,
+    pub gate: Arc<Handshake>,
     /// SHA-256 of the API key: comparing digests takes the same time whatever was sent.
     key_digest: Vec<u8>,
     /// The Redis subscriber's state.
     pub redis: Rc<RedisStatus>,
-    letters: Letters,
-    /// Answers by `Idempotency-Key`.
-    answers: Rc<Answers>,
+    messages: Letters,
+    /// StoredResponses by `Idempotency-Key`.
+    answers: Rc<StoredResponses>,
 }
 
 /// What becomes of notifications nobody took.
@@ -82,8 +82,8 @@ enum Route<'a> {
     Channels,
     Channel(&'a str),
     Subscriptions(&'a str),
-    /// A user's letters: GET shows them, DELETE throws them away as well.
-    Letters(&'a str, Shelf),
+    /// A user's messages: GET shows them, DELETE throws them away as well.
+    Letters(&'a str, Source),
     /// A client's acknowledgement over HTTP, by its token.
     Acks,
     Stats,
@@ -106,8 +106,10 @@ impl<'a> Route<'a> {
             ["api", "v1", "channels"] => Self::Channels,
             ["api", "v1", "channels", name] => Self::Channel(name),
             ["api", "v1", "users", user, "subscriptions"] => Self::Subscriptions(user),
-            ["api", "v1", "users", user, "queue"] => Self::Letters(user, Shelf::Queue),
-            ["api", "v1", "users", user, "dead-letters"] => Self::Letters(user, Shelf::DeadLetters),
+            ["api", "v1", "users", user, "queue"] => Self::Letters(user, Source::Queue),
+            ["api", "v1", "users", user, "dead-messages"] => {
+                Self::Letters(user, Source::DeadLetters)
+            }
             ["api", "v1", "acks"] => Self::Acks,
             _ => return None,
         })
@@ -150,22 +152,22 @@ impl Api {
     #[must_use]
     pub fn new(
         router: Router,
-        gate: Arc<Gate>,
+        gate: Arc<Handshake>,
         settings: &Settings,
         redis: Rc<RedisStatus>,
-        answers: Option<AnswerStore>,
+        answers: Option<ResponseStore>,
         supervisor: &Supervisor,
     ) -> Self {
         let key_digest = digest(&SHA256, settings.api.key.as_bytes()).as_ref().to_vec();
-        let letters =
+        let messages =
             Letters { queue: settings.limits.queue.is_some(), ack: settings.limits.ack.is_some() };
         Self {
             router,
             gate,
             key_digest,
             redis,
-            letters,
-            answers: Answers::new(answers, supervisor),
+            messages,
+            answers: StoredResponses::new(answers, supervisor),
         }
     }
 
@@ -174,7 +176,7 @@ impl Api {
         self.answers.close();
     }
 
-    /// Answers one request.
+    /// StoredResponses one request.
     ///
     /// `from_client_side`: it came to the clients' address while the API has one of its own.
     async fn answer(
@@ -183,7 +185,7 @@ impl Api {
         body: Incoming,
         from_client_side: bool,
         watch: &Watch,
-    ) -> Reply {
+    ) -> HttpResponse {
         let cors = self.gate.cors_origin(&parts.headers);
         let mut reply = if parts.method == Method::OPTIONS {
             preflight(cors.as_deref())
@@ -212,7 +214,7 @@ impl Api {
         body: &mut Option<Incoming>,
         from_client_side: bool,
         watch: &Watch,
-    ) -> Result<Reply, Refusal> {
+    ) -> Result<HttpResponse, Refusal> {
         let path = parts.uri.path();
         let route = Route::find(path)
             .filter(|route| route.is_public() || !from_client_side)
@@ -255,12 +257,12 @@ impl Api {
             Route::Acks => {
                 let user = self.gate.user(parts)?;
                 let bytes = body::read(parts, body).await?;
-                letters::acknowledge(&self.router, user, &bytes).await
+                user_queue::acknowledge(&self.router, user, &bytes).await
             }
-            Route::Letters(user, shelf) => {
+            Route::Letters(user, source) => {
                 let (tenant, user) = (self.tenant(&parts.headers)?, segment("user_id", user)?);
                 let clear = parts.method == Method::DELETE;
-                letters::show(&self.router, tenant, &user, shelf, clear).await
+                user_queue::show(&self.router, tenant, &user, source, clear).await
             }
             Route::Channels => queries::channels(&self.router, self.tenant(&parts.headers)?).await,
             Route::Channel(name) => {
@@ -306,12 +308,12 @@ fn segment<'a>(field: &str, text: &'a str) -> Result<Cow<'a, str>, Refusal> {
         .map_err(|problem| Refusal::field(field, format!("`{field}` in the path {problem}")))
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> Reply {
+fn json(status: StatusCode, value: &impl Serialize) -> HttpResponse {
     // Serializing to memory cannot fail.
     json_bytes(status, serde_json::to_vec(value).unwrap_or_default())
 }
 
-fn json_bytes(status: StatusCode, body: Vec<u8>) -> Reply {
+fn json_bytes(status: StatusCode, body: Vec<u8>) -> HttpResponse {
     let mut reply = Response::new(Full::new(Bytes::from(body)));
     *reply.status_mut() = status;
     let kind = HeaderValue::from_static("application/json");
@@ -320,7 +322,7 @@ fn json_bytes(status: StatusCode, body: Vec<u8>) -> Reply {
 }
 
 /// A refusal as an HTTP response.
-pub(crate) fn refuse(refusal: &Refusal) -> Reply {
+pub(crate) fn refuse(refusal: &Refusal) -> HttpResponse {
     let mut reply = json_bytes(refusal.status(), refusal.body());
     for (name, value) in &refusal.headers {
         if let Ok(value) = HeaderValue::from_str(value) {
@@ -331,7 +333,7 @@ pub(crate) fn refuse(refusal: &Refusal) -> Reply {
 }
 
 /// The answer to a CORS preflight; without CORS headers where the origin is not allowed.
-fn preflight(cors: Option<&str>) -> Reply {
+fn preflight(cors: Option<&str>) -> HttpResponse {
     let mut reply = Response::new(Full::default());
     *reply.status_mut() = StatusCode::NO_CONTENT;
     origin::apply_preflight(cors, reply.headers_mut());

@@ -5,19 +5,19 @@
 use std::sync::Arc;
 
 use ahash::AHashSet;
-use ara_shards::id::NotificationId;
-use ara_shards::message::Tally;
+use ara_shards::base::id::NotificationId;
+use ara_shards::link::message::DeliveryCounts;
 use ara_shards::notification::{Audience, Priority};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Reply, body, json};
+use super::{HttpResponse, body, json};
+use crate::intake::trigger::{Event, Target, Trigger};
 use crate::names;
 use crate::refusal::{Code, Refusal};
 use crate::router::Router;
-use crate::router::fanout::Receipt;
-use crate::trigger::{Event, Target, Trigger};
+use crate::router::dispatch::Receipt;
 
 /// Which trigger a path means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub(super) async fn trigger(
     kind: Kind,
     bytes: &[u8],
     id: Option<NotificationId>,
-) -> Result<Reply, Refusal> {
+) -> Result<HttpResponse, Refusal> {
     let mut request: Request<'_> = body::parse(bytes)?;
     let target = request.take_target(kind)?;
     let audience = request.audience.take().map(audience).transpose()?.flatten();
@@ -118,7 +118,7 @@ pub(super) async fn trigger(
     let dispatched = router.dispatch(&trigger, id)?;
     let (id, occurred_at) = (dispatched.id.to_string(), dispatched.occurred_at.clone());
     let receipt = dispatched.receipt().await?;
-    let mut answer = Answer::new(&id, &occurred_at, receipt.total);
+    let mut answer = TriggerResponse::new(&id, &occurred_at, receipt.total);
     answer.describe(kind, &trigger.target, &receipt);
     Ok(json(StatusCode::OK, &answer))
 }
@@ -245,7 +245,7 @@ fn audience(wire: WireAudience) -> Result<Option<Audience>, Refusal> {
 }
 
 #[derive(Serialize)]
-struct Answer<'a> {
+struct TriggerResponse<'a> {
     success: bool,
     notification_id: &'a str,
     delivered_to: u32,
@@ -291,8 +291,8 @@ impl<T: Serialize> Serialize for Named<'_, T> {
     }
 }
 
-impl<'a> Answer<'a> {
-    const fn new(id: &'a str, timestamp: &'a str, total: Tally) -> Self {
+impl<'a> TriggerResponse<'a> {
+    const fn new(id: &'a str, timestamp: &'a str, total: DeliveryCounts) -> Self {
         Self {
             success: true,
             notification_id: id,
@@ -313,16 +313,17 @@ impl<'a> Answer<'a> {
         let pairs = names.iter().map(|name| &**name).zip(receipt.targets.iter());
         match kind {
             Kind::SendToUsers => {
-                let result = |tally: &Tally| UserResult {
-                    delivered: tally.delivered,
-                    connections: tally.delivered + tally.failed,
-                    queued: tally.queued > 0,
+                let result = |counts: &DeliveryCounts| UserResult {
+                    delivered: counts.delivered,
+                    connections: counts.delivered + counts.failed,
+                    queued: counts.queued > 0,
                 };
                 self.results = Some(Named(pairs.map(|(name, t)| (name, result(t))).collect()));
             }
             Kind::Channel => self.channel = names.first().map(|name| &**name),
             Kind::Channels => {
-                let result = |tally: &Tally| ChannelResult { delivered_to: tally.delivered };
+                let result =
+                    |counts: &DeliveryCounts| ChannelResult { delivered_to: counts.delivered };
                 self.channels = Some(Named(pairs.map(|(name, t)| (name, result(t))).collect()));
                 self.total_delivered = Some(receipt.total.delivered);
             }
@@ -335,7 +336,7 @@ impl<'a> Answer<'a> {
 mod tests {
     use super::*;
     use crate::json_shape_tests::examine;
-    use ara_shards::codec::json::{self, Unknown};
+    use ara_shards::wire::json::{self, Unknown};
 
     #[test]
     fn a_trigger_keeps_the_rules_of_every_shape() {

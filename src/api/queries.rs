@@ -1,15 +1,15 @@
-//! Who is connected and who listens: questions to the shards, answered for one tenant.
+//! Who is connected and who listens: queries to the shards, answered for one tenant.
 //!
 //! **Runs on**: the router's thread. **Owns**: nothing. **Never**: shows another tenant's names.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ara_shards::message::{Answer, Question, Recipient};
+use ara_shards::link::message::{Query, Recipient, Reply};
 use http::StatusCode;
 use serde::Serialize;
 
-use super::{Reply, json};
+use super::{HttpResponse, json};
 use crate::names;
 use crate::refusal::{Code, Refusal};
 use crate::router::Router;
@@ -34,8 +34,8 @@ struct Subscriptions<'a> {
 }
 
 /// `GET /api/v1/channels`.
-pub(super) async fn channels(router: &Router, tenant: Arc<str>) -> Result<Reply, Refusal> {
-    let answers = router.ask(None, &Question::Channels { tenant }).await?;
+pub(super) async fn channels(router: &Router, tenant: Arc<str>) -> Result<HttpResponse, Refusal> {
+    let answers = router.ask(None, &Query::Channels { tenant }).await?;
     let counts = sum(answers);
     let channels: Vec<_> =
         counts.iter().map(|(name, count)| Channel { name, subscriber_count: *count }).collect();
@@ -48,13 +48,13 @@ pub(super) async fn channel(
     router: &Router,
     tenant: Arc<str>,
     name: &str,
-) -> Result<Reply, Refusal> {
+) -> Result<HttpResponse, Refusal> {
     if !names::is_channel(name) {
         let sentence = format!("not a channel name: {}", names::CHANNEL_RULE);
         return Err(Refusal::field("name", sentence));
     }
-    let question = Question::Channel { tenant, name: name.into() };
-    let counts = sum(router.ask(None, &question).await?);
+    let query = Query::Channel { tenant, name: name.into() };
+    let counts = sum(router.ask(None, &query).await?);
     match counts.get(name) {
         Some(count) => Ok(json(StatusCode::OK, &Channel { name, subscriber_count: *count })),
         None => {
@@ -69,16 +69,16 @@ pub(super) async fn subscriptions(
     router: &Router,
     tenant: Arc<str>,
     user: &str,
-) -> Result<Reply, Refusal> {
+) -> Result<HttpResponse, Refusal> {
     if !names::is_user(user) {
         let sentence = format!("not a user id: {}", names::USER_RULE);
         return Err(Refusal::field("user_id", sentence));
     }
     let hash = router.hash(&tenant, user);
-    let question = Question::User(Recipient { tenant, user: user.into(), hash });
-    let answers = router.ask(Some(router.home(hash)), &question).await?;
+    let query = Query::User(Recipient { tenant, user: user.into(), hash });
+    let answers = router.ask(Some(router.home(hash)), &query).await?;
     match answers.into_iter().next() {
-        Some(Answer::User { connections, subscriptions }) if connections > 0 => {
+        Some(Reply::User { connections, subscriptions }) if connections > 0 => {
             let answer =
                 Subscriptions { user_id: user, connection_count: connections, subscriptions };
             Ok(json(StatusCode::OK, &answer))
@@ -88,10 +88,10 @@ pub(super) async fn subscriptions(
 }
 
 /// Subscriber counts over all shards, by name.
-fn sum(answers: Vec<Answer>) -> BTreeMap<Arc<str>, usize> {
+fn sum(answers: Vec<Reply>) -> BTreeMap<Arc<str>, usize> {
     let mut counts = BTreeMap::new();
     for answer in answers {
-        if let Answer::Channels(channels) = answer {
+        if let Reply::Channels(channels) = answer {
             for (name, count) in channels {
                 *counts.entry(name).or_default() += count;
             }

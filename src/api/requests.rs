@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::framing::Framing;
 use super::watch::Watch;
-use crate::door::head::{self, BadHead, HEAD_BYTES_MAX};
+use crate::listener::head::{self, BadHead, HEAD_BYTES_MAX};
 
 /// What the buffer grows by.
 const GROWTH_BYTES: usize = 4096;

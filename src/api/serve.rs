@@ -9,7 +9,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ara_shards::limits::STOP_LINGER;
+use ara_shards::base::limits::STOP_LINGER;
 use http::request::Parts;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -19,12 +19,12 @@ use super::Api;
 use super::caller::{Ending, converse};
 use super::requests::End;
 use super::watch::Deadlines;
-use crate::door::gate::transport_of;
-use crate::door::head::{self, BadHead};
-use crate::door::listen::{WARN_INTERVAL, is_of_one_connection, say_no, warn_of_head};
+use crate::listener::accept::{WARN_INTERVAL, is_of_one_connection, say_no, warn_of_head};
+use crate::listener::handshake::transport_of;
+use crate::listener::head::{self, BadHead};
 use crate::refusal::{Code, Refusal};
 use crate::supervise::spawn_unsupervised;
-use crate::telemetry::Hush;
+use crate::telemetry::LogLimiter;
 
 /// The send buffer of a caller's socket: two of the largest segments.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
@@ -41,7 +41,7 @@ pub struct Server {
     serves_front: Cell<bool>,
     closing: watch::Receiver<bool>,
     /// Lets one line about unusable heads be logged in each interval.
-    hush: RefCell<Hush>,
+    limiter: RefCell<LogLimiter>,
 }
 
 impl Server {
@@ -54,7 +54,7 @@ impl Server {
             callers_max,
             serves_front: Cell::new(true),
             closing,
-            hush: RefCell::new(Hush::new(WARN_INTERVAL)),
+            limiter: RefCell::new(LogLimiter::new(WARN_INTERVAL)),
         })
     }
 
@@ -129,7 +129,7 @@ impl Server {
             }
             Ending::Answered(stream) => say_no(stream, Vec::new()).await,
             Ending::Requests(stream, End::Bad(BadHead { refusal, warning })) => {
-                warn_of_head(warning, &stream, &self.hush);
+                warn_of_head(warning, &stream, &self.limiter);
                 say_no(stream, refusal.response(None)).await;
             }
             Ending::Requests(stream, End::Client(parts, leftover)) => {

@@ -2,8 +2,8 @@
 //!
 //! **Runs on**: the router's thread. **Owns**: nothing. **Never**: mixes two moments of one shard.
 
-use ara_shards::message::{Answer, DiskHealth, Question};
-use ara_shards::meter::{DiskSnapshot, ShardSnapshot};
+use ara_shards::base::counters::{DiskSnapshot, ShardSnapshot};
+use ara_shards::link::message::{DiskHealth, Query, Reply};
 use serde::Serialize;
 
 use super::Api;
@@ -154,12 +154,12 @@ struct Shard {
 
 /// Asks every shard and adds up.
 pub(super) async fn report(api: &Api) -> Result<Stats, Refusal> {
-    let answers = api.router.ask(None, &Question::Snapshot).await?;
+    let answers = api.router.ask(None, &Query::Snapshot).await?;
     let overview = api.router.overview();
     let snapshots: Vec<ShardSnapshot> = answers
         .into_iter()
         .filter_map(|answer| match answer {
-            Answer::Snapshot(snapshot) => Some(*snapshot),
+            Reply::Snapshot(snapshot) => Some(*snapshot),
             _ => None,
         })
         .collect();
@@ -175,13 +175,13 @@ pub(super) async fn report(api: &Api) -> Result<Stats, Refusal> {
             websocket,
             sse,
             max: overview.connections_max,
-            opened: sum(|s| s.meter.connections_opened),
-            closed: sum(|s| s.meter.connections_closed),
+            opened: sum(|s| s.counters.connections_opened),
+            closed: sum(|s| s.counters.connections_closed),
             refused_full: overview.counters.refused_full,
-            refused_per_user: sum(|s| s.meter.connections_refused),
-            slow_consumers: sum(|s| s.meter.slow_consumers),
-            timeouts: sum(|s| s.meter.timeouts),
-            protocol_violations: sum(|s| s.meter.violations),
+            refused_per_user: sum(|s| s.counters.connections_refused),
+            slow_consumers: sum(|s| s.counters.slow_consumers),
+            timeouts: sum(|s| s.counters.timeouts),
+            protocol_violations: sum(|s| s.counters.violations),
         },
         users: Users { connected: count(|s| s.users) },
         channels: Channels {
@@ -191,16 +191,16 @@ pub(super) async fn report(api: &Api) -> Result<Stats, Refusal> {
         messages: Messages {
             triggers: overview.counters.triggers,
             refused_overloaded: overview.counters.overloaded,
-            delivered: sum(|s| s.meter.frames_delivered),
-            failed: sum(|s| s.meter.frames_failed),
-            shed: sum(|s| s.meter.frames_shed),
-            discarded: sum(|s| s.meter.frames_discarded),
-            received: sum(|s| s.meter.messages_received),
-            received_refused: sum(|s| s.meter.messages_refused),
-            heartbeats: sum(|s| s.meter.heartbeats),
+            delivered: sum(|s| s.counters.frames_delivered),
+            failed: sum(|s| s.counters.frames_failed),
+            shed: sum(|s| s.counters.frames_shed),
+            discarded: sum(|s| s.counters.frames_discarded),
+            received: sum(|s| s.counters.messages_received),
+            received_refused: sum(|s| s.counters.messages_refused),
+            heartbeats: sum(|s| s.counters.heartbeats),
         },
-        queue: queue(api.letters.queue, &snapshots),
-        ack: ack(api.letters.ack, &snapshots),
+        queue: queue(api.messages.queue, &snapshots),
+        ack: ack(api.messages.ack, &snapshots),
         redis: redis(api),
         log: LogLines { dropped: telemetry::dropped_lines() },
         tasks: Tasks { panicked: telemetry::panics() },
@@ -243,29 +243,29 @@ fn queue(enabled: bool, snapshots: &[ShardSnapshot]) -> Queue {
         backend: if disk.is_some() { "disk" } else { "memory" },
         size: count(|s| s.queue_size),
         users: count(|s| s.queue_users),
-        enqueued: sum(|s| s.meter.queue_enqueued),
-        replayed: sum(|s| s.meter.queue_replayed),
-        expired: sum(|s| s.meter.queue_expired),
-        dropped: sum(|s| s.meter.queue_dropped),
-        refused: sum(|s| s.meter.queue_refused),
+        enqueued: sum(|s| s.counters.queue_enqueued),
+        replayed: sum(|s| s.counters.queue_replayed),
+        expired: sum(|s| s.counters.queue_expired),
+        dropped: sum(|s| s.counters.queue_dropped),
+        refused: sum(|s| s.counters.queue_refused),
         disk,
     }
 }
 
 fn ack(enabled: bool, snapshots: &[ShardSnapshot]) -> Ack {
     let sum = |of: fn(&ShardSnapshot) -> u64| snapshots.iter().map(of).sum();
-    let (tracked, acked): (u64, u64) = (sum(|s| s.meter.ack_tracked), sum(|s| s.meter.acked));
+    let (tracked, acked): (u64, u64) = (sum(|s| s.counters.ack_tracked), sum(|s| s.counters.acked));
     Ack {
         enabled,
         total_tracked: tracked,
         total_acked: acked,
-        total_expired: sum(|s| s.meter.ack_expired),
-        total_timeouts: sum(|s| s.meter.ack_timeouts),
-        dead_letters: sum(|s| s.meter.dead_letters),
-        dead_letters_expired: sum(|s| s.meter.dead_letters_expired),
+        total_expired: sum(|s| s.counters.ack_expired),
+        total_timeouts: sum(|s| s.counters.ack_timeouts),
+        dead_letters: sum(|s| s.counters.dead_letters),
+        dead_letters_expired: sum(|s| s.counters.dead_letters_expired),
         pending_count: snapshots.iter().map(|s| s.ack_pending).sum(),
         ack_rate: ratio(acked, tracked),
-        avg_latency_ms: ratio(sum(|s| s.meter.ack_latency_ms_sum), acked),
+        avg_latency_ms: ratio(sum(|s| s.counters.ack_latency_ms_sum), acked),
     }
 }
 
@@ -289,10 +289,10 @@ impl From<(usize, (&ShardSnapshot, &usize))> for Shard {
             unfinished_bytes: snapshot.unfinished_bytes,
             queue_size: snapshot.queue_size,
             ack_pending: snapshot.ack_pending,
-            delivered: snapshot.meter.frames_delivered,
-            failed: snapshot.meter.frames_failed,
-            turns: snapshot.meter.turns,
-            writes: snapshot.meter.writes,
+            delivered: snapshot.counters.frames_delivered,
+            failed: snapshot.counters.frames_failed,
+            turns: snapshot.counters.turns,
+            writes: snapshot.counters.writes,
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::io::AsyncWrite;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::Instant;
 
-use crate::door::listen::HEAD_DEADLINE;
+use crate::listener::accept::HEAD_DEADLINE;
 
 /// How long a caller's connection may stand still.
 #[derive(Debug, Clone, Copy)]

@@ -17,15 +17,15 @@ pub mod keys;
 mod layers;
 mod nearest;
 pub mod raw;
-mod settle;
-pub mod settled;
+mod resolve;
+pub mod settings;
 pub mod show;
 #[cfg(test)]
 mod tests;
 
 use error::Faults;
 use raw::{Raw, Sources};
-use settled::Settings;
+use settings::Settings;
 
 /// A configuration that passed every check.
 #[derive(Clone)]
@@ -45,7 +45,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Faults> {
     let mut list = Vec::new();
     let raw = layers::read(sources, &mut list);
     if raw.complete {
-        let settings = settle::settle(&raw, &sources.directory, &mut list);
+        let settings = resolve::resolve(&raw, &sources.directory, &mut list);
         if list.is_empty() {
             return Ok(Loaded { settings, raw });
         }

@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_slip_is_told_from_another_programs_name() {
-        for (name, meant) in [
+        for (name, matches) in [
             ("JWT_PUBLIC_KEY", "JWT_PUBLICKEY"),
             ("SERVER_PROT", "SERVER_PORT"),
             ("CORS_ORIGIN", "CORS_ORIGINS"),
@@ -80,7 +80,7 @@ mod tests {
             ("server_port", "SERVER_PORT"),
             ("QUEUE_ENABLE", "QUEUE_ENABLED"),
         ] {
-            assert_eq!(near_miss(name), Some(meant), "{name}");
+            assert_eq!(near_miss(name), Some(matches), "{name}");
         }
         for name in [
             "SERVER_PORT",

@@ -89,7 +89,7 @@ fn basic_string(text: &str) -> String {
 /// behind it, and the whole query.
 fn mask_url(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    // A password may hold any character, an @ and a question mark included.
+    // A password may hold any character, an @ and a query mark included.
     let (user, host) = match rest.rsplit_once('@') {
         Some((credentials, host)) => match credentials.split_once(':') {
             Some((user, _)) => (format!("{user}:***@"), host),

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use ara_shards::notification::Priority as Lane;
 
 use super::{Priority, RedisTarget, RedisTrigger};
-use crate::door::gate::DEFAULT_TENANT;
+use crate::intake::trigger::{Event, Target, Trigger};
+use crate::listener::handshake::DEFAULT_TENANT;
 use crate::refusal::Refusal;
 use crate::router::Router;
-use crate::trigger::{Event, Target, Trigger};
 
 /// Where a notification comes from, in its metadata.
 const SOURCE: &str = "redis";

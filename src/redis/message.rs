@@ -13,7 +13,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use ara_shards::codec::json::{self, Fault, Problem, Unknown};
+use ara_shards::wire::json::{self, Fault, Problem, Unknown};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 

@@ -13,7 +13,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use ara_shards::codec::text;
+use ara_shards::wire::text;
 use tokio::task::yield_now;
 use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
@@ -25,8 +25,8 @@ use super::message::{self, RedisTrigger, Rejected, Rejection};
 use super::resp::Frame;
 use super::tls::Tls;
 use super::{State, Status, add_one};
-use crate::config::settled::Redis;
-use crate::telemetry::Hush;
+use crate::config::settings::Redis;
+use crate::telemetry::LogLimiter;
 
 /// Messages handled before other tasks have their turn: about a tenth of a millisecond of parsing.
 const BURST: u32 = 64;
@@ -80,7 +80,8 @@ pub async fn run_with(
     status: Rc<Status>,
     sink: impl FnMut(RedisTrigger),
 ) -> Infallible {
-    let intake = Intake { status: Rc::clone(&status), hush: Hush::new(WARN_INTERVAL), sink };
+    let intake =
+        Intake { status: Rc::clone(&status), limiter: LogLimiter::new(WARN_INTERVAL), sink };
     let mut subscriber = Subscriber {
         endpoint: Endpoint::parse(&settings.url),
         timing: options.timing,
@@ -250,7 +251,7 @@ impl<S: FnMut(RedisTrigger)> Subscriber<S> {
 /// Where messages go: counted, checked, and handed on or logged.
 struct Intake<S> {
     status: Rc<Status>,
-    hush: Hush,
+    limiter: LogLimiter,
     sink: S,
 }
 
@@ -275,7 +276,7 @@ impl<S: FnMut(RedisTrigger)> Intake<S> {
     /// The payload is not logged: it may hold anything, and it is the publisher's.
     fn reject(&mut self, rejection: &Rejection, channel: &[u8], bytes: usize) {
         self.status.count_rejected(rejection.reason);
-        if let Some(suppressed) = self.hush.admit(Instant::now()) {
+        if let Some(suppressed) = self.limiter.admit(Instant::now()) {
             let channel = String::from_utf8_lossy(channel);
             let channel = text::cut(&channel, SHOWN_BYTES_MAX);
             let reason = rejection.reason.reason();

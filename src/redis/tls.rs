@@ -28,7 +28,7 @@ use tokio_rustls::rustls::{
 };
 
 use super::connection::Fault;
-use crate::config::settled::RedisTls;
+use crate::config::settings::RedisTls;
 use explain::{explain, is_authority};
 
 mod explain;

@@ -6,28 +6,27 @@
 //!
 //! Its state sits in one `RefCell` behind [`Router`]; every method borrows, acts and returns.
 
-pub mod fanout;
+pub mod dispatch;
 pub mod interest;
 pub mod pending;
-pub mod thread;
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ara_shards::ShardLink;
-use ara_shards::limits::STOP_LINGER;
-use ara_shards::message::{
-    Adoption, Answer, Control, DiskHealth, Drain, Question, Report, Transport,
+use ara_shards::base::limits::STOP_LINGER;
+use ara_shards::base::placement::Placement;
+use ara_shards::link::message::{
+    Adoption, Control, DiskHealth, Drain, Query, Reply, Report, Transport,
 };
 use ara_shards::notification::Readers;
-use ara_shards::placement::Placement;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
-use crate::door::gate::Pass;
+use crate::listener::handshake::Admission;
 use crate::refusal::{Code, Refusal};
-use fanout::Lifetimes;
+use dispatch::Lifetimes;
 use interest::Interest;
 use pending::{Outcome, Pending};
 
@@ -153,7 +152,7 @@ impl Router {
     pub fn admit(
         &self,
         stream: std::net::TcpStream,
-        pass: Pass,
+        pass: Admission,
         leftover: Box<[u8]>,
     ) -> Result<(), (std::net::TcpStream, Vec<u8>)> {
         let mut state = self.0.borrow_mut();
@@ -196,28 +195,24 @@ impl Router {
     ///
     /// # Errors
     ///
-    /// A shard has no room for the question, or did not answer in time.
-    pub async fn ask(
-        &self,
-        shard: Option<usize>,
-        question: &Question,
-    ) -> Result<Vec<Answer>, Refusal> {
-        let receiver = self.0.borrow_mut().ask(shard, question)?;
+    /// A shard has no room for the query, or did not answer in time.
+    pub async fn ask(&self, shard: Option<usize>, query: &Query) -> Result<Vec<Reply>, Refusal> {
+        let receiver = self.0.borrow_mut().ask(shard, query)?;
         match wait(receiver).await? {
-            Outcome::Answers(answers) => Ok(answers),
-            Outcome::Tallies { .. } => Err(Refusal::new(Code::Internal, "mixed-up report")),
+            Outcome::Replies(answers) => Ok(answers),
+            Outcome::Counts { .. } => Err(Refusal::new(Code::Internal, "mixed-up report")),
         }
     }
 
     /// The home shard of a user.
     #[must_use]
-    pub fn home(&self, hash: ara_shards::placement::UserHash) -> usize {
+    pub fn home(&self, hash: ara_shards::base::placement::UserHash) -> usize {
         self.0.borrow().placement.home(hash)
     }
 
     /// The hash of a user.
     #[must_use]
-    pub fn hash(&self, tenant: &str, user: &str) -> ara_shards::placement::UserHash {
+    pub fn hash(&self, tenant: &str, user: &str) -> ara_shards::base::placement::UserHash {
         self.0.borrow().placement.hash(tenant, user)
     }
 
@@ -323,10 +318,10 @@ impl State {
         for (index, shard) in self.shards.iter().enumerate() {
             while let Some(report) = shard.next_report() {
                 match report {
-                    Report::Delivered { ticket, total, parts } => {
+                    Report::Delivered { request, total, parts } => {
                         self.counters.delivered += u64::from(total.delivered);
                         self.counters.failed += u64::from(total.failed);
-                        self.pending.delivered(ticket, index, total, &parts);
+                        self.pending.delivered(request, index, total, &parts);
                     }
                     Report::Interest { tenant, channel, present } => {
                         self.interest.update(index, &tenant, channel.as_deref(), present);
@@ -335,8 +330,8 @@ impl State {
                         let count = self.admitted.of(transport);
                         *count = count.saturating_sub(1);
                     }
-                    Report::Answered { ticket, answer } => {
-                        self.pending.answered(ticket, index, answer);
+                    Report::Replied { request, reply } => {
+                        self.pending.replied(request, index, reply);
                     }
                     Report::Disk(health) => {
                         if let Some(disk) = self.disks.get_mut(index) {
@@ -353,10 +348,10 @@ impl State {
         }
     }
 
-    /// The transports a notification must be encoded for. A letter is kept as its WebSocket frame.
+    /// The transports a notification must be encoded for. A message is kept as its WebSocket frame.
     const fn readers(&self) -> Readers {
         Readers {
-            websocket: self.lifetimes.keeps_letters || self.admitted.websocket > 0,
+            websocket: self.lifetimes.keeps_messages || self.admitted.websocket > 0,
             sse: self.admitted.sse > 0,
         }
     }
@@ -364,16 +359,16 @@ impl State {
     fn ask(
         &mut self,
         shard: Option<usize>,
-        question: &Question,
+        query: &Query,
     ) -> Result<oneshot::Receiver<Outcome>, Refusal> {
         let asked: Vec<usize> =
             shard.map_or_else(|| (0..self.shards.len()).collect(), |index| vec![index]);
-        let (ticket, receiver) = self.pending.open_answers(asked.len());
+        let (request, receiver) = self.pending.open_query(asked.len());
         for index in asked {
-            let message = Control::Ask { ticket, question: question.clone() };
+            let message = Control::Ask { request, query: query.clone() };
             let sent = self.shards.get(index).is_some_and(|shard| shard.control(message).is_ok());
             if !sent {
-                self.pending.forget(ticket);
+                self.pending.forget(request);
                 return Err(overloaded());
             }
         }
@@ -381,7 +376,7 @@ impl State {
     }
 }
 
-/// Waits for all reports of a ticket.
+/// Waits for all reports of a request.
 async fn wait(receiver: oneshot::Receiver<Outcome>) -> Result<Outcome, Refusal> {
     match timeout(REPORT_DEADLINE, receiver).await {
         Ok(Ok(outcome)) => Ok(outcome),

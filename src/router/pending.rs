@@ -1,31 +1,31 @@
-//! Triggers and questions whose shards have not all reported.
+//! Triggers and queries whose shards have not all reported.
 //!
-//! **Runs on**: the router. **Owns**: one entry per ticket, until its last report.
+//! **Runs on**: the router. **Owns**: one entry per request, until its last report.
 //! **Never**: leaks: a caller that stopped waiting costs its entry only until then.
 
 use ahash::AHashMap;
-use ara_shards::id::Ticket;
-use ara_shards::message::{Answer, Tally};
+use ara_shards::base::id::RequestId;
+use ara_shards::link::message::{DeliveryCounts, Reply};
 use tokio::sync::oneshot;
 
 /// What all shards together reported.
 #[derive(Debug)]
 pub enum Outcome {
     /// Of a trigger.
-    Tallies {
+    Counts {
         /// The sum.
-        total: Tally,
+        total: DeliveryCounts,
         /// One entry for each target of the trigger, in its order.
-        targets: Vec<Tally>,
+        targets: Vec<DeliveryCounts>,
     },
-    /// Of a question, in shard order.
-    Answers(Vec<Answer>),
+    /// Of a query, in shard order.
+    Replies(Vec<Reply>),
 }
 
-/// The open tickets.
+/// The open requests.
 #[derive(Debug, Default)]
 pub struct Pending {
-    waiting: AHashMap<Ticket, Waiting>,
+    waiting: AHashMap<RequestId, Waiting>,
     last: u64,
 }
 
@@ -39,55 +39,61 @@ struct Waiting {
 
 #[derive(Debug)]
 enum Gathered {
-    Tallies {
-        total: Tally,
-        targets: Vec<Tally>,
+    Counts {
+        total: DeliveryCounts,
+        targets: Vec<DeliveryCounts>,
         /// Which targets each shard was given, in the order it was given them.
         shares: Vec<(usize, Vec<usize>)>,
     },
-    Answers(Vec<(usize, Answer)>),
+    Replies(Vec<(usize, Reply)>),
 }
 
 impl Pending {
-    /// Opens a ticket for a trigger with `targets` targets; `shares` says which of them went to
+    /// Opens a request for a trigger with `targets` targets; `shares` says which of them went to
     /// each shard.
-    pub fn open_tallies(
+    pub fn open_trigger(
         &mut self,
         targets: usize,
         shares: Vec<(usize, Vec<usize>)>,
-    ) -> (Ticket, oneshot::Receiver<Outcome>) {
+    ) -> (RequestId, oneshot::Receiver<Outcome>) {
         let left = shares.len();
-        let targets = vec![Tally::default(); targets];
-        self.open(left, Gathered::Tallies { total: Tally::default(), targets, shares })
+        let targets = vec![DeliveryCounts::default(); targets];
+        self.open(left, Gathered::Counts { total: DeliveryCounts::default(), targets, shares })
     }
 
-    /// Opens a ticket for a question to `shards` shards.
-    pub fn open_answers(&mut self, shards: usize) -> (Ticket, oneshot::Receiver<Outcome>) {
-        self.open(shards, Gathered::Answers(Vec::with_capacity(shards)))
+    /// Opens a request for a query to `shards` shards.
+    pub fn open_query(&mut self, shards: usize) -> (RequestId, oneshot::Receiver<Outcome>) {
+        self.open(shards, Gathered::Replies(Vec::with_capacity(shards)))
     }
 
-    fn open(&mut self, left: usize, gathered: Gathered) -> (Ticket, oneshot::Receiver<Outcome>) {
+    fn open(&mut self, left: usize, gathered: Gathered) -> (RequestId, oneshot::Receiver<Outcome>) {
         self.last += 1;
-        let ticket = Ticket(self.last);
+        let request = RequestId(self.last);
         let (caller, receiver) = oneshot::channel();
         let waiting = Waiting { left, gathered, caller };
         if left == 0 {
             waiting.answer();
         } else {
-            self.waiting.insert(ticket, waiting);
+            self.waiting.insert(request, waiting);
         }
-        (ticket, receiver)
+        (request, receiver)
     }
 
-    /// Gives a ticket up; reports still to come for it are ignored.
-    pub fn forget(&mut self, ticket: Ticket) {
-        self.waiting.remove(&ticket);
+    /// Gives a request up; reports still to come for it are ignored.
+    pub fn forget(&mut self, request: RequestId) {
+        self.waiting.remove(&request);
     }
 
     /// A shard's report on a trigger.
-    pub fn delivered(&mut self, ticket: Ticket, shard: usize, sum: Tally, parts: &[Tally]) {
-        if let Some(waiting) = self.waiting.get_mut(&ticket)
-            && let Gathered::Tallies { total, targets, shares } = &mut waiting.gathered
+    pub fn delivered(
+        &mut self,
+        request: RequestId,
+        shard: usize,
+        sum: DeliveryCounts,
+        parts: &[DeliveryCounts],
+    ) {
+        if let Some(waiting) = self.waiting.get_mut(&request)
+            && let Gathered::Counts { total, targets, shares } = &mut waiting.gathered
         {
             total.add(sum);
             // A shard that was sent two parts has at most one with targets.
@@ -103,24 +109,24 @@ impl Pending {
                 }
             }
         }
-        self.count_down(ticket);
+        self.count_down(request);
     }
 
-    /// A shard's answer to a question.
-    pub fn answered(&mut self, ticket: Ticket, shard: usize, answer: Answer) {
-        if let Some(waiting) = self.waiting.get_mut(&ticket)
-            && let Gathered::Answers(answers) = &mut waiting.gathered
+    /// A shard's answer to a query.
+    pub fn replied(&mut self, request: RequestId, shard: usize, answer: Reply) {
+        if let Some(waiting) = self.waiting.get_mut(&request)
+            && let Gathered::Replies(answers) = &mut waiting.gathered
         {
             answers.push((shard, answer));
         }
-        self.count_down(ticket);
+        self.count_down(request);
     }
 
-    fn count_down(&mut self, ticket: Ticket) {
-        let Some(waiting) = self.waiting.get_mut(&ticket) else { return };
+    fn count_down(&mut self, request: RequestId) {
+        let Some(waiting) = self.waiting.get_mut(&request) else { return };
         waiting.left -= 1;
         if waiting.left == 0
-            && let Some(waiting) = self.waiting.remove(&ticket)
+            && let Some(waiting) = self.waiting.remove(&request)
         {
             waiting.answer();
         }
@@ -130,10 +136,10 @@ impl Pending {
 impl Waiting {
     fn answer(self) {
         let outcome = match self.gathered {
-            Gathered::Tallies { total, targets, .. } => Outcome::Tallies { total, targets },
-            Gathered::Answers(mut answers) => {
+            Gathered::Counts { total, targets, .. } => Outcome::Counts { total, targets },
+            Gathered::Replies(mut answers) => {
                 answers.sort_unstable_by_key(|(shard, _)| *shard);
-                Outcome::Answers(answers.into_iter().map(|(_, answer)| answer).collect())
+                Outcome::Replies(answers.into_iter().map(|(_, answer)| answer).collect())
             }
         };
         // A caller that has hung up does not need its answer.
@@ -145,26 +151,26 @@ impl Waiting {
 mod tests {
     use super::*;
 
-    fn tally(delivered: u32) -> Tally {
-        Tally { delivered, ..Tally::default() }
+    fn counts(delivered: u32) -> DeliveryCounts {
+        DeliveryCounts { delivered, ..DeliveryCounts::default() }
     }
 
     #[test]
     fn the_last_report_answers_with_every_target_in_its_place() {
         let mut pending = Pending::default();
-        let (ticket, mut receiver) = pending.open_tallies(3, vec![(0, vec![0, 2]), (1, vec![1])]);
-        pending.delivered(ticket, 1, tally(5), &[]);
+        let (request, mut receiver) = pending.open_trigger(3, vec![(0, vec![0, 2]), (1, vec![1])]);
+        pending.delivered(request, 1, counts(5), &[]);
         assert!(receiver.try_recv().is_err());
-        pending.delivered(ticket, 0, tally(3), &[tally(1), tally(2)]);
-        let Ok(Outcome::Tallies { total, targets }) = receiver.try_recv() else { panic!() };
-        assert_eq!(total, tally(8));
-        assert_eq!(targets, [tally(1), tally(5), tally(2)]);
+        pending.delivered(request, 0, counts(3), &[counts(1), counts(2)]);
+        let Ok(Outcome::Counts { total, targets }) = receiver.try_recv() else { panic!() };
+        assert_eq!(total, counts(8));
+        assert_eq!(targets, [counts(1), counts(5), counts(2)]);
         assert!(pending.waiting.is_empty());
     }
 
     #[test]
     fn nothing_to_wait_for_is_answered_at_once() {
-        let (_, mut receiver) = Pending::default().open_tallies(2, Vec::new());
+        let (_, mut receiver) = Pending::default().open_trigger(2, Vec::new());
         assert!(receiver.try_recv().is_ok());
     }
 }

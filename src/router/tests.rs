@@ -6,17 +6,17 @@
 use std::sync::Arc;
 
 use ara_shards::Limits;
-use ara_shards::clock::Clock;
-use ara_shards::doorbell::Doorbell;
-use ara_shards::limits::CONTROL_LANE_CAPACITY;
-use ara_shards::message::{Listens, Member, Recipients};
+use ara_shards::base::clock::Clock;
+use ara_shards::base::limits::CONTROL_LANE_CAPACITY;
+use ara_shards::link::doorbell::Doorbell;
+use ara_shards::link::message::{Client, InitialSubscriptions, Recipients};
 use ara_shards::notification::Priority;
-use ara_shards::worker::{self, Seat, Unstarted};
+use ara_shards::worker::{self, ShardSetup, Unstarted};
 use serde_json::value::RawValue;
 
 use super::*;
-use crate::door::stream::Responder;
-use crate::trigger::{Event, Target, Trigger};
+use crate::intake::trigger::{Event, Target, Trigger};
+use crate::listener::stream::Responder;
 
 const CAPACITY: usize = 16;
 
@@ -24,14 +24,14 @@ fn rig(shards: usize) -> (Router, Vec<Unstarted>) {
     let mut links = Vec::new();
     let mut unstarted = Vec::new();
     for index in 0..shards {
-        let seat = Seat {
+        let setup = ShardSetup {
             index,
             core: None,
             inbox_capacity: CAPACITY,
             limits: Limits::default(),
             clock: Clock::start(),
         };
-        let (link, shard) = worker::prepare(seat, Arc::new(Doorbell::new(|| {}))).unwrap();
+        let (link, shard) = worker::prepare(setup, Arc::new(Doorbell::new(|| {}))).unwrap();
         links.push(link);
         unstarted.push(shard);
     }
@@ -94,7 +94,7 @@ fn a_trigger_is_encoded_once_however_many_shards_it_concerns() {
     let payload = RawValue::from_string("{}".into()).unwrap();
     let users = (0..3).map(|shard| user_at(&router, shard)).collect();
     let state = router.0.borrow();
-    let id = ara_shards::id::NotificationId([7; 16]);
+    let id = ara_shards::base::id::NotificationId([7; 16]);
     for target in [Target::Users(users), Target::Everyone] {
         let shares = state.shares(&trigger(&payload, target), id, "now");
         let notifications: Vec<_> = shares
@@ -102,7 +102,7 @@ fn a_trigger_is_encoded_once_however_many_shards_it_concerns() {
             .map(|share| match &share.recipients {
                 Recipients::Users { notification, .. }
                 | Recipients::Everyone { notification, .. } => notification,
-                other => panic!("not meant: {other:?}"),
+                other => panic!("not matches: {other:?}"),
             })
             .collect();
         assert_eq!(notifications.len(), 3);
@@ -126,7 +126,7 @@ fn a_stopping_gateway_refuses_triggers_and_clients_in_its_own_words() {
 fn an_event_source_is_told_in_a_stream_that_a_shard_has_no_room() {
     let (router, _shards) = rig(1);
     for _ in 0..CONTROL_LANE_CAPACITY {
-        let receiver = router.0.borrow_mut().ask(Some(0), &Question::Snapshot);
+        let receiver = router.0.borrow_mut().ask(Some(0), &Query::Snapshot);
         assert!(receiver.is_ok());
     }
     assert!(refused(&router, "*/*").starts_with("HTTP/1.1 503 "));
@@ -138,21 +138,21 @@ fn an_event_source_is_told_in_a_stream_that_a_shard_has_no_room() {
 /// What an SSE client that asks with this `Accept` is answered.
 fn refused(router: &Router, accept: &str) -> String {
     let request = http::Request::builder().uri("/sse").header("accept", accept).body(()).unwrap();
-    let member = Member {
+    let member = Client {
         tenant: "default".into(),
         user: "ann".into(),
         hash: router.hash("default", "ann"),
         roles: Box::default(),
         grants: None,
-        listens: Listens::Everything,
-        hears_settled: false,
+        subscribes_to: InitialSubscriptions::Everything,
+        notify_settled: false,
         seen: None,
     };
-    let pass = Pass {
+    let pass = Admission {
         responder: Responder::new(&request.into_parts().0, Transport::Sse, None),
         member,
         greeting: Box::default(),
-        connection_id: ara_shards::id::NotificationId([1; 16]),
+        connection_id: ara_shards::base::id::NotificationId([1; 16]),
     };
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();

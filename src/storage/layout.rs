@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-use ara_shards::placement::Placement;
+use ara_shards::base::placement::Placement;
 use serde::{Deserialize, Serialize};
 
 /// The version of the format.

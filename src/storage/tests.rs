@@ -3,7 +3,7 @@
 //! Set-up: real directories, opened and dropped as runs of the gateway would.
 //! Property: one owner at a time; the same homes in the next run; a new number of shards gets a
 //! new generation and the old one goes; whatever an interrupted move has left is swept.
-//! Why it matters: letters in a directory nobody looks into are lost.
+//! Why it matters: messages in a directory nobody looks into are lost.
 
 use super::*;
 use ara_shards::journal::Fsync;
@@ -53,7 +53,7 @@ fn letters_without_a_layout_are_not_swept_away() {
     drop(Storage::open(&disk, 2, Clock::start()).unwrap());
     fs::remove_file(disk.path.join(LAYOUT)).unwrap();
     let journal = disk.path.join("generation-1/shard-0/1.journal");
-    fs::write(&journal, "letters").unwrap();
+    fs::write(&journal, "messages").unwrap();
     let fault = Storage::open(&disk, 2, Clock::start()).unwrap_err().to_string();
     assert!(fault.contains("`layout` is missing"), "{fault}");
     assert!(journal.exists());

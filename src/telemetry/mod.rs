@@ -19,7 +19,7 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
-use crate::config::settled::{Log, LogFormat};
+use crate::config::settings::{Log, LogFormat};
 use output::Output;
 
 /// The longest a process that ends waits for its last lines to be read.
@@ -130,13 +130,13 @@ fn log_panic(info: &PanicHookInfo<'_>) {
 
 /// Lets one event of a kind be logged in each interval, and remembers how many were not.
 #[derive(Debug)]
-pub struct Hush {
+pub struct LogLimiter {
     interval: Duration,
     last: Option<Instant>,
     suppressed: u64,
 }
 
-impl Hush {
+impl LogLimiter {
     /// One event an `interval`.
     #[must_use]
     pub const fn new(interval: Duration) -> Self {
@@ -161,12 +161,12 @@ mod tests {
     #[test]
     fn a_flood_is_logged_once_an_interval_with_its_size() {
         let start = Instant::now();
-        let mut hush = Hush::new(Duration::from_secs(1));
-        assert_eq!(hush.admit(start), Some(0));
+        let mut limiter = LogLimiter::new(Duration::from_secs(1));
+        assert_eq!(limiter.admit(start), Some(0));
         for ms in 1..1_000 {
-            assert_eq!(hush.admit(start + Duration::from_millis(ms)), None);
+            assert_eq!(limiter.admit(start + Duration::from_millis(ms)), None);
         }
-        assert_eq!(hush.admit(start + Duration::from_secs(1)), Some(999));
-        assert_eq!(hush.admit(start + Duration::from_secs(2)), Some(0));
+        assert_eq!(limiter.admit(start + Duration::from_secs(1)), Some(999));
+        assert_eq!(limiter.admit(start + Duration::from_secs(2)), Some(0));
     }
 }

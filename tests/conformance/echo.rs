@@ -11,15 +11,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ara_gateway::door::{gate, head, listen};
+use ara_gateway::listener::{accept, handshake, head};
 use ara_shards::Limits;
-use ara_shards::clock::Clock;
-use ara_shards::conversation::Echo;
-use ara_shards::doorbell::Doorbell;
-use ara_shards::id::NotificationId;
-use ara_shards::message::{Adoption, Control, Encoding, Listens, Member};
-use ara_shards::placement::Placement;
-use ara_shards::worker::{self, Seat};
+use ara_shards::base::clock::Clock;
+use ara_shards::base::id::NotificationId;
+use ara_shards::base::placement::Placement;
+use ara_shards::link::doorbell::Doorbell;
+use ara_shards::link::message::{Adoption, Client, Control, Encoding, InitialSubscriptions};
+use ara_shards::protocol::Echo;
+use ara_shards::worker::{self, ShardSetup};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
@@ -43,8 +43,8 @@ fn main() -> ExitCode {
 
 async fn serve(port: u16) -> std::io::Result<()> {
     let wake = Arc::new(Notify::new());
-    let clapper = Arc::clone(&wake);
-    let bell = Arc::new(Doorbell::new(move || clapper.notify_one()));
+    let waker = Arc::clone(&wake);
+    let bell = Arc::new(Doorbell::new(move || waker.notify_one()));
     let limits = Limits {
         connections_per_user_max: 0,
         message_bytes_max: MESSAGE_BYTES_MAX,
@@ -52,12 +52,13 @@ async fn serve(port: u16) -> std::io::Result<()> {
         heartbeat_interval: Duration::ZERO,
         ..Limits::default()
     };
-    let seat = Seat { index: 0, core: None, inbox_capacity: 16, limits, clock: Clock::start() };
-    let (link, shard) = worker::prepare(seat, Arc::clone(&bell))?;
+    let setup =
+        ShardSetup { index: 0, core: None, inbox_capacity: 16, limits, clock: Clock::start() };
+    let (link, shard) = worker::prepare(setup, Arc::clone(&bell))?;
     shard.spawn(Echo, || {}, |ending| eprintln!("echo: shard ended: {ending:?}"))?;
 
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let listener = listen::bind(address, 1, listen::Inherited::default())?.remove(0);
+    let listener = accept::bind(address, 1, accept::Inherited::default())?.remove(0);
     let listener = TcpListener::from_std(listener)?;
     writeln!(stdout(), "listening on {}", listener.local_addr()?)?;
     stdout().flush()?;
@@ -80,22 +81,22 @@ async fn serve(port: u16) -> std::io::Result<()> {
 
 async fn greet(mut stream: TcpStream) -> Option<Adoption> {
     let head = head::read(&mut stream).await.ok()?;
-    let greeting = match gate::upgrade(&head.parts) {
+    let greeting = match handshake::upgrade(&head.parts) {
         Ok(greeting) => greeting,
         Err(refusal) => {
-            listen::say_no(stream, refusal.response(None)).await;
+            accept::say_no(stream, refusal.response(None)).await;
             return None;
         }
     };
     let placement = Placement::new(1);
-    let member = Member {
+    let member = Client {
         tenant: "echo".into(),
         user: "anyone".into(),
         hash: placement.hash("echo", "anyone"),
         roles: Box::default(),
         grants: None,
-        listens: Listens::Nothing,
-        hears_settled: false,
+        subscribes_to: InitialSubscriptions::Nothing,
+        notify_settled: false,
         seen: None,
     };
     Some(Adoption {

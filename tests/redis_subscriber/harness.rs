@@ -16,7 +16,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use ara_gateway::config::settled::{ClientCertificate, Redis, RedisTls};
+use ara_gateway::config::settings::{ClientCertificate, Redis, RedisTls};
 use ara_gateway::redis::{Options, RedisTrigger, Status, Timing, run_with};
 use ara_gateway::supervise::spawn_unsupervised;
 use tokio::task::{JoinHandle, LocalSet};
@@ -105,8 +105,10 @@ impl Server {
 
     async fn until_up(&mut self) {
         let port = self.port;
-        until("the server listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok())
-            .await;
+        until("the server subscribes_to", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        })
+        .await;
         assert!(self.child.try_wait().unwrap().is_none(), "another server took the port");
     }
 

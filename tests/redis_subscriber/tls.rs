@@ -7,7 +7,7 @@
 
 use std::process::Command;
 
-use ara_gateway::config::settled::RedisTls;
+use ara_gateway::config::settings::RedisTls;
 use ara_gateway::redis::State;
 use ara_gateway::redis::tls::{Setting, client_config};
 

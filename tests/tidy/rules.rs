@@ -9,9 +9,9 @@ use crate::rule::{Ban, Rule};
 /// The engine.
 const ENGINE: &str = "shards/src";
 /// The parts of the engine that are calculation alone.
-const PURE: &[&str] = &["shards/src/state", "shards/src/codec"];
+const PURE: &[&str] = &["shards/src/state", "shards/src/wire", "shards/src/protocol"];
 /// The one file with hand-made synchronisation; a loom test checks it.
-const DOORBELL: &str = "shards/src/doorbell.rs";
+const DOORBELL: &str = "shards/src/link/doorbell.rs";
 
 /// Shared ownership: what is behind one of these may be seen by several threads.
 const SHARED: &[&str] = &[
@@ -48,7 +48,7 @@ pub(crate) const RULES: &[Rule] = &[
         passed: &["//! **Runs on**: main. **Owns**: nothing.\n//! **Never**: waits.\nfn a() {}"],
     },
     Rule {
-        name: "the state and the codec do no I/O",
+        name: "the state, the wire and the protocol do no I/O",
         why: "they are tested in virtual time, and a shard may not wait for a file or a socket",
         within: PURE,
         except: &[],
@@ -118,13 +118,13 @@ pub(crate) const RULES: &[Rule] = &[
         ],
     },
     Rule {
-        name: "the state and the codec know no time but their arguments",
+        name: "the state, the wire and the protocol know no time but their arguments",
         why: "a test moves the clock; one that is read inside would make it wait",
         within: PURE,
         except: &[],
         bans: &[
             Ban::Paths {
-                banned: &["std::time::Instant", "std::time::SystemTime", "crate::clock"],
+                banned: &["std::time::Instant", "std::time::SystemTime", "crate::base::clock"],
                 but: &[],
             },
             Ban::Methods(&["elapsed"]),
@@ -135,41 +135,41 @@ pub(crate) const RULES: &[Rule] = &[
             "use std::time::{Duration, Instant as Moment}; fn a() { Moment::now(); }",
             "use std::time; fn a() -> time::SystemTime { todo() }",
             "fn a(since: Since) { since.elapsed(); }",
-            "use crate::clock::Clock;",
-            "use super::super::clock;",
+            "use crate::base::clock::Clock;",
+            "use super::super::base::clock;",
             "async fn a() {}",
             "fn a() { let b = async { 1 }; }",
         ],
         passed: &["use std::time::Duration; fn a(now: Duration) -> Duration { now }"],
     },
     Rule {
-        name: "the state and the codec name nothing that moves bytes or threads",
+        name: "the state, the wire and the protocol name nothing that moves bytes or threads",
         why: "they are called by the shard; a call upward would be a circle",
         within: PURE,
         except: &[],
         bans: &[Ban::Paths {
             banned: &[
                 "crate::io",
-                "crate::inbox",
-                "crate::doorbell",
+                "crate::link::inbox",
+                "crate::link::doorbell",
                 "crate::journal",
-                "crate::pin",
+                "crate::base::pin",
                 "crate::shard",
                 "crate::worker",
             ],
             but: &["crate::journal::Position"],
         }],
         caught: &["use crate::io::outbox::Pool;", "fn a() { super::super::worker::serve(); }"],
-        passed: &["use crate::journal::Position;", "use crate::id::Tick;"],
+        passed: &["use crate::journal::Position;", "use crate::base::id::Tick;"],
     },
     Rule {
-        name: "the codec does not know the state",
+        name: "the wire does not know the state",
         why: "bytes have a form before they have a meaning",
-        within: &["shards/src/codec"],
+        within: &["shards/src/wire"],
         except: &[],
-        bans: &[Ban::Paths { banned: &["crate::state", "crate::vault"], but: &[] }],
+        bans: &[Ban::Paths { banned: &["crate::state", "crate::store::disk"], but: &[] }],
         caught: &["use crate::state::State;"],
-        passed: &["use crate::id::Tick;"],
+        passed: &["use crate::base::id::Tick;"],
     },
     Rule {
         name: "the engine has no lock, no atomic and no global state",
@@ -238,7 +238,7 @@ pub(crate) const RULES: &[Rule] = &[
         passed: &[
             "use std::{rc::Rc, cell::Cell}; struct A { b: Rc<Cell<u8>> }",
             "use std::sync::Arc; struct B { c: u8 } struct A { b: Arc<B> }",
-            "use std::sync::Arc; use crate::doorbell::Doorbell; struct A { b: Arc<Doorbell> }",
+            "use std::sync::Arc; use crate::link::doorbell::Doorbell; struct A { b: Arc<Doorbell> }",
         ],
     },
     Rule {
@@ -264,7 +264,7 @@ pub(crate) const RULES: &[Rule] = &[
         name: "two files read the engine's clocks",
         why: "time that is read in many places cannot be moved by a test",
         within: &[ENGINE],
-        except: &["shards/src/clock.rs", "shards/src/journal/writer.rs"],
+        except: &["shards/src/base/clock.rs", "shards/src/journal/writer.rs"],
         bans: &[
             Ban::Paths {
                 banned: &["std::time::Instant::now", "std::time::SystemTime::now"],
@@ -307,9 +307,9 @@ pub(crate) const RULES: &[Rule] = &[
     Rule {
         name: "JSON from outside has one reader",
         why: "unknown, repeated and null fields, and the words of a fault, are decided once",
-        within: &["src/api", "src/redis", "shards/src/codec"],
+        within: &["src/api", "src/redis", "shards/src/wire", "shards/src/protocol"],
         // The last one reads back what the router wrote.
-        except: &["shards/src/codec/json.rs", "src/api/letters.rs"],
+        except: &["shards/src/wire/json.rs", "src/api/user_queue.rs"],
         bans: &[Ban::Paths {
             banned: &[
                 "serde_json::from_reader",

@@ -4,7 +4,7 @@
 //! **Owns**: nothing: it compiles the engine's own source file. **Never**: ships.
 
 #[cfg(loom)]
-#[path = "../../src/doorbell.rs"]
+#[path = "../../src/link/doorbell.rs"]
 pub mod doorbell;
 
 #[cfg(all(loom, test))]
@@ -21,9 +21,9 @@ mod tests {
     fn no_wake_up_is_lost() {
         loom::model(|| {
             let woken = Arc::new(AtomicBool::new(false));
-            let clapper = Arc::clone(&woken);
+            let waker = Arc::clone(&woken);
             let bell = Arc::new(Doorbell::new(move || {
-                clapper.swap(true, Ordering::AcqRel);
+                waker.swap(true, Ordering::AcqRel);
             }));
             let queue = Arc::new(AtomicUsize::new(0));
 

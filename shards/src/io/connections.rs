@@ -18,13 +18,13 @@ use slab::Slab;
 mod receive;
 
 use super::outbox::{Outbox, Pool, Written};
-use crate::codec::sse;
-use crate::codec::websocket::{self, Unfinished};
-use crate::frame::{Frame, Unsent};
-use crate::id::{ConnectionKey, Tick};
-use crate::limits::{FAN_OUT_FLUSHES_PER_TURN, POLLER_EVENTS};
-use crate::message::{Encoding, Transport};
-use crate::state::{Farewell, Outgoing, Urgency};
+use crate::base::id::{ConnectionKey, Tick};
+use crate::base::limits::{FAN_OUT_FLUSHES_PER_TURN, POLLER_EVENTS};
+use crate::link::message::{Encoding, Transport};
+use crate::outbound::{Frame, Unsent};
+use crate::state::{CloseReason, Outgoing, Urgency};
+use crate::wire::sse;
+use crate::wire::websocket::{self, Unfinished};
 
 pub(crate) use receive::Received;
 
@@ -406,17 +406,17 @@ impl Outgoing for Connections {
         }
     }
 
-    fn close(&mut self, key: ConnectionKey, farewell: Farewell) -> Vec<Unsent> {
+    fn close(&mut self, key: ConnectionKey, reason: CloseReason) -> Vec<Unsent> {
         let encoding = self.slots.get(key.index()).map(|connection| connection.encoding);
         let last = match encoding {
             Some(Encoding::WebSocket) => {
-                Some(websocket::close_frame(Some(farewell.code), farewell.reason))
+                Some(websocket::close_frame(Some(reason.code), reason.reason))
             }
             // So that the reader can tell an end from a broken connection.
             Some(Encoding::ChunkedEvents) => Some(sse::LAST_CHUNK.into()),
             Some(Encoding::PlainEvents) | None => None,
         };
-        self.finish(key, last, farewell.flush)
+        self.finish(key, last, reason.flush)
     }
 }
 

@@ -9,10 +9,10 @@
 use std::io::{self, IoSlice, Write};
 use std::rc::Rc;
 
-use crate::frame::{Frame, Unsent};
-use crate::limits::FRAMES_PER_WRITE;
-use crate::message::Encoding;
+use crate::base::limits::FRAMES_PER_WRITE;
+use crate::link::message::Encoding;
 use crate::notification::Priority;
+use crate::outbound::{Frame, Unsent};
 
 const NONE: u32 = u32::MAX;
 
@@ -266,8 +266,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::id::{NotificationId, Tick};
-    use crate::notification::{Head, Notification, Readers};
+    use crate::base::id::{NotificationId, Tick};
+    use crate::notification::{Metadata, Notification, Readers};
     use proptest::prelude::*;
 
     /// A socket that takes a scripted number of bytes at each call, then is full.
@@ -297,7 +297,7 @@ mod tests {
     fn notification(priority: Priority, mark: u8) -> Rc<Frame> {
         let id = NotificationId([mark; 16]);
         let readers = Readers { websocket: true, sse: false };
-        let head = Head { id, audience: None, expires_at: Tick(0), priority };
+        let head = Metadata { id, audience: None, expires_at: Tick(0), priority };
         let encoded = Notification::encode(head, &[mark], readers);
         Rc::new(Frame::Notification(Arc::new(encoded)))
     }

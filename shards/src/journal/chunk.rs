@@ -10,7 +10,7 @@ use super::Position;
 use super::files::Files;
 use super::format::{self, BLOCK_BYTES, Found, HEADER_BYTES, Kind, Scan};
 use super::storage::Storage;
-use crate::limits::JOURNAL_READ_BYTES;
+use crate::base::limits::JOURNAL_READ_BYTES;
 
 /// What was read for compaction.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use std::io;
 
 use super::chunk::Chunk;
 use super::format::BLOCK_BYTES;
-use super::ledger::Segment;
+use super::segments::Segment;
 use super::{Condition, Journal, Position};
 
 /// Where compaction is.
@@ -87,13 +87,13 @@ impl Journal {
         while let Some((old, range)) = chunk.records.get(next)
             && bytes_left > 0
         {
-            if self.ledger.is_live(*old) {
+            if self.segments.is_live(*old) {
                 let record = chunk.bytes.get(range.clone()).unwrap_or_default();
                 let Some(new) = self.copy(record) else {
                     refused = true;
                     break;
                 };
-                self.ledger.moved(*old, new.ticket());
+                self.segments.moved(*old, new.commit_point());
                 self.compaction.moved += 1;
                 moved(*old, new, record);
                 bytes_left = bytes_left.saturating_sub(record.len().max(BLOCK_BYTES));
@@ -105,16 +105,16 @@ impl Journal {
             return !refused;
         }
         // Whatever else was live there is not whole any more.
-        self.compaction.lost += self.ledger.give_up(from, chunk.until);
+        self.compaction.lost += self.segments.give_up(from, chunk.until);
         self.choose();
         false
     }
 
     /// Orders the next read, if the oldest segment is worth being emptied.
     fn choose(&mut self) {
-        if let Some(oldest) = self.ledger.oldest_sealed()
+        if let Some(oldest) = self.segments.oldest_sealed()
             && self.is_worth_emptying(oldest)
-            && let Some(from) = self.ledger.oldest_live(oldest.base)
+            && let Some(from) = self.segments.oldest_live(oldest.base)
         {
             self.compaction.stage = Stage::Wanted(from);
             self.pump();
@@ -130,7 +130,7 @@ impl Journal {
             return false;
         }
         let total = self.end - oldest.base;
-        let dead = total.saturating_sub(self.ledger.live_blocks());
+        let dead = total.saturating_sub(self.segments.live_blocks());
         let half = dead * 2 >= total && total * BLOCK_BYTES as u64 >= 2 * self.segment_bytes;
         let near_limit = self.disk_bytes() / 3 >= self.room_for_records() / 4;
         let pressed = near_limit || self.condition == Condition::Tight;
@@ -144,7 +144,7 @@ impl Journal {
             && (!matches!(self.compaction.stage, Stage::Idle)
                 || self.dead_below > self.begin
                 // Emptied already; it goes with the next commit.
-                || self.ledger.oldest_sealed().is_some_and(|oldest| {
+                || self.segments.oldest_sealed().is_some_and(|oldest| {
                     oldest.live == 0 || self.is_worth_emptying(oldest)
                 }))
     }

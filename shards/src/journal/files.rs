@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use super::format::{BLOCK_BYTES, FileId, HEADER_BYTES};
 use super::storage::Storage;
-use super::{Fsync, Ticket};
-use crate::limits::{JOURNAL_SPARE_BYTES_MAX, JOURNAL_UNSYNCED_BYTES_MAX};
+use super::{CommitPoint, Fsync};
+use crate::base::limits::{JOURNAL_SPARE_BYTES_MAX, JOURNAL_UNSYNCED_BYTES_MAX};
 
 /// Frames that follow one another in one segment.
 #[derive(Debug)]
@@ -101,8 +101,8 @@ impl<S: Storage> Files<S> {
         }
     }
 
-    pub(super) const fn committed(&self) -> Ticket {
-        Ticket(self.committed)
+    pub(super) const fn committed(&self) -> CommitPoint {
+        CommitPoint(self.committed)
     }
 
     /// When an interval's sync is due.
@@ -301,7 +301,7 @@ impl<S: Storage> Files<S> {
 
     /// Lets the files that end at or before `below` be deleted, unless `after` is neither durable
     /// nor can be made so. Returns whether it does.
-    pub(super) fn release(&mut self, below: u64, after: Ticket) -> io::Result<bool> {
+    pub(super) fn release(&mut self, below: u64, after: CommitPoint) -> io::Result<bool> {
         if self.durable < after.0 {
             if self.written < after.0 {
                 return Ok(false);

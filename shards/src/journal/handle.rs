@@ -1,6 +1,6 @@
 //! The journal as its shard sees it: append, release, flush, poll, compact.
 //!
-//! **Runs on**: the shard's thread. **Owns**: the ledger, the frames that are not handed over yet,
+//! **Runs on**: the shard's thread. **Owns**: the segments, the frames that are not handed over yet,
 //! and the lanes to the writer. **Never**: touches a file (except to open); waits (except to close).
 
 use std::collections::VecDeque;
@@ -10,20 +10,20 @@ use std::thread::{Builder, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
-use super::Ticket;
+use super::CommitPoint;
 use super::compaction::Compaction;
 use super::files::{Batch, Files};
 use super::format::{self, BLOCK_BYTES, HEADER_BYTES, Kind};
-use super::ledger::Ledger;
 use super::recovery::{self, RecoveryReport};
 use super::reserve::Reserve;
+use super::segments::Segments;
 use super::storage::{Disk, Storage};
 use super::writer::{self, Lanes, Order, Report, Writer};
 use super::{AppendError, Condition, Full, OpenError, Options, Position};
-use crate::doorbell::Doorbell;
-use crate::limits::{
+use crate::base::limits::{
     JOURNAL_BUFFER_BYTES_MAX, JOURNAL_LANE_CAPACITY, JOURNAL_REPORT_LANE_CAPACITY,
 };
+use crate::link::doorbell::Doorbell;
 
 pub(super) const BLOCK: u64 = BLOCK_BYTES as u64;
 const SEGMENT_BYTES_MIN: u64 = 4096;
@@ -31,7 +31,7 @@ const SEGMENT_BYTES_MIN: u64 = 4096;
 /// The store of one shard. See the [module](super) for what its owner must do.
 #[derive(Debug)]
 pub struct Journal {
-    pub(super) ledger: Ledger,
+    pub(super) segments: Segments,
     pub(super) compaction: Compaction,
     /// The block the next frame gets.
     pub(super) end: u64,
@@ -48,7 +48,7 @@ pub struct Journal {
     /// What is in the buffer is to be handed over as soon as the lane has room.
     flushing: bool,
     /// The deletion that is to be ordered as soon as the lane has room.
-    deletion: Option<(u64, Ticket)>,
+    deletion: Option<(u64, CommitPoint)>,
     /// Everything below this block is deleted.
     pub(super) begin: u64,
     /// Everything below this block is dead, and deleted or about to be.
@@ -58,7 +58,7 @@ pub struct Journal {
     /// An empty buffer the writer has given back.
     spare: Option<Vec<u8>>,
     writer: JoinHandle<()>,
-    pub(super) committed: Ticket,
+    pub(super) committed: CommitPoint,
     pub(super) syncs: u64,
     pub(super) condition: Condition,
     /// Bytes of log there were for certain when space ran out; `None` while there is some.
@@ -113,7 +113,7 @@ impl Journal {
             source,
         })?;
         let mut journal = Self {
-            ledger: found.ledger,
+            segments: found.segments,
             compaction: Compaction::default(),
             end,
             segment_bytes,
@@ -130,7 +130,7 @@ impl Journal {
             reports,
             spare: None,
             writer,
-            committed: Ticket(end),
+            committed: CommitPoint(end),
             syncs: 0,
             condition,
             full_at: None,
@@ -139,7 +139,7 @@ impl Journal {
         };
         journal.full_at = (journal.condition == Condition::Tight).then(|| journal.disk_bytes());
         journal.excess_bytes = journal.disk_bytes().saturating_sub(journal.room_for_records())
-            + journal.ledger.longest_blocks().saturating_mul(BLOCK).saturating_sub(segment_bytes);
+            + journal.segments.longest_blocks().saturating_mul(BLOCK).saturating_sub(segment_bytes);
         journal.pump();
         Ok((journal, found.report))
     }
@@ -156,7 +156,7 @@ impl Journal {
         }
         self.check_length(record)?;
         let position = self.put(Kind::Record, record, self.room_for_records())?;
-        self.ledger.insert(position);
+        self.segments.insert(position);
         Ok(position)
     }
 
@@ -175,31 +175,31 @@ impl Journal {
     pub(super) fn copy(&mut self, record: &[u8]) -> Option<Position> {
         let room = self.room_for_copies();
         let position = self.can_write().then(|| self.put(Kind::Record, record, room))?.ok()?;
-        self.ledger.insert(position);
+        self.segments.insert(position);
         Some(position)
     }
 
     /// The record is dead, and may be gone from the disk at once. False if it was not live.
     pub fn release(&mut self, position: Position) -> bool {
-        self.ledger.remove(position)
+        self.segments.remove(position)
     }
 
     /// Hands everything appended so far to the writer. What it returns is covered by
     /// [`Self::committed`] once that has come as far.
-    pub fn flush(&mut self) -> Ticket {
+    pub fn flush(&mut self) -> CommitPoint {
         self.flushing = !self.buffer.bytes.is_empty();
         self.pump();
-        Ticket(self.end)
+        CommitPoint(self.end)
     }
 
     /// Everything up to here satisfies the fsync policy, as of the last [`Self::poll`].
     #[must_use]
-    pub const fn committed(&self) -> Ticket {
+    pub const fn committed(&self) -> CommitPoint {
         self.committed
     }
 
     /// Takes the writer's reports and gives it what it had no room for. Call when the bell rings.
-    pub fn poll(&mut self) -> Ticket {
+    pub fn poll(&mut self) -> CommitPoint {
         loop {
             match self.reports.try_recv() {
                 Ok(report) => self.apply(report),
@@ -242,7 +242,9 @@ impl Journal {
         }
         writer.join().map_err(|_panic| io::Error::other("the journal's writer has panicked"))?;
         match condition {
-            Condition::Sound | Condition::Tight if !behind && committed == Ticket(end) => Ok(()),
+            Condition::Sound | Condition::Tight if !behind && committed == CommitPoint(end) => {
+                Ok(())
+            }
             Condition::Sound | Condition::Tight => {
                 Err(io::Error::other("the journal's writer ended early"))
             }
@@ -272,12 +274,12 @@ impl Journal {
         let position = Position::new(self.end, blocks).ok_or(AppendError::Full(Full::Limit))?;
         let segment_bytes = |used: u64| HEADER_BYTES as u64 + (used + blocks) * BLOCK;
         let begins = |used| used > 0 && segment_bytes(used) > self.segment_bytes;
-        if self.ledger.active_blocks().is_none_or(begins) {
+        if self.segments.active_blocks().is_none_or(begins) {
             self.begin_segment();
         }
         format::encode(&mut self.buffer.bytes, self.salt, self.end, kind, record);
         self.end += blocks;
-        self.ledger.extend(self.end);
+        self.segments.extend(self.end);
         Ok(position)
     }
 
@@ -286,7 +288,7 @@ impl Journal {
         if !full.bytes.is_empty() {
             self.sealed.push_back(full);
         }
-        self.ledger.begin(self.end);
+        self.segments.begin(self.end);
     }
 
     /// What is in the buffer; the next frame begins an empty one.
@@ -338,7 +340,7 @@ impl Journal {
                 Ok(()) | Err(_) => self.flushing = false,
             }
         }
-        if let Some((below, after)) = self.ledger.prune(self.committed) {
+        if let Some((below, after)) = self.segments.prune(self.committed) {
             self.dead_below = below;
             // What was moved is committed, but with an interval perhaps not yet durable.
             self.deletion =

@@ -14,13 +14,13 @@
 //!
 //! # What the owner must do
 //! 1. Append a note ([`Journal::note`]) *before* it releases what the note speaks of.
-//! 2. Release a record that another one replaces only after the other's ticket is committed; a
+//! 2. Release a record that another one replaces only after the other's commit_point is committed; a
 //!    released record may be gone at once. (Compaction takes care of this by itself.)
 //! 3. During recovery: take notes into account, and release afterwards what they declare dead.
 //!    A record may come twice, when a crash fell between its copy and the deletion of its first
 //!    place: release one of the two. A copy comes later than it was first appended; where order
 //!    matters, the record says its own.
-//! 4. Answer for a record (tell a client that it is stored) only once its ticket is committed.
+//! 4. Answer for a record (tell a client that it is stored) only once its commit_point is committed.
 //!    After a crash some records that were never committed may be there, others not.
 //! 5. Drop a journal only after [`Journal::close`], or its writer goes on, with the directory's
 //!    lock, until it has written what it was given.
@@ -48,10 +48,10 @@ mod error;
 mod files;
 mod format;
 mod handle;
-mod ledger;
 mod recovery;
 mod reserve;
 mod room;
+mod segments;
 pub mod storage;
 mod writer;
 
@@ -137,17 +137,17 @@ impl Position {
         self.0.get() & 0xFFFF
     }
 
-    /// The ticket that covers this record.
+    /// The commit_point that covers this record.
     #[must_use]
-    pub const fn ticket(self) -> Ticket {
-        Ticket(self.block() + self.blocks())
+    pub const fn commit_point(self) -> CommitPoint {
+        CommitPoint(self.block() + self.blocks())
     }
 }
 
-/// A point in the log: everything appended before it. Later tickets cover earlier ones; the default
+/// A point in the log: everything appended before it. Later commit_points cover earlier ones; the default
 /// one covers nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub(crate) u64);
+pub struct CommitPoint(pub(crate) u64);
 
 /// Whether the files can be written.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use super::files::{Log, SegmentFile};
 use super::format::{BLOCK_BYTES, FileId, Found, HEADER_BYTES, Header, Kind, Scan, VERSION};
-use super::ledger::Ledger;
+use super::segments::Segments;
 use super::storage::Storage;
 use super::{OpenError, Position};
 
@@ -44,7 +44,7 @@ pub struct RecoveryReport {
 /// The state a journal begins with.
 #[derive(Debug)]
 pub(super) struct Recovered {
-    pub(super) ledger: Ledger,
+    pub(super) segments: Segments,
     pub(super) log: Log,
     pub(super) report: RecoveryReport,
 }
@@ -65,7 +65,7 @@ pub(super) fn recover(
 ) -> Result<Recovered, OpenError> {
     let found = identify(storage, directory)?;
     let mut recovered = Recovered {
-        ledger: Ledger::new(),
+        segments: Segments::new(),
         log: Log {
             files: VecDeque::with_capacity(found.len()),
             end: 0,
@@ -92,7 +92,7 @@ pub(super) fn recover(
                 cut.map_err(|error| fail("cutting off a torn end and syncing", error))?;
             }
             let end = next_base.unwrap_or(end).max(end);
-            recovered.ledger.extend(end);
+            recovered.segments.extend(end);
             recovered.log.files.push_back(SegmentFile {
                 name: file.name.clone(),
                 id: file.id,
@@ -107,7 +107,7 @@ pub(super) fn recover(
         doing: "syncing the directory",
         source,
     })?;
-    recovered.ledger.seal();
+    recovered.segments.seal();
     Ok(recovered)
 }
 
@@ -164,7 +164,7 @@ impl Recovered {
         let bytes_max = usize::try_from(limit).unwrap_or(usize::MAX);
         let mut bytes = Vec::new();
         let read = storage.read(&file.name, HEADER_BYTES as u64, bytes_max, &mut bytes);
-        self.ledger.begin(base);
+        self.segments.begin(base);
         let mut scan = Scan::new(&bytes, file.id.salt, base);
         let (mut end, mut tail) = (base, 0);
         let mut whole = false;
@@ -186,7 +186,7 @@ impl Recovered {
         if file.header_damaged && whole {
             self.report.damage(HEADER_BYTES as u64);
         }
-        self.ledger.extend(end);
+        self.segments.extend(end);
         let missing = next_base.map_or(0, |next| next.saturating_sub(end) * BLOCK_BYTES as u64);
         match read {
             Err(error) => {
@@ -211,7 +211,7 @@ impl Recovered {
         match kind {
             Kind::Record => {
                 self.report.records += 1;
-                self.ledger.insert(position);
+                self.segments.insert(position);
             }
             Kind::Note => self.report.notes += 1,
         }

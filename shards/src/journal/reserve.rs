@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::files::is_full;
 use super::format::HEADER_BYTES;
 use super::storage::Storage;
-use crate::limits::JOURNAL_RETRY;
+use crate::base::limits::JOURNAL_RETRY;
 
 const NAME: &str = "reserve";
 

@@ -5,18 +5,18 @@
 
 use super::format::{self, HEADER_BYTES};
 use super::handle::{BLOCK, Journal};
-use super::ledger::Segment;
+use super::segments::Segment;
 use super::{AppendError, Condition, RECORD_BYTES_MAX, Stats, reserve};
-use crate::limits::JOURNAL_BUFFER_BYTES_MAX;
+use crate::base::limits::JOURNAL_BUFFER_BYTES_MAX;
 
 impl Journal {
     /// How things stand, as of the last [`Self::poll`].
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats {
-            segments: self.ledger.segments(),
-            live_records: self.ledger.live(),
-            live_bytes: self.ledger.live_blocks() * BLOCK,
+            segments: self.segments.segments(),
+            live_records: self.segments.live(),
+            live_bytes: self.segments.live_blocks() * BLOCK,
             disk_bytes: self.disk_bytes(),
             uncommitted_bytes: (self.end - self.committed.0) * BLOCK,
             syncs: self.syncs,
@@ -57,7 +57,7 @@ impl Journal {
     }
 
     pub(super) fn disk_bytes(&self) -> u64 {
-        (self.end - self.begin) * BLOCK + (self.ledger.segments() * HEADER_BYTES) as u64
+        (self.end - self.begin) * BLOCK + (self.segments.segments() * HEADER_BYTES) as u64
     }
 
     /// How much of the reserve is used, at most.

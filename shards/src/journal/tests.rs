@@ -1,11 +1,11 @@
-//! The bytes and the ledger by themselves; everything else is tested from outside, in
+//! The bytes and the segments by themselves; everything else is tested from outside, in
 //! `shards/tests/journal`.
 
 use proptest::prelude::*;
 
 use super::format::{self, FileId, Found, Header, Kind, Scan};
-use super::ledger::Ledger;
-use super::{Position, Ticket};
+use super::segments::Segments;
+use super::{CommitPoint, Position};
 
 const SALT: u32 = 0x5A17;
 
@@ -41,31 +41,31 @@ proptest! {
     fn a_ledger_counts_as_a_set_does(
         steps in prop::collection::vec((0..300_u64, 1..5_u64, any::<bool>()), 1..200),
     ) {
-        let mut ledger = Ledger::new();
+        let mut segments = Segments::new();
         let mut set = std::collections::BTreeMap::new();
         let mut end = 0;
         for (at, blocks, append) in steps {
             if append {
-                if end % 7 == 0 || ledger.active_blocks().is_none() {
-                    ledger.begin(end);
+                if end % 7 == 0 || segments.active_blocks().is_none() {
+                    segments.begin(end);
                 }
                 let position = Position::new(end, blocks).unwrap();
                 end += blocks;
-                ledger.extend(end);
-                ledger.insert(position);
+                segments.extend(end);
+                segments.insert(position);
                 set.insert(position.block(), position);
             } else {
                 let position = Position::new(at, 1).unwrap();
                 let live = set.remove(&at);
-                prop_assert_eq!(ledger.remove(live.unwrap_or(position)), live.is_some());
+                prop_assert_eq!(segments.remove(live.unwrap_or(position)), live.is_some());
             }
-            let oldest = ledger.oldest_sealed().map(|oldest| oldest.end);
-            prop_assert_eq!(ledger.live(), set.len() as u64);
+            let oldest = segments.oldest_sealed().map(|oldest| oldest.end);
+            prop_assert_eq!(segments.live(), set.len() as u64);
             let blocks = set.values().map(|position| position.blocks()).sum::<u64>();
-            prop_assert_eq!(ledger.live_blocks(), blocks);
+            prop_assert_eq!(segments.live_blocks(), blocks);
             let first = oldest.and_then(|end| set.range(..end).next()).map(|(block, _)| *block);
-            prop_assert_eq!(ledger.oldest_live(0), first);
-            ledger.prune(Ticket(end));
+            prop_assert_eq!(segments.oldest_live(0), first);
+            segments.prune(CommitPoint(end));
         }
     }
 }

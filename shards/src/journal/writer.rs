@@ -17,17 +17,17 @@ use super::chunk::Chunk;
 use super::files::{Batch, Files, is_full};
 use super::reserve::Reserve;
 use super::storage::Storage;
-use super::{Condition, Ticket};
-use crate::doorbell::Doorbell;
-use crate::limits::{JOURNAL_RETRY, JOURNAL_RETRY_MAX};
+use super::{CommitPoint, Condition};
+use crate::base::limits::{JOURNAL_RETRY, JOURNAL_RETRY_MAX};
+use crate::link::doorbell::Doorbell;
 
 /// From the shard to its writer. Lost only if the writer is gone, which fails the journal.
 #[derive(Debug)]
 pub(super) enum Order {
     /// Frames for the end of the log.
     Write(Batch),
-    /// Delete all segments below a block, once everything up to the ticket is durable.
-    Delete { below: u64, after: Ticket },
+    /// Delete all segments below a block, once everything up to the commit_point is durable.
+    Delete { below: u64, after: CommitPoint },
     /// Read frames from a block on.
     Read { from: u64 },
 }
@@ -35,7 +35,7 @@ pub(super) enum Order {
 /// From the writer to its shard, after every round: how things stand.
 #[derive(Debug)]
 pub(super) struct Report {
-    pub(super) committed: Ticket,
+    pub(super) committed: CommitPoint,
     /// Everything below this block is deleted.
     pub(super) deleted_below: u64,
     pub(super) syncs: u64,
@@ -61,7 +61,7 @@ pub(super) struct Writer<S> {
     lanes: Lanes,
     files: Files<S>,
     reserve: Reserve,
-    deletion: Option<(u64, Ticket)>,
+    deletion: Option<(u64, CommitPoint)>,
     deleted_below: u64,
     reading: Option<u64>,
     /// Set while the files cannot be written.

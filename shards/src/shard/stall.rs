@@ -4,8 +4,8 @@
 //! **Never**: reads a clock; blames a client for a turn that came late.
 
 use super::{Flow, Shard};
-use crate::id::{ConnectionKey, Tick};
-use crate::limits::STALL;
+use crate::base::id::{ConnectionKey, Tick};
+use crate::base::limits::STALL;
 
 /// When turns are, and when they should be.
 #[derive(Debug)]

@@ -14,14 +14,16 @@ use std::time::Duration;
 use mio::Poll;
 
 use super::*;
-use crate::conversation::Contract;
-use crate::doorbell::Doorbell;
-use crate::id::{NotificationId, Tick, Ticket};
-use crate::inbox::{self, ShardLink};
-use crate::limits::{AckLimits, REPORT_LANE_CAPACITY};
-use crate::message::{Delivery, Encoding, Listens, Member, Recipient, Recipients};
-use crate::notification::{Head, Notification, Priority, Readers};
-use crate::placement::UserHash;
+use crate::base::id::{NotificationId, RequestId, Tick};
+use crate::base::limits::{AckLimits, REPORT_LANE_CAPACITY};
+use crate::base::placement::UserHash;
+use crate::link::doorbell::Doorbell;
+use crate::link::inbox::{self, ShardLink};
+use crate::link::message::{
+    Client, Delivery, Encoding, InitialSubscriptions, Recipient, Recipients,
+};
+use crate::notification::{Metadata, Notification, Priority, Readers};
+use crate::protocol::Ara;
 
 const START: Tick = Tick(1_000);
 const GREETING: &[u8] = b"GREETING\n";
@@ -58,7 +60,7 @@ impl Bench {
     }
 
     fn turn(&mut self) -> Flow {
-        self.shard.turn(&mut Contract, self.now).unwrap()
+        self.shard.turn(&mut Ara, self.now).unwrap()
     }
 
     /// Moves the clock to `until`, waking when the shard asks to be woken.
@@ -78,21 +80,21 @@ impl Bench {
         let (stream, _) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
         let twin = stream.try_clone().unwrap();
-        let listens = match encoding.transport() {
-            Transport::WebSocket => Listens::Nothing,
-            Transport::Sse => Listens::Everything,
+        let subscribes_to = match encoding.transport() {
+            Transport::WebSocket => InitialSubscriptions::Nothing,
+            Transport::Sse => InitialSubscriptions::Everything,
         };
         let adoption = Adoption {
             stream,
             encoding,
-            member: Member {
+            member: Client {
                 tenant: "acme".into(),
                 user: "ann".into(),
                 hash: UserHash(1),
                 roles: Box::default(),
                 grants: None,
-                listens,
-                hears_settled: false,
+                subscribes_to,
+                notify_settled: false,
                 seen: None,
             },
             greeting: GREETING.into(),
@@ -116,12 +118,12 @@ impl Bench {
         let readers = Readers { websocket: true, sse: true };
         let id = NotificationId([2; 16]);
         let (audience, priority) = (None, Priority::Normal);
-        let head = Head { id, audience, expires_at: Tick(u32::MAX), priority };
+        let head = Metadata { id, audience, expires_at: Tick(u32::MAX), priority };
         let notification = Notification::encode(head, json, readers);
         let user = Recipient { tenant: "acme".into(), user: "ann".into(), hash: UserHash(1) };
         let notification = Arc::new(notification);
         let audience = Recipients::Users { notification, users: [user].into() };
-        self.link.deliver(Priority::Normal, Delivery { ticket: Ticket(1), audience }).unwrap();
+        self.link.deliver(Priority::Normal, Delivery { request: RequestId(1), audience }).unwrap();
     }
 
     fn is_open(&self) -> bool {
@@ -164,8 +166,8 @@ fn heartbeats_come_on_time_and_silence_ends_in_4408() {
     let mut client = bench.join();
     let mut last = bench.now;
     for _ in 0..5 {
-        let before = bench.shard.state.meter.heartbeats;
-        while bench.shard.state.meter.heartbeats == before {
+        let before = bench.shard.state.counters.heartbeats;
+        while bench.shard.state.counters.heartbeats == before {
             bench.now = Tick(bench.now.0 + 1);
             bench.settle();
         }
@@ -182,7 +184,7 @@ fn heartbeats_come_on_time_and_silence_ends_in_4408() {
     assert!(bench.is_open());
     bench.pass_until(Tick(asked_at.0 + 350));
     assert!(!bench.is_open());
-    assert_eq!(bench.shard.state.meter.timeouts, 1);
+    assert_eq!(bench.shard.state.counters.timeouts, 1);
     read(&mut client, b"\x11\x38no frame from the client");
     bench.pass_until(Tick(asked_at.0 + 350 + 31));
     assert!(matches!(bench.reports[..], [Report::Closed { .. }]), "it did not answer, and is cut");
@@ -200,7 +202,7 @@ fn a_reader_whose_outbox_was_empty_has_not_stalled() {
     bench.now = Tick(START.0 + 50);
     bench.deliver(b"{}");
     bench.settle();
-    assert_eq!(bench.shard.state.meter.slow_consumers, 0);
+    assert_eq!(bench.shard.state.counters.slow_consumers, 0);
     assert!(bench.is_open());
     assert_eq!(read(&mut client, b"{}"), b"\x81\x02{}");
 }
@@ -222,7 +224,7 @@ fn a_reader_that_takes_nothing_for_the_timeout_has_stalled() {
         writer.write_all(&masked(PONG, b"")).unwrap();
         bench.settle();
     }
-    assert_eq!(bench.shard.state.meter.slow_consumers, 1);
+    assert_eq!(bench.shard.state.counters.slow_consumers, 1);
     drop(client);
 }
 
@@ -277,7 +279,7 @@ fn a_client_that_only_listens_is_pinged_where_no_heartbeat_comes() {
         assert!(bench.is_open());
         bench.pass_until(Tick(START.0 + 7 * 50));
         assert!(!bench.is_open());
-        assert_eq!(bench.shard.state.meter.timeouts, 1);
+        assert_eq!(bench.shard.state.counters.timeouts, 1);
     }
 }
 
@@ -301,7 +303,7 @@ fn a_pause_of_the_process_makes_no_reader_slow() {
     bench.settle();
     bench.pass_until(Tick(bench.now.0 + 40));
     assert!(bench.is_open());
-    assert_eq!(bench.shard.state.meter.slow_consumers, 0);
+    assert_eq!(bench.shard.state.counters.slow_consumers, 0);
 }
 
 /// The time in which the router leaves no room for reports is lost in the same way: nobody is
@@ -335,11 +337,11 @@ fn a_pause_does_not_use_up_the_time_to_acknowledge() {
     bench.settle();
     bench.now = Tick(bench.now.0 + 36_000);
     bench.settle();
-    assert_eq!(bench.shard.state.meter.ack_timeouts, 0);
+    assert_eq!(bench.shard.state.counters.ack_timeouts, 0);
     bench.pass_until(Tick(bench.now.0 + 299));
-    assert_eq!(bench.shard.state.meter.ack_timeouts, 0);
+    assert_eq!(bench.shard.state.counters.ack_timeouts, 0);
     bench.pass_until(Tick(bench.now.0 + 1));
-    assert_eq!(bench.shard.state.meter.ack_timeouts, 1);
+    assert_eq!(bench.shard.state.counters.ack_timeouts, 1);
 }
 
 /// A closing client has its time to read the goodbye.
@@ -369,7 +371,7 @@ fn what_an_sse_client_sends_is_not_read_as_frames() {
     bench.deliver(b"{}");
     bench.settle();
     assert!(bench.is_open());
-    assert_eq!(bench.shard.state.meter.messages_received, 0);
+    assert_eq!(bench.shard.state.counters.messages_received, 0);
     let stream = String::from_utf8(read(&mut client, b"data: {}\n\n")).unwrap();
     assert!(!stream.contains("subscribed"), "{stream}");
 }

@@ -13,8 +13,8 @@ use ahash::RandomState;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use crate::id::ConnectionKey;
-use crate::table::Table;
+use crate::base::id::ConnectionKey;
+use crate::base::table::Table;
 
 /// The channels, by number.
 #[derive(Debug, Default)]

@@ -16,14 +16,14 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use super::channels::{Channels, Index};
-use super::flights::Siblings;
-use super::mailbox::Mailbox;
+use super::in_flight::UserInFlight;
 use super::session::Session;
 use super::subscriptions::Subscription;
-use crate::id::ConnectionKey;
-use crate::message::{Member, Report, Transport};
-use crate::placement::UserHash;
-use crate::table::Table;
+use super::user_queue::UserQueue;
+use crate::base::id::ConnectionKey;
+use crate::base::placement::UserHash;
+use crate::base::table::Table;
+use crate::link::message::{Client, Report, Transport};
 
 /// The indexes of one shard.
 #[derive(Debug, Default)]
@@ -54,10 +54,10 @@ struct User {
     tenant: u32,
     name: Box<str>,
     connections: SmallVec<[ConnectionKey; 2]>,
-    /// Its letters on their way.
-    flights: Siblings,
-    /// Its letters; `None` where there are none. A user stays while it has some.
-    mailbox: Option<Box<Mailbox>>,
+    /// Its messages on their way.
+    flights: UserInFlight,
+    /// Its messages; `None` where there are none. A user stays while it has some.
+    queue: Option<Box<UserQueue>>,
 }
 
 /// One tenant's members and channels.
@@ -69,7 +69,7 @@ pub(super) struct Tenant {
     /// Those that hear every channel their token allows.
     pub(super) listeners: Vec<ConnectionKey>,
     pub(super) channels: Index,
-    /// Its users, connected or with letters; the tenant stays while there are some.
+    /// Its users, connected or with messages; the tenant stays while there are some.
     users: usize,
 }
 
@@ -93,11 +93,11 @@ impl Directory {
         self.users.iter().filter(|user| !user.connections.is_empty()).count()
     }
 
-    /// Users with letters, and all their waiting letters.
+    /// Users with messages, and all their waiting messages.
     pub(super) fn queue_sizes(&self) -> (usize, usize) {
-        let waiting = self.users.iter().filter_map(|user| user.mailbox.as_ref());
-        let sizes = waiting.map(|mailbox| mailbox.waiting().len()).filter(|size| *size > 0);
-        sizes.fold((0, 0), |(users, letters), size| (users + 1, letters + size))
+        let waiting = self.users.iter().filter_map(|user| user.queue.as_ref());
+        let sizes = waiting.map(|queue| queue.waiting().len()).filter(|size| *size > 0);
+        sizes.fold((0, 0), |(users, messages), size| (users + 1, messages + size))
     }
 
     pub(super) fn tenant(&self, name: &str) -> Option<&Tenant> {
@@ -120,7 +120,7 @@ impl Directory {
         found.map_or(&[], |user| &user.connections)
     }
 
-    pub(super) fn connections_of(&self, member: &Member) -> usize {
+    pub(super) fn connections_of(&self, member: &Client) -> usize {
         self.connections(&member.tenant, &member.user, member.hash).len()
     }
 
@@ -137,7 +137,7 @@ impl Directory {
     }
 
     /// Enters a session under `key`, creating its tenant and user as needed.
-    pub(super) fn join(&mut self, key: ConnectionKey, member: &Member, mut session: Session) {
+    pub(super) fn join(&mut self, key: ConnectionKey, member: &Client, mut session: Session) {
         let (user, hash) = (&*member.user, member.hash);
         let user_slot = self.enter_user(&member.tenant, user, hash);
         let tenant_slot = self.users.get(user_slot).map_or(0, |user| user.tenant);
@@ -168,7 +168,8 @@ impl Directory {
         }
         let connections = SmallVec::new();
         let name = name.into();
-        let user = User { hash, tenant, name, connections, flights: Siblings::NONE, mailbox: None };
+        let user =
+            User { hash, tenant, name, connections, flights: UserInFlight::NONE, queue: None };
         let slot = self.users.insert(user);
         let users = &self.users;
         let rehash = |slot: &u32| users.get(*slot).map_or(0, |user| user.hash.0);
@@ -189,17 +190,17 @@ impl Directory {
         self.users.get(slot).map_or(&[], |user| &user.connections)
     }
 
-    /// A user's letters, if it has any.
-    pub(super) fn mailbox(&self, slot: u32) -> Option<&Mailbox> {
-        self.users.get(slot)?.mailbox.as_deref()
+    /// A user's messages, if it has any.
+    pub(super) fn queue(&self, slot: u32) -> Option<&UserQueue> {
+        self.users.get(slot)?.queue.as_deref()
     }
 
-    /// A user's letters on their way.
-    pub(super) fn flights(&self, slot: u32) -> Siblings {
-        self.users.get(slot).map_or(Siblings::NONE, |user| user.flights)
+    /// A user's messages on their way.
+    pub(super) fn flights(&self, slot: u32) -> UserInFlight {
+        self.users.get(slot).map_or(UserInFlight::NONE, |user| user.flights)
     }
 
-    pub(super) fn flights_mut(&mut self, slot: u32) -> Option<&mut Siblings> {
+    pub(super) fn in_flight_of_mut(&mut self, slot: u32) -> Option<&mut UserInFlight> {
         self.users.get_mut(slot).map(|user| &mut user.flights)
     }
 
@@ -209,27 +210,27 @@ impl Directory {
         self.tenants.get(user.tenant as usize).map(|tenant| (&tenant.name, &*user.name))
     }
 
-    pub(super) fn mailbox_mut(&mut self, slot: u32) -> Option<&mut Mailbox> {
-        self.users.get_mut(slot)?.mailbox.as_deref_mut()
+    pub(super) fn queue_mut(&mut self, slot: u32) -> Option<&mut UserQueue> {
+        self.users.get_mut(slot)?.queue.as_deref_mut()
     }
 
-    /// A user's letters, with room made for the first.
-    pub(super) fn open_mailbox(&mut self, slot: u32) -> Option<&mut Mailbox> {
+    /// A user's messages, with room made for the first.
+    pub(super) fn open_queue(&mut self, slot: u32) -> Option<&mut UserQueue> {
         let user = self.users.get_mut(slot)?;
-        Some(user.mailbox.get_or_insert_default())
+        Some(user.queue.get_or_insert_default())
     }
 
-    /// Ends a replay that has nothing left, forgets an empty mailbox, and a user who has neither
-    /// letters nor connections.
+    /// Ends a replay that has nothing left, forgets an empty queue, and a user who has neither
+    /// messages nor connections.
     pub(super) fn tidy_user(&mut self, slot: u32) {
         let Some(user) = self.users.get_mut(slot) else { return };
-        if let Some(mailbox) = &mut user.mailbox {
-            mailbox.replaying &= !mailbox.waiting().is_empty();
+        if let Some(queue) = &mut user.queue {
+            queue.replaying &= !queue.waiting().is_empty();
         }
-        if user.mailbox.as_ref().is_some_and(|mailbox| mailbox.is_empty()) {
-            user.mailbox = None;
+        if user.queue.as_ref().is_some_and(|queue| queue.is_empty()) {
+            user.queue = None;
         }
-        if user.mailbox.is_some() || user.flights.count > 0 || !user.connections.is_empty() {
+        if user.queue.is_some() || user.flights.count > 0 || !user.connections.is_empty() {
             return;
         }
         let (hash, tenant) = (user.hash, user.tenant);
@@ -403,9 +404,9 @@ impl Directory {
     }
 
     /// Whether the session hears this channel, by subscription or because it hears all.
-    pub(super) fn hears(&self, session: &Session, channel: &str) -> bool {
+    pub(super) fn receives(&self, session: &Session, channel: &str) -> bool {
         self.is_subscribed(session, channel)
-            || (session.home.listener_at.is_some() && session.may_hear(channel))
+            || (session.home.listener_at.is_some() && session.may_subscribe(channel))
     }
 
     /// Whether every index is empty, as it must be when the last client has left.

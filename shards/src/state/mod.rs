@@ -7,44 +7,44 @@
 //! waits in `reports` until the worker has handed it to the router.
 
 pub mod directory;
-pub mod flights;
-pub mod mailbox;
+pub mod in_flight;
 pub mod session;
 pub mod subscriptions;
 pub mod timer;
+pub mod user_queue;
 pub mod waiting;
 
+mod broadcast;
 mod channels;
-mod delivery;
-mod keeping;
-mod post;
-mod question;
+mod enqueue;
+mod query;
 mod recent;
+mod redeliver;
 mod replay;
 mod running;
-mod settle;
 mod silence;
+mod storing;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::codec::dialect::{ClientMessage, ServerMessage, is_channel_name, parse_id};
-use crate::codec::websocket;
-use crate::frame::{Frame, Unsent};
-use crate::id::{ConnectionKey, Tick};
-use crate::limits::Limits;
-use crate::message::{Drain, Listens, Member, Report, Transport};
-use crate::meter::Meter;
-use crate::vault::Vault;
+use crate::base::counters::Counters;
+use crate::base::id::{ConnectionKey, Tick};
+use crate::base::limits::Limits;
+use crate::link::message::{Client, Drain, InitialSubscriptions, Report, Transport};
+use crate::outbound::{Frame, Unsent};
+use crate::protocol::ara::{ClientMessage, ServerMessage, is_channel_name, parse_id};
+use crate::store::disk::DiskStore;
+use crate::wire::websocket;
 use directory::Directory;
-use flights::Flights;
-use mailbox::Letter;
+use in_flight::InFlight;
 use recent::Recent;
 use running::RunningTime;
 use session::{Grants, Session};
 use timer::Wheel;
+use user_queue::QueuedMessage;
 use waiting::Waiting;
 
 /// Where frames go and connections end: the sockets, or a model of them in tests.
@@ -60,7 +60,7 @@ pub trait Outgoing {
     fn watch(&mut self, key: ConnectionKey);
 
     /// Begins to close a connection; gives back the notifications that will not be written.
-    fn close(&mut self, key: ConnectionKey, farewell: Farewell) -> Vec<Unsent>;
+    fn close(&mut self, key: ConnectionKey, reason: CloseReason) -> Vec<Unsent>;
 }
 
 /// The order in which touched connections are written.
@@ -74,7 +74,7 @@ pub enum Urgency {
 
 /// Why a connection is closed by the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Farewell {
+pub struct CloseReason {
     /// The WebSocket close code.
     pub code: u16,
     /// A short reason.
@@ -83,7 +83,7 @@ pub struct Farewell {
     pub flush: bool,
 }
 
-impl Farewell {
+impl CloseReason {
     /// Its outbox was full, or did not move for the connection timeout.
     pub const SLOW_CONSUMER: Self =
         Self { code: 4429, reason: "slow consumer: outbox full", flush: false };
@@ -104,7 +104,7 @@ pub struct TooManyConnections;
 pub struct State {
     pub(crate) limits: Limits,
     pub(crate) directory: Directory,
-    pub(crate) meter: Meter,
+    pub(crate) counters: Counters,
     reports: VecDeque<Report>,
     /// The time of the turn.
     now: Tick,
@@ -114,17 +114,17 @@ pub struct State {
     /// Asks a quiet client whether it is there, where no heartbeat does.
     ping: Rc<Frame>,
     random: fastrand::Rng,
-    /// Letters on their way to be acknowledged.
-    pub(crate) flights: Flights,
-    /// Where letters are kept on disk; `None` = in memory only.
-    pub(crate) vault: Option<Box<Vault>>,
+    /// Messages on their way to be acknowledged.
+    pub(crate) flights: InFlight,
+    /// Where messages are kept on disk; `None` = in memory only.
+    pub(crate) store: Option<Box<DiskStore>>,
     /// Users whose replay goes on in the next turn.
     replays: VecDeque<u32>,
-    /// When letters expire, by user.
+    /// When messages expire, by user.
     expiries: Wheel,
-    /// Users some of whose letters have expired, and when that was due.
+    /// Users some of whose messages have expired, and when that was due.
     expiring: VecDeque<(u32, Tick)>,
-    /// Letters that were cleared: their records are to be released.
+    /// Messages that were cleared: their records are to be released.
     cleared: VecDeque<Waiting>,
     /// Users one of whose connections has left: the others may have written all they had.
     looks: Vec<u32>,
@@ -136,8 +136,8 @@ pub struct State {
     refused: Vec<ConnectionKey>,
     /// Scratch: connections that are told something.
     told: Vec<ConnectionKey>,
-    /// Scratch: letters that end together.
-    ending: Vec<Letter>,
+    /// Scratch: messages that end together.
+    ending: Vec<QueuedMessage>,
     /// Scratch: one bit a connection, for deliveries over several channels.
     seen: Vec<u64>,
 }
@@ -149,15 +149,15 @@ impl State {
         Self {
             limits,
             directory: Directory::default(),
-            meter: Meter::default(),
+            counters: Counters::default(),
             reports: VecDeque::new(),
             now: Tick::default(),
             running: RunningTime::default(),
             ping: Frame::raw(websocket::ping_frame()),
             heartbeats: [Transport::WebSocket, Transport::Sse].map(Frame::heartbeat),
             random: fastrand::Rng::with_seed(seed),
-            flights: Flights::default(),
-            vault: None,
+            flights: InFlight::default(),
+            store: None,
             replays: VecDeque::new(),
             expiries: Wheel::new(Tick::default()),
             expiring: VecDeque::new(),
@@ -176,36 +176,36 @@ impl State {
     pub fn handle_connect(
         &mut self,
         key: ConnectionKey,
-        member: Member,
+        member: Client,
         transport: Transport,
         now: Tick,
     ) -> Result<Tick, TooManyConnections> {
         let most = self.limits.connections_per_user_max;
         if most != 0 && self.directory.connections_of(&member) >= most {
-            self.meter.connections_refused += 1;
+            self.counters.connections_refused += 1;
             return Err(TooManyConnections);
         }
         let grants = Grants::new(member.roles.clone(), member.grants.clone());
         let came_at = self.running.of(now);
-        let beat_at = came_at.after(self.heartbeat_delay());
-        let mut session = Session::new(transport, grants, came_at, beat_at);
-        session.hears_settled = member.hears_settled;
+        let heartbeat_at = came_at.after(self.heartbeat_delay());
+        let mut session = Session::new(transport, grants, came_at, heartbeat_at);
+        session.notify_settled = member.notify_settled;
         let next = self.next_check(&session);
         self.directory.join(key, &member, session);
-        match member.listens {
-            Listens::Nothing => {}
-            Listens::Channels(names) => {
+        match member.subscribes_to {
+            InitialSubscriptions::Nothing => {}
+            InitialSubscriptions::Channels(names) => {
                 for name in &names {
                     let _outcome = self.subscribe(key, name);
                 }
             }
-            Listens::Everything => {
+            InitialSubscriptions::Everything => {
                 if let Some(interest) = self.directory.listen_to_all(key) {
                     self.reports.push_back(interest);
                 }
             }
         }
-        self.meter.connections_opened += 1;
+        self.counters.connections_opened += 1;
         if let Some(session) = self.directory.session(key) {
             self.begin_replay(session.home.user, member.seen);
         }
@@ -217,7 +217,7 @@ impl State {
     pub fn handle_disconnect(&mut self, key: ConnectionKey, unsent: Vec<Unsent>) {
         self.take_back(key, unsent);
         if self.directory.leave(key, &mut self.reports) {
-            self.meter.connections_closed += 1;
+            self.counters.connections_closed += 1;
         }
     }
 
@@ -230,7 +230,7 @@ impl State {
         out: &mut impl Outgoing,
     ) {
         self.now = now;
-        self.meter.messages_received += 1;
+        self.counters.messages_received += 1;
         match message {
             Ok(ClientMessage::Ping) => self.reply(key, &ServerMessage::Pong, out),
             Ok(ClientMessage::Subscribe(names)) => self.handle_subscribe(key, names, out),
@@ -253,7 +253,7 @@ impl State {
         let Some(id) = id.filter(|id| self.settle(user, *id)) else {
             return self.refuse(key, "ACK_UNKNOWN", "no such notification awaits your Ack", out);
         };
-        self.tell_settled(user, id, Some(key), out);
+        self.notify_settled_to_others(user, id, Some(key), out);
         self.reply(key, &ServerMessage::Acked { notification_id: id.to_string() }, out);
     }
 
@@ -287,7 +287,7 @@ impl State {
             return Err(SubscribeRefusal::InvalidName);
         }
         let Some(session) = self.directory.session(key) else { return Ok(()) };
-        if !session.may_hear(name) {
+        if !session.may_subscribe(name) {
             return Err(SubscribeRefusal::Forbidden);
         }
         if self.directory.is_subscribed(session, name) {
@@ -304,32 +304,42 @@ impl State {
     }
 
     /// Sends a client away as too slow, and counts it.
-    pub fn dismiss_slow(&mut self, key: ConnectionKey, out: &mut impl Outgoing) {
-        self.meter.slow_consumers += 1;
-        self.dismiss(key, Farewell::SLOW_CONSUMER, out);
+    pub fn close_slow_consumer(&mut self, key: ConnectionKey, out: &mut impl Outgoing) {
+        self.counters.slow_consumers += 1;
+        self.close_connection(key, CloseReason::SLOW_CONSUMER, out);
     }
 
-    /// Begins to close a connection and forgets it. Where letters are kept, what it has not read
+    /// Begins to close a connection and forgets it. Where messages are kept, what it has not read
     /// goes back to the queue now: later nobody knows whose it was. On a stop it is still written:
     /// a queue in memory ends with it, and on disk it is kept until it is known to be written.
-    pub fn dismiss(&mut self, key: ConnectionKey, farewell: Farewell, out: &mut impl Outgoing) {
-        let flush = farewell.flush && (!self.keeps_letters() || farewell == Farewell::SHUTDOWN);
-        let farewell = Farewell { flush, ..farewell };
-        if farewell == Farewell::SHUTDOWN {
+    pub fn close_connection(
+        &mut self,
+        key: ConnectionKey,
+        reason: CloseReason,
+        out: &mut impl Outgoing,
+    ) {
+        let flush = reason.flush && (!self.keeps_messages() || reason == CloseReason::SHUTDOWN);
+        let reason = CloseReason { flush, ..reason };
+        if reason == CloseReason::SHUTDOWN {
             self.leave_unwritten(key);
         }
-        let unsent = out.close(key, farewell);
+        let unsent = out.close(key, reason);
         self.handle_disconnect(key, unsent);
     }
 
     /// Whether what was not written is kept for later.
     #[must_use]
-    pub const fn keeps_letters(&self) -> bool {
+    pub const fn keeps_messages(&self) -> bool {
         self.limits.queue.is_some() || self.limits.ack.is_some()
     }
 
     /// Tells a client to go and come back later, each after a delay of its own.
-    pub fn send_away(&mut self, key: ConnectionKey, order: Drain, out: &mut impl Outgoing) {
+    pub fn close_for_shutdown(
+        &mut self,
+        key: ConnectionKey,
+        order: Drain,
+        out: &mut impl Outgoing,
+    ) {
         let Some(session) = self.directory.session(key) else { return };
         let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         let in_window_ms = self.random.u32(0..ms(order.reconnect_window).max(1));
@@ -337,7 +347,7 @@ impl State {
         let frame = Frame::shutdown(session.transport, delay_ms);
         // A full outbox: the client is closed all the same and uses its own delay.
         let _taken = out.offer(key, &frame, Urgency::Prompt);
-        self.dismiss(key, Farewell::SHUTDOWN, out);
+        self.close_connection(key, CloseReason::SHUTDOWN, out);
     }
 
     /// The oldest report that has not been handed over.
@@ -359,7 +369,7 @@ impl State {
         let Some(session) = self.directory.session(key) else { return };
         let frame = Frame::message(message, session.transport);
         if !out.offer(key, &frame, Urgency::Prompt) {
-            self.dismiss_slow(key, out);
+            self.close_slow_consumer(key, out);
         }
     }
 
@@ -370,7 +380,7 @@ impl State {
         message: &str,
         out: &mut impl Outgoing,
     ) {
-        self.meter.messages_refused += 1;
+        self.counters.messages_refused += 1;
         self.reply(key, &ServerMessage::Error { code, message }, out);
     }
 }

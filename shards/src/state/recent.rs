@@ -3,21 +3,21 @@
 //! **Runs on**: a shard. **Owns**: a ring of so many entries. **Never**: keeps content: history is
 //! not its business.
 //!
-//! A client that comes back names what it has seen last, which need not be a letter of its user:
+//! A client that comes back names what it has seen last, which need not be a message of its user:
 //! it may have been a broadcast, or acknowledged before.
 
 use std::collections::VecDeque;
 
-use crate::id::NotificationId;
-use crate::limits::RECENT_DELIVERIES;
-use crate::notification::{Head, Priority};
+use crate::base::id::NotificationId;
+use crate::base::limits::RECENT_DELIVERIES;
+use crate::notification::{Metadata, Priority};
 
 /// The ring, newest last.
 #[derive(Debug, Default)]
 pub(super) struct Recent(VecDeque<(NotificationId, u64, Priority)>);
 
 impl Recent {
-    pub(super) fn push(&mut self, head: &Head, sequence: u64) {
+    pub(super) fn push(&mut self, head: &Metadata, sequence: u64) {
         if self.0.len() == RECENT_DELIVERIES {
             self.0.pop_front();
         }

@@ -1,48 +1,49 @@
-//! Sending letters from the queue, and again: the replay and its pace.
+//! Sending messages from the queue, and again: the replay and its pace.
 //!
 //! **Runs on**: a shard; in tests, virtual time. **Owns**: nothing beyond the call.
-//! **Never**: floods an outbox, or starves other users: so many letters a user and turn, and none
+//! **Never**: floods an outbox, or starves other users: so many messages a user and turn, and none
 //! while much waits for the reader.
 
-use super::mailbox::Letter;
-use super::post::End;
+use super::enqueue::End;
+use super::user_queue::QueuedMessage;
 use super::waiting::Seen;
 use super::{Outgoing, State, Urgency};
-use crate::frame::Frame;
-use crate::id::{ConnectionKey, NotificationId, Tick};
-use crate::limits::{LETTERS_PER_TURN, REPLAY_BACKLOG_BYTES, REPLAYS_PER_TURN, REPLAYS_PER_USER};
+use crate::base::id::{ConnectionKey, NotificationId, Tick};
+use crate::base::limits::{
+    LETTERS_PER_TURN, REPLAY_BACKLOG_BYTES, REPLAYS_PER_TURN, REPLAYS_PER_USER,
+};
+use crate::outbound::Frame;
 
 impl State {
     /// Begins the replay of a user who has come back. What it says it has seen is settled first.
     pub(super) fn begin_replay(&mut self, slot: u32, seen: Option<NotificationId>) {
         if let Some(id) = seen {
-            self.settle_seen(slot, id);
+            self.acknowledge_seen(slot, id);
         }
-        let Some(mailbox) = self.directory.mailbox_mut(slot) else { return };
-        mailbox.replaying = !mailbox.waiting().is_empty();
+        let Some(queue) = self.directory.queue_mut(slot) else { return };
+        queue.replaying = !queue.waiting().is_empty();
         self.list_replay(slot);
     }
 
     /// A client says which notification it has seen last: what its user was sent up to that is
     /// acknowledged, unless the notification may have overtaken it.
-    fn settle_seen(&mut self, slot: u32, id: NotificationId) {
-        let flight = self.flights.find(slot, id).and_then(|flight| self.flights.get(flight));
-        let waiting =
-            self.directory.mailbox(slot).and_then(|mailbox| mailbox.waiting().find(id, false));
-        let letter = flight.map(|flight| &flight.letter).or(waiting);
-        let last = letter.map(|letter| (letter.sequence(), letter.priority()));
+    fn acknowledge_seen(&mut self, slot: u32, id: NotificationId) {
+        let entry = self.flights.find(slot, id).and_then(|entry| self.flights.get(entry));
+        let waiting = self.directory.queue(slot).and_then(|queue| queue.waiting().find(id, false));
+        let message = entry.map(|entry| &entry.message).or(waiting);
+        let last = message.map(|message| (message.sequence(), message.priority()));
         let Some((sequence, priority)) = last.or_else(|| self.recent.find(id)) else { return };
         let seen = Seen::up_to(sequence, priority);
-        let mut flight = self.directory.flights(slot).first();
-        while let Some(next) = self.flights.get(flight) {
-            let (this, is_seen) = (flight, seen.includes(&next.letter));
-            flight = self.flights.next_of(next);
+        let mut entry = self.directory.flights(slot).first();
+        while let Some(next) = self.flights.get(entry) {
+            let (this, is_seen) = (entry, seen.includes(&next.message));
+            entry = self.flights.next_of(next);
             if is_seen && let Some(landed) = self.land(this) {
-                self.finish(&landed.letter, End::Acked);
+                self.finish(&landed.message, End::Acked);
             }
         }
-        if let Some(mailbox) = self.directory.mailbox_mut(slot) {
-            mailbox.note_seen(seen);
+        if let Some(queue) = self.directory.queue_mut(slot) {
+            queue.note_seen(seen);
         }
         self.settle_some_seen(slot);
     }
@@ -50,18 +51,18 @@ impl State {
     /// Settles what a client has seen of what waits, a turn's worth of it. Returns whether that was
     /// all. Nothing is replayed before, so that nothing is taken for seen that is sent only then.
     fn settle_some_seen(&mut self, slot: u32) -> bool {
-        let Some(mailbox) = self.directory.mailbox_mut(slot) else { return true };
+        let Some(queue) = self.directory.queue_mut(slot) else { return true };
         let mut seen = std::mem::take(&mut self.ending);
-        let is_all = mailbox.take_seen(LETTERS_PER_TURN, &mut seen);
+        let is_all = queue.take_seen(LETTERS_PER_TURN, &mut seen);
         self.finish_all(seen.drain(..), End::Acked);
         self.ending = seen;
         is_all
     }
 
-    /// Puts a user whose replay is under way among those that get letters, once.
+    /// Puts a user whose replay is under way among those that get messages, once.
     pub(super) fn list_replay(&mut self, slot: u32) {
-        let Some(mailbox) = self.directory.mailbox_mut(slot) else { return };
-        if mailbox.replaying && !std::mem::replace(&mut mailbox.listed, true) {
+        let Some(queue) = self.directory.queue_mut(slot) else { return };
+        if queue.replaying && !std::mem::replace(&mut queue.listed, true) {
             self.replays.push_back(slot);
         }
     }
@@ -75,8 +76,8 @@ impl State {
         }
         for _ in 0..REPLAYS_PER_TURN.min(self.replays.len()) {
             let Some(slot) = self.replays.pop_front() else { break };
-            if let Some(mailbox) = self.directory.mailbox_mut(slot) {
-                mailbox.listed = false;
+            if let Some(queue) = self.directory.queue_mut(slot) {
+                queue.listed = false;
             }
             if self.replay_some(slot, out) {
                 self.list_replay(slot);
@@ -93,7 +94,7 @@ impl State {
         self.list_replay(slot);
     }
 
-    /// Acknowledgement is off: letters end once all the user's connections have written all.
+    /// Acknowledgement is off: messages end once all the user's connections have written all.
     fn end_written(&mut self, slot: u32, out: &mut impl Outgoing) {
         if self.limits.ack.is_some() || self.directory.flights(slot).count == 0 {
             return;
@@ -102,7 +103,7 @@ impl State {
         if keys.all(|key| out.backlog_bytes(*key).is_none_or(|bytes| bytes == 0)) {
             // They are at most as many as may be on their way.
             while let Some(landed) = self.land(self.directory.flights(slot).first()) {
-                self.finish(&landed.letter, End::Counted);
+                self.finish(&landed.message, End::Counted);
             }
             // The replay may have waited for these.
             self.list_replay(slot);
@@ -112,7 +113,7 @@ impl State {
         }
     }
 
-    /// Sends a user some of its letters; true if it should be called again in the next turn.
+    /// Sends a user some of its messages; true if it should be called again in the next turn.
     fn replay_some(&mut self, slot: u32, out: &mut impl Outgoing) -> bool {
         if !self.settle_some_seen(slot) {
             return true;
@@ -121,10 +122,10 @@ impl State {
             let keys = self.directory.user_connections(slot);
             let (is_here, is_ready) =
                 (!keys.is_empty(), keys.iter().any(|key| has_room(*key, out)));
-            let Some(mailbox) = self.directory.mailbox_mut(slot) else { return false };
+            let Some(queue) = self.directory.queue_mut(slot) else { return false };
             if !is_ready {
                 // Called again when one has room, or when the user comes back.
-                mailbox.replaying = is_here;
+                queue.replaying = is_here;
                 self.watch(slot, out);
                 return false;
             }
@@ -132,14 +133,14 @@ impl State {
                 // Called again when one of those on their way has ended.
                 return false;
             }
-            let Some(mailbox) = self.directory.mailbox_mut(slot) else { return false };
-            let Some(letter) = mailbox.pop_first() else {
+            let Some(queue) = self.directory.queue_mut(slot) else { return false };
+            let Some(message) = queue.pop_first() else {
                 self.directory.tidy_user(slot);
                 return false;
             };
-            if letter.expires_at() <= self.now {
-                self.finish(&letter, End::Expired);
-            } else if !self.send_again(slot, letter, true, out) {
+            if message.expires_at() <= self.now {
+                self.finish(&message, End::Expired);
+            } else if !self.send_again(slot, message, true, out) {
                 self.watch(slot, out);
                 return false;
             }
@@ -147,50 +148,50 @@ impl State {
         true
     }
 
-    /// Sends a letter once more, from the queue (`replayed`) or because nobody acknowledged, and
+    /// Sends a message once more, from the queue (`replayed`) or because nobody acknowledged, and
     /// counts the attempt. False if nobody whom it is for has room for it: it waits again.
     pub(super) fn send_again(
         &mut self,
         slot: u32,
-        letter: Letter,
+        message: QueuedMessage,
         replayed: bool,
         out: &mut impl Outgoing,
     ) -> bool {
-        let attempts_before = letter.attempts();
-        let letter = letter.sent(attempts_before.saturating_add(1));
-        let frame = Frame::letter(&letter, replayed);
+        let attempts_before = message.attempts();
+        let message = message.sent(attempts_before.saturating_add(1));
+        let frame = Frame::queued(&message, replayed);
         let (mut copies, mut has_reader) = (0, false);
         for key in self.directory.user_connections(slot) {
-            if self.is_meant(*key, letter.audience()) {
+            if self.matches_audience(*key, message.audience()) {
                 has_reader = true;
                 let may = !replayed || has_room(*key, out);
                 copies += u32::from(may && out.offer(*key, &frame, Urgency::Prompt));
             }
         }
         if !has_reader {
-            self.finish(&letter, End::Dropped);
+            self.finish(&message, End::Dropped);
             return true;
         }
         if copies == 0 {
-            self.put(slot, letter.sent(attempts_before));
+            self.put(slot, message.sent(attempts_before));
             return false;
         }
-        if let Frame::Letter(repeated) = &*frame {
+        if let Frame::QueuedMessage(repeated) = &*frame {
             repeated.set_copies(copies);
         }
         if replayed {
-            self.meter.queue_replayed += 1;
+            self.counters.queue_replayed += 1;
         }
         if self.limits.ack.is_some() {
-            self.meter.ack_tracked += u64::from(attempts_before == 0);
-            if let (Some(vault), Some(place)) = (&mut self.vault, letter.place) {
-                vault.change(place, letter.attempts());
+            self.counters.ack_tracked += u64::from(attempts_before == 0);
+            if let (Some(store), Some(place)) = (&mut self.store, message.place) {
+                store.change(place, message.attempts());
             }
         } else {
             // It ends when its bytes are written.
             self.watch(slot, out);
         }
-        self.depart(slot, letter);
+        self.depart(slot, message);
         true
     }
 

@@ -7,7 +7,7 @@
 //! asked something before that had no chance to be heard, so that time counts for nobody's
 //! timeout. A suspended machine needs no more: the monotonic clock under all ticks stands still.
 
-use crate::id::Tick;
+use crate::base::id::Tick;
 
 /// How running time stands to the clock.
 #[derive(Debug, Clone, Copy, Default)]

@@ -4,8 +4,8 @@
 //! **Never**: knows its socket.
 
 use super::subscriptions::Subscriptions;
-use crate::id::Tick;
-use crate::message::Transport;
+use crate::base::id::Tick;
+use crate::link::message::Transport;
 
 /// A connection's record.
 #[derive(Debug)]
@@ -17,11 +17,11 @@ pub struct Session {
     /// Whether it owes us a sign of life, in running time.
     pub contact: Contact,
     /// When its next heartbeat is due, in running time.
-    pub beat_at: Tick,
+    pub heartbeat_at: Tick,
     /// Its channels.
     pub subscriptions: Subscriptions,
     /// Whether it is told what the user's other connections have settled.
-    pub hears_settled: bool,
+    pub notify_settled: bool,
     /// Where the directory keeps it.
     pub(super) home: Home,
 }
@@ -81,23 +81,23 @@ impl Session {
         transport: Transport,
         grants: Option<Box<Grants>>,
         came_at: Tick,
-        beat_at: Tick,
+        heartbeat_at: Tick,
     ) -> Self {
         let home = Home::default();
         Self {
             transport,
             grants,
             contact: Contact::Heard(came_at),
-            beat_at,
+            heartbeat_at,
             subscriptions: Subscriptions::default(),
-            hears_settled: false,
+            notify_settled: false,
             home,
         }
     }
 
     /// Whether the token allows this channel.
     #[must_use]
-    pub fn may_hear(&self, channel: &str) -> bool {
+    pub fn may_subscribe(&self, channel: &str) -> bool {
         is_granted(self.grants.as_ref().and_then(|grants| grants.channels.as_deref()), channel)
     }
 

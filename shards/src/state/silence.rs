@@ -6,16 +6,16 @@
 use std::time::Duration;
 
 use super::session::{Contact, Session};
-use super::{Farewell, Outgoing, State, Urgency};
-use crate::id::{ConnectionKey, Tick};
-use crate::message::Transport;
+use super::{CloseReason, Outgoing, State, Urgency};
+use crate::base::id::{ConnectionKey, Tick};
+use crate::link::message::Transport;
 
 impl State {
     /// A frame of any kind came from the client.
-    pub fn handle_heard(&mut self, key: ConnectionKey, now: Tick) {
-        let heard_at = self.running.of(now);
+    pub fn handle_frame_received(&mut self, key: ConnectionKey, now: Tick) {
+        let last_frame_at = self.running.of(now);
         if let Some(session) = self.directory.session_mut(key) {
-            session.contact = Contact::Heard(heard_at);
+            session.contact = Contact::Heard(last_frame_at);
         }
     }
 
@@ -51,15 +51,16 @@ impl State {
             // A ping that waits behind other bytes has not been asked yet. Whether those are
             // taken at all is for the outbox to judge.
             if out.backlog_bytes(key).is_none_or(|bytes| bytes == 0) {
-                self.meter.timeouts += 1;
-                self.dismiss(key, Farewell::SILENT, out);
+                self.counters.timeouts += 1;
+                self.close_connection(key, CloseReason::SILENT, out);
                 return None;
             }
             self.directory.session_mut(key)?.contact = Contact::Pinged(running);
         }
         let session = self.directory.session(key)?;
         let transport = session.transport;
-        let is_beat_due = !self.limits.heartbeat_interval.is_zero() && session.beat_at <= running;
+        let is_beat_due =
+            !self.limits.heartbeat_interval.is_zero() && session.heartbeat_at <= running;
         let is_probe_due = self.probe_at(session).is_some_and(|at| running >= at);
         if is_beat_due || is_probe_due {
             let next_beat = is_beat_due.then(|| running.after(self.heartbeat_delay()));
@@ -71,15 +72,15 @@ impl State {
             };
             let taken = out.offer(key, frame, Urgency::Prompt);
             let session = self.directory.session_mut(key)?;
-            session.beat_at = next_beat.unwrap_or(session.beat_at);
+            session.heartbeat_at = next_beat.unwrap_or(session.heartbeat_at);
             if let Contact::Heard(_) = session.contact {
                 session.contact = Contact::Pinged(running);
             }
             if !taken {
-                self.dismiss_slow(key, out);
+                self.close_slow_consumer(key, out);
                 return None;
             }
-            self.meter.heartbeats += u64::from(is_beat_due);
+            self.counters.heartbeats += u64::from(is_beat_due);
         }
         self.directory.session(key).map(|session| self.next_check(session))
     }
@@ -116,8 +117,11 @@ impl State {
     }
 
     pub(super) fn next_check(&self, session: &Session) -> Tick {
-        let beat =
-            if self.limits.heartbeat_interval.is_zero() { Tick(u32::MAX) } else { session.beat_at };
+        let beat = if self.limits.heartbeat_interval.is_zero() {
+            Tick(u32::MAX)
+        } else {
+            session.heartbeat_at
+        };
         let sign_of_life = self.silent_at(session).or_else(|| self.probe_at(session));
         self.running.on_clock(sign_of_life.map_or(beat, |at| at.min(beat)))
     }

@@ -21,10 +21,10 @@ const LIST_AGAIN: usize = LIST_MAX / 2;
 
 /// A session's subscriptions, in no order.
 #[derive(Debug, Default)]
-pub struct Subscriptions(Kept);
+pub struct Subscriptions(SharedMessage);
 
 #[derive(Debug, Default)]
-enum Kept {
+enum SharedMessage {
     #[default]
     None,
     One([Subscription; 1]),
@@ -42,7 +42,7 @@ impl Subscriptions {
     #[must_use]
     pub fn len(&self) -> usize {
         match &self.0 {
-            Kept::Table(table) => table.len(),
+            SharedMessage::Table(table) => table.len(),
             listed => listed.entries().len(),
         }
     }
@@ -60,7 +60,7 @@ impl Subscriptions {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = Subscription> {
         let table = match &self.0 {
-            Kept::Table(table) => Some(table.iter()),
+            SharedMessage::Table(table) => Some(table.iter()),
             _ => None,
         };
         self.0.entries().iter().chain(table.into_iter().flatten()).copied()
@@ -69,7 +69,9 @@ impl Subscriptions {
     /// Whether a channel is among them.
     pub(super) fn has(&self, channel: u32) -> bool {
         match &self.0 {
-            Kept::Table(table) => table.find(hash(channel), |e| e.channel == channel).is_some(),
+            SharedMessage::Table(table) => {
+                table.find(hash(channel), |e| e.channel == channel).is_some()
+            }
             listed => listed.entries().iter().any(|entry| entry.channel == channel),
         }
     }
@@ -77,26 +79,28 @@ impl Subscriptions {
     /// Adds one that is not among them.
     pub(super) fn insert(&mut self, new: Subscription) {
         self.0 = match mem::take(&mut self.0) {
-            Kept::None => Kept::One([new]),
-            Kept::One([first]) => Kept::Two([first, new]),
-            Kept::Two([first, second]) => Kept::List(Box::new(vec![first, second, new])),
-            Kept::List(list) if list.len() >= LIST_MAX => {
+            SharedMessage::None => SharedMessage::One([new]),
+            SharedMessage::One([first]) => SharedMessage::Two([first, new]),
+            SharedMessage::Two([first, second]) => {
+                SharedMessage::List(Box::new(vec![first, second, new]))
+            }
+            SharedMessage::List(list) if list.len() >= LIST_MAX => {
                 let mut table = HashTable::with_capacity(list.len() + 1);
                 list.iter().for_each(|entry| put(&mut table, *entry));
                 put(&mut table, new);
-                Kept::Table(Box::new(table))
+                SharedMessage::Table(Box::new(table))
             }
-            Kept::List(mut list) => {
+            SharedMessage::List(mut list) => {
                 if list.len() == list.capacity() {
                     // By a quarter rather than by double: most of what is added stays.
                     list.reserve_exact((list.len() / 4).max(2));
                 }
                 list.push(new);
-                Kept::List(list)
+                SharedMessage::List(list)
             }
-            Kept::Table(mut table) => {
+            SharedMessage::Table(mut table) => {
                 put(&mut table, new);
-                Kept::Table(table)
+                SharedMessage::Table(table)
             }
         };
     }
@@ -105,46 +109,48 @@ impl Subscriptions {
     pub(super) fn remove(&mut self, channel: u32) -> Option<Subscription> {
         let is_it = |entry: &Subscription| entry.channel == channel;
         match &mut self.0 {
-            Kept::Table(table) => {
+            SharedMessage::Table(table) => {
                 let removed = table.find_entry(hash(channel), is_it).ok()?.remove().0;
                 if table.len() <= LIST_AGAIN {
-                    self.0 = Kept::List(Box::new(table.iter().copied().collect()));
+                    self.0 = SharedMessage::List(Box::new(table.iter().copied().collect()));
                 } else if table.len() < table.capacity() / 4 {
                     table.shrink_to(table.len() * 2, |entry| hash(entry.channel));
                 }
                 Some(removed)
             }
-            Kept::List(list) => {
+            SharedMessage::List(list) => {
                 let removed = list.swap_remove(list.iter().position(is_it)?);
                 if let [only] = list[..] {
-                    self.0 = Kept::One([only]);
+                    self.0 = SharedMessage::One([only]);
                 } else if list.len() < list.capacity() / 4 {
                     list.shrink_to(list.len() * 2);
                 }
                 Some(removed)
             }
-            Kept::Two([first, second]) => {
+            SharedMessage::Two([first, second]) => {
                 let (removed, kept) = match (is_it(first), is_it(second)) {
                     (true, _) => (*first, *second),
                     (_, true) => (*second, *first),
                     _ => return None,
                 };
-                self.0 = Kept::One([kept]);
+                self.0 = SharedMessage::One([kept]);
                 Some(removed)
             }
-            Kept::One([only]) if is_it(only) => {
+            SharedMessage::One([only]) if is_it(only) => {
                 let removed = *only;
-                self.0 = Kept::None;
+                self.0 = SharedMessage::None;
                 Some(removed)
             }
-            Kept::One(_) | Kept::None => None,
+            SharedMessage::One(_) | SharedMessage::None => None,
         }
     }
 
     /// The session has another place in a channel's list.
     pub(super) fn set_place(&mut self, channel: u32, at: u32) {
         let entry = match &mut self.0 {
-            Kept::Table(table) => table.find_mut(hash(channel), |entry| entry.channel == channel),
+            SharedMessage::Table(table) => {
+                table.find_mut(hash(channel), |entry| entry.channel == channel)
+            }
             listed => listed.entries_mut().iter_mut().find(|entry| entry.channel == channel),
         };
         if let Some(entry) = entry {
@@ -153,7 +159,7 @@ impl Subscriptions {
     }
 }
 
-impl Kept {
+impl SharedMessage {
     /// Those that are not in a table.
     fn entries(&self) -> &[Subscription] {
         match self {
@@ -229,6 +235,6 @@ mod tests {
         let mut kept = Subscriptions::default();
         (0..100_000).for_each(|channel| kept.insert(Subscription { channel, at: 0 }));
         (1..100_000).for_each(|channel| assert!(kept.remove(channel).is_some()));
-        assert!(matches!(kept.0, Kept::One(_)), "{kept:?}");
+        assert!(matches!(kept.0, SharedMessage::One(_)), "{kept:?}");
     }
 }

@@ -8,7 +8,7 @@
 //! Why it matters: callers act on `delivered_to`, and a stale index entry sends one user's
 //! notification to whoever gets its key next.
 
-mod letters;
+mod messages;
 mod reference;
 mod steps;
 mod upgrade;
@@ -18,8 +18,8 @@ mod world;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-use crate::limits::Limits;
-use crate::message::Drain;
+use crate::base::limits::Limits;
+use crate::link::message::Drain;
 use world::World;
 
 /// A stop's order to send clients away.

@@ -3,7 +3,7 @@
 //! **Runs on**: a shard; in tests, virtual time. **Owns**: one entry a connection, 8 bytes.
 //! **Never**: reads a clock; cancels: a stale entry fires and its owner ignores it.
 
-use crate::id::{ConnectionKey, Tick};
+use crate::base::id::{ConnectionKey, Tick};
 
 /// 51.2 s of slots: beyond the longest default heartbeat, so that an entry is rarely met twice.
 const SLOTS: u32 = 512;

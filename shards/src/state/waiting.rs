@@ -1,9 +1,9 @@
-//! The letters that wait for one user, in the order the shard accepted them.
+//! The messages that wait for one user, in the order the shard accepted them.
 //!
-//! **Runs on**: a shard; in tests, virtual time. **Owns**: those letters. **Never**: looks through
+//! **Runs on**: a shard; in tests, virtual time. **Owns**: those messages. **Never**: looks through
 //! more of them than [`WAITING_UNINDEXED_MAX`] to find one, however many wait.
 //!
-//! A user has few letters nearly always: they stand in one row of 24 bytes each, and what is looked
+//! A user has few messages nearly always: they stand in one row of 24 bytes each, and what is looked
 //! for is found by looking. Beyond that bound they are indexed by all that is asked about them:
 //! sequence, priority, end and id. That costs about 90 bytes more for each, and every operation is
 //! logarithmic. The row comes back when half of the bound is reached, so that a queue that grows
@@ -11,42 +11,42 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::mailbox::Letter;
-use crate::id::{NotificationId, Tick};
-use crate::limits::WAITING_UNINDEXED_MAX;
+use super::user_queue::QueuedMessage;
+use crate::base::id::{NotificationId, Tick};
+use crate::base::limits::WAITING_UNINDEXED_MAX;
 use crate::notification::Priority;
 
-/// Letters by the sequence in which the shard accepted them.
-type BySequence = BTreeMap<u64, Letter>;
+/// Messages by the sequence in which the shard accepted them.
+type BySequence = BTreeMap<u64, QueuedMessage>;
 
-/// One user's waiting letters.
+/// One user's waiting messages.
 #[derive(Debug)]
 pub struct Waiting(Form);
 
 #[derive(Debug)]
 enum Form {
     /// In ascending order of sequence.
-    Row(VecDeque<Letter>),
+    Row(VecDeque<QueuedMessage>),
     Indexed(Box<Indexed>),
 }
 
 #[derive(Debug, Default)]
 struct Indexed {
     /// One map a priority, so that the oldest of the least important is the first of its map.
-    letters: [BySequence; Priority::ALL.len()],
+    messages: [BySequence; Priority::ALL.len()],
     by_end: BTreeSet<(Tick, u64)>,
-    /// Two letters may have one id: a trigger that is repeated because nobody knows whether it was
+    /// Two messages may have one id: a trigger that is repeated because nobody knows whether it was
     /// sent before a crash has the id it had.
     by_id: BTreeSet<(NotificationId, u64)>,
 }
 
-/// Everything a user was sent up to a letter, of its priority or a higher one, and how far the
+/// Everything a user was sent up to a message, of its priority or a higher one, and how far the
 /// search for it has come.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Seen {
     sequence: u64,
     priority: Priority,
-    /// Letters of this priority and sequence, and behind, have not been looked at.
+    /// Messages of this priority and sequence, and behind, have not been looked at.
     next: (usize, u64),
 }
 
@@ -55,11 +55,11 @@ impl Seen {
         Self { sequence, priority, next: (priority as usize, 0) }
     }
 
-    /// Whether a letter is among what has been seen: it was sent, and cannot have been overtaken.
-    pub(super) fn includes(&self, letter: &Letter) -> bool {
-        letter.sequence() <= self.sequence
-            && letter.priority() >= self.priority
-            && letter.attempts() > 0
+    /// Whether a message is among what has been seen: it was sent, and cannot have been overtaken.
+    pub(super) fn includes(&self, message: &QueuedMessage) -> bool {
+        message.sequence() <= self.sequence
+            && message.priority() >= self.priority
+            && message.attempts() > 0
     }
 }
 
@@ -86,7 +86,7 @@ impl Waiting {
     }
 
     /// All, in order.
-    pub fn iter(&self) -> impl Iterator<Item = &Letter> {
+    pub fn iter(&self) -> impl Iterator<Item = &QueuedMessage> {
         let (row, indexed) = match &self.0 {
             Form::Row(row) => (Some(row), None),
             Form::Indexed(indexed) => (None, Some(indexed)),
@@ -94,51 +94,51 @@ impl Waiting {
         row.into_iter().flatten().chain(indexed.into_iter().flat_map(|indexed| indexed.iter()))
     }
 
-    /// Adds a letter where its sequence belongs. One that waits already must not come again: who
+    /// Adds a message where its sequence belongs. One that waits already must not come again: who
     /// puts it back has taken it out of where it was.
-    pub(super) fn insert(&mut self, letter: Letter) {
+    pub(super) fn insert(&mut self, message: QueuedMessage) {
         match &mut self.0 {
-            Form::Indexed(indexed) => indexed.insert(letter),
+            Form::Indexed(indexed) => indexed.insert(message),
             Form::Row(row) => {
-                insert_into_row(row, letter);
+                insert_into_row(row, message);
                 if row.len() > WAITING_UNINDEXED_MAX {
                     let mut indexed = Box::<Indexed>::default();
-                    row.drain(..).for_each(|letter| indexed.insert(letter));
+                    row.drain(..).for_each(|message| indexed.insert(message));
                     self.0 = Form::Indexed(indexed);
                 }
             }
         }
     }
 
-    /// Takes out the least important letter, the oldest among equals.
-    pub(super) fn pop_least(&mut self) -> Option<Letter> {
+    /// Takes out the least important message, the oldest among equals.
+    pub(super) fn pop_least(&mut self) -> Option<QueuedMessage> {
         let sequence = match &self.0 {
             // `min_by_key` keeps the first of equals.
-            Form::Row(row) => row.iter().min_by_key(|letter| letter.priority())?.sequence(),
+            Form::Row(row) => row.iter().min_by_key(|message| message.priority())?.sequence(),
             Form::Indexed(indexed) => {
-                let mut firsts = indexed.letters.iter().filter_map(BTreeMap::first_key_value);
+                let mut firsts = indexed.messages.iter().filter_map(BTreeMap::first_key_value);
                 *firsts.next()?.0
             }
         };
         self.remove(sequence)
     }
 
-    /// Takes out the letter accepted first.
-    pub(super) fn pop_first(&mut self) -> Option<Letter> {
+    /// Takes out the message accepted first.
+    pub(super) fn pop_first(&mut self) -> Option<QueuedMessage> {
         match &mut self.0 {
             Form::Row(row) => row.pop_front(),
             Form::Indexed(indexed) => {
-                let firsts = indexed.letters.iter().filter_map(BTreeMap::first_key_value);
+                let firsts = indexed.messages.iter().filter_map(BTreeMap::first_key_value);
                 let sequence = *firsts.map(|(sequence, _)| sequence).min()?;
                 self.remove(sequence)
             }
         }
     }
 
-    /// Takes out a letter whose time is over.
-    pub(super) fn pop_expired(&mut self, now: Tick) -> Option<Letter> {
+    /// Takes out a message whose time is over.
+    pub(super) fn pop_expired(&mut self, now: Tick) -> Option<QueuedMessage> {
         let sequence = match &self.0 {
-            Form::Row(row) => row.iter().find(|letter| letter.expires_at() <= now)?.sequence(),
+            Form::Row(row) => row.iter().find(|message| message.expires_at() <= now)?.sequence(),
             Form::Indexed(indexed) => {
                 let (end, sequence) = *indexed.by_end.first()?;
                 (end <= now).then_some(sequence)?
@@ -147,73 +147,73 @@ impl Waiting {
         self.remove(sequence)
     }
 
-    /// When the first letter's time is over.
+    /// When the first message's time is over.
     pub(super) fn first_expiry(&self) -> Option<Tick> {
         match &self.0 {
-            Form::Row(row) => row.iter().map(Letter::expires_at).min(),
+            Form::Row(row) => row.iter().map(QueuedMessage::expires_at).min(),
             Form::Indexed(indexed) => indexed.by_end.first().map(|(end, _)| *end),
         }
     }
 
-    /// The first letter with this id, or the first that has been sent.
-    pub(super) fn find(&self, id: NotificationId, is_sent: bool) -> Option<&Letter> {
-        let is_wanted = |letter: &Letter| !is_sent || letter.attempts() > 0;
+    /// The first message with this id, or the first that has been sent.
+    pub(super) fn find(&self, id: NotificationId, is_sent: bool) -> Option<&QueuedMessage> {
+        let is_wanted = |message: &QueuedMessage| !is_sent || message.attempts() > 0;
         match &self.0 {
-            Form::Row(row) => row.iter().find(|letter| is_wanted(letter) && letter.id() == id),
+            Form::Row(row) => row.iter().find(|message| is_wanted(message) && message.id() == id),
             Form::Indexed(indexed) => {
                 let sequences = indexed.by_id.range((id, 0)..=(id, u64::MAX));
-                let mut letters = sequences.filter_map(|(_, sequence)| {
-                    indexed.letters.iter().find_map(|letters| letters.get(sequence))
+                let mut messages = sequences.filter_map(|(_, sequence)| {
+                    indexed.messages.iter().find_map(|messages| messages.get(sequence))
                 });
-                letters.find(|letter| is_wanted(letter))
+                messages.find(|message| is_wanted(message))
             }
         }
     }
 
-    /// The letter of a sequence. Only its place may be changed: it is found by all else.
-    pub(super) fn get_mut(&mut self, sequence: u64) -> Option<&mut Letter> {
+    /// The message of a sequence. Only its place may be changed: it is found by all else.
+    pub(super) fn get_mut(&mut self, sequence: u64) -> Option<&mut QueuedMessage> {
         match &mut self.0 {
             Form::Row(row) => {
-                let at = row.binary_search_by_key(&sequence, Letter::sequence).ok()?;
+                let at = row.binary_search_by_key(&sequence, QueuedMessage::sequence).ok()?;
                 row.get_mut(at)
             }
             Form::Indexed(indexed) => {
-                indexed.letters.iter_mut().find_map(|letters| letters.get_mut(&sequence))
+                indexed.messages.iter_mut().find_map(|messages| messages.get_mut(&sequence))
             }
         }
     }
 
-    /// Takes out the letter of a sequence.
-    pub(super) fn remove(&mut self, sequence: u64) -> Option<Letter> {
+    /// Takes out the message of a sequence.
+    pub(super) fn remove(&mut self, sequence: u64) -> Option<QueuedMessage> {
         match &mut self.0 {
             Form::Row(row) => {
-                let at = row.binary_search_by_key(&sequence, Letter::sequence).ok()?;
+                let at = row.binary_search_by_key(&sequence, QueuedMessage::sequence).ok()?;
                 row.remove(at)
             }
             Form::Indexed(indexed) => {
-                let letter = indexed.remove(sequence)?;
+                let message = indexed.remove(sequence)?;
                 if indexed.by_id.len() <= WAITING_UNINDEXED_MAX / 2 {
                     self.0 = Form::Row(indexed.take_in_order());
                 }
-                Some(letter)
+                Some(message)
             }
         }
     }
 
-    /// Takes out what has been seen, and looks at about `budget` letters for it. Returns whether
+    /// Takes out what has been seen, and looks at about `budget` messages for it. Returns whether
     /// all have been looked at.
     pub(super) fn take_seen(
         &mut self,
         seen: &mut Seen,
         budget: usize,
-        taken: &mut Vec<Letter>,
+        taken: &mut Vec<QueuedMessage>,
     ) -> bool {
         let found: Vec<u64>;
         let mut is_done = true;
         match &self.0 {
             Form::Row(row) => {
-                let seen_ones = row.iter().filter(|letter| seen.includes(letter));
-                found = seen_ones.map(Letter::sequence).collect();
+                let seen_ones = row.iter().filter(|message| seen.includes(message));
+                found = seen_ones.map(QueuedMessage::sequence).collect();
             }
             Form::Indexed(indexed) => (found, is_done) = indexed.find_seen(seen, budget),
         }
@@ -223,25 +223,25 @@ impl Waiting {
 }
 
 impl Indexed {
-    fn insert(&mut self, letter: Letter) {
-        let (sequence, id) = (letter.sequence(), letter.id());
-        self.by_end.insert((letter.expires_at(), sequence));
+    fn insert(&mut self, message: QueuedMessage) {
+        let (sequence, id) = (message.sequence(), message.id());
+        self.by_end.insert((message.expires_at(), sequence));
         self.by_id.insert((id, sequence));
-        let letters = self.letters.get_mut(letter.priority() as usize);
-        let other = letters.expect("one map a priority").insert(sequence, letter);
+        let messages = self.messages.get_mut(message.priority() as usize);
+        let other = messages.expect("one map a priority").insert(sequence, message);
         assert!(other.is_none(), "notification {id} waits already");
     }
 
-    fn remove(&mut self, sequence: u64) -> Option<Letter> {
-        let letter = self.letters.iter_mut().find_map(|letters| letters.remove(&sequence))?;
-        let was_by_end = self.by_end.remove(&(letter.expires_at(), sequence));
-        let was_by_id = self.by_id.remove(&(letter.id(), sequence));
-        assert!(was_by_end && was_by_id, "every index knows every letter");
-        Some(letter)
+    fn remove(&mut self, sequence: u64) -> Option<QueuedMessage> {
+        let message = self.messages.iter_mut().find_map(|messages| messages.remove(&sequence))?;
+        let was_by_end = self.by_end.remove(&(message.expires_at(), sequence));
+        let was_by_id = self.by_id.remove(&(message.id(), sequence));
+        assert!(was_by_end && was_by_id, "every index knows every message");
+        Some(message)
     }
 
-    fn iter(&self) -> impl Iterator<Item = &Letter> {
-        let mut maps = self.letters.each_ref().map(|letters| letters.values().peekable());
+    fn iter(&self) -> impl Iterator<Item = &QueuedMessage> {
+        let mut maps = self.messages.each_ref().map(|messages| messages.values().peekable());
         std::iter::from_fn(move || {
             let firsts = maps.iter_mut().filter_map(|map| {
                 let sequence = map.peek()?.sequence();
@@ -252,28 +252,28 @@ impl Indexed {
         })
     }
 
-    fn take_in_order(&mut self) -> VecDeque<Letter> {
-        let all = std::mem::take(&mut self.letters);
-        let mut row: Vec<Letter> = all.into_iter().flat_map(BTreeMap::into_values).collect();
-        row.sort_unstable_by_key(Letter::sequence);
+    fn take_in_order(&mut self) -> VecDeque<QueuedMessage> {
+        let all = std::mem::take(&mut self.messages);
+        let mut row: Vec<QueuedMessage> = all.into_iter().flat_map(BTreeMap::into_values).collect();
+        row.sort_unstable_by_key(QueuedMessage::sequence);
         row.into()
     }
 
-    /// The sequences of what has been seen among the next `budget` letters, and whether these were
+    /// The sequences of what has been seen among the next `budget` messages, and whether these were
     /// the last.
     fn find_seen(&self, seen: &mut Seen, budget: usize) -> (Vec<u64>, bool) {
         let (mut found, mut left) = (Vec::new(), budget);
         while let (at, from) = seen.next
-            && let Some(letters) = self.letters.get(at)
+            && let Some(messages) = self.messages.get(at)
         {
             if from <= seen.sequence {
-                for (sequence, letter) in letters.range(from..=seen.sequence) {
+                for (sequence, message) in messages.range(from..=seen.sequence) {
                     if left == 0 {
                         seen.next = (at, *sequence);
                         return (found, false);
                     }
                     left -= 1;
-                    if seen.includes(letter) {
+                    if seen.includes(message) {
                         found.push(*sequence);
                     }
                 }
@@ -284,20 +284,20 @@ impl Indexed {
     }
 }
 
-fn insert_into_row(row: &mut VecDeque<Letter>, letter: Letter) {
+fn insert_into_row(row: &mut VecDeque<QueuedMessage>, message: QueuedMessage) {
     if row.len() == row.capacity() {
         // By an eighth: doubling would leave a quarter of all queues' memory empty.
         row.reserve_exact((row.len() / 8).max(2));
     }
     let at = match row.back() {
-        Some(last) if last.sequence() >= letter.sequence() => {
-            row.partition_point(|other| other.sequence() < letter.sequence())
+        Some(last) if last.sequence() >= message.sequence() => {
+            row.partition_point(|other| other.sequence() < message.sequence())
         }
         _ => row.len(),
     };
-    let is_new = row.get(at).is_none_or(|next| next.sequence() != letter.sequence());
-    assert!(is_new, "notification {} waits already", letter.id());
-    row.insert(at, letter);
+    let is_new = row.get(at).is_none_or(|next| next.sequence() != message.sequence());
+    assert!(is_new, "notification {} waits already", message.id());
+    row.insert(at, message);
 }
 
 #[cfg(test)]

@@ -170,8 +170,8 @@ fn fill(owner: &mut Owner) -> u64 {
                 return id;
             }
         }
-        let ticket = owner.journal.flush();
-        owner.until("a commit", |owner| owner.journal.committed() >= ticket);
+        let commit_point = owner.journal.flush();
+        owner.until("a commit", |owner| owner.journal.committed() >= commit_point);
     }
 }
 

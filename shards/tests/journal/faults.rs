@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ara_shards::doorbell::Doorbell;
+use ara_shards::base::limits::JOURNAL_BUFFER_BYTES_MAX;
 use ara_shards::journal::{AppendError, Condition, Fsync, Full, Journal, OpenError, Options};
-use ara_shards::limits::JOURNAL_BUFFER_BYTES_MAX;
+use ara_shards::link::doorbell::Doorbell;
 use fastrand::Rng;
 
 use super::memory::{Fault, Memory};
@@ -70,7 +70,7 @@ fn a_disk_that_keeps_failing_is_told_and_tried_again() {
     owner.append(1, 100).unwrap();
     let before = owner.commit();
     memory.state().faults.extend([Fault::Sync, Fault::Sync]);
-    let ticket = owner.append(2, 100).unwrap();
+    let commit_point = owner.append(2, 100).unwrap();
     owner.journal.flush();
     owner.until("failure", |owner| owner.journal.stats().condition != Condition::Sound);
     assert_eq!(owner.journal.committed(), before, "not acknowledged");
@@ -80,7 +80,7 @@ fn a_disk_that_keeps_failing_is_told_and_tried_again() {
     owner.journal.flush();
     owner.until("recovery", |owner| owner.journal.stats().condition == Condition::Sound);
     owner.commit();
-    assert!(owner.journal.committed() >= ticket);
+    assert!(owner.journal.committed() >= commit_point);
     let owner = power_loss(owner, &memory, &options);
     assert_eq!(owner.index.keys().copied().collect::<Vec<_>>(), [2]);
 }
@@ -118,9 +118,9 @@ fn a_full_disk_refuses_and_recovers_when_others_make_room() {
             Ok(_) => id += 1,
             Err(refused) => break refused,
         }
-        let ticket = owner.journal.flush();
+        let commit_point = owner.journal.flush();
         owner.until("an answer", |owner| {
-            owner.journal.committed() >= ticket
+            owner.journal.committed() >= commit_point
                 || owner.journal.stats().condition != Condition::Sound
         });
     };
@@ -149,9 +149,9 @@ fn a_full_disk_heals_itself_as_records_die() {
         if owner.append(id, 300).is_err() {
             break;
         }
-        let ticket = owner.journal.flush();
+        let commit_point = owner.journal.flush();
         owner.until("an answer", |owner| {
-            owner.journal.committed() >= ticket
+            owner.journal.committed() >= commit_point
                 || owner.journal.stats().condition != Condition::Sound
         });
     }
@@ -308,12 +308,12 @@ fn the_bell_rings_for_a_commit() {
     let (mut journal, _) =
         Journal::open_on(Memory::default(), &options, |_, _| {}, Arc::clone(&bell)).unwrap();
     journal.append(b"one").unwrap();
-    let ticket = journal.flush();
+    let commit_point = journal.flush();
     while rung.load(Ordering::SeqCst) == 0 {
         std::thread::yield_now();
     }
     assert!(bell.answer());
-    assert!(journal.poll() >= ticket);
+    assert!(journal.poll() >= commit_point);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ara_shards::journal::{AppendError, Condition, Fsync, Options, Ticket};
+use ara_shards::journal::{AppendError, CommitPoint, Condition, Fsync, Options};
 use fastrand::Rng;
 use proptest::prelude::*;
 
@@ -68,8 +68,8 @@ fn step() -> impl Strategy<Value = Step> {
 /// What the owner was promised.
 #[derive(Debug, Default)]
 struct Truth {
-    /// Every record ever appended: its length, the ticket of its append and of its death.
-    records: BTreeMap<u64, (usize, Ticket, Option<Ticket>)>,
+    /// Every record ever appended: its length, the commit_point of its append and of its death.
+    records: BTreeMap<u64, (usize, CommitPoint, Option<CommitPoint>)>,
     next_id: u64,
 }
 
@@ -102,9 +102,9 @@ impl World {
         let owner = self.owner.as_mut().expect("it is open");
         match owner.kill(id) {
             Ok(()) => {
-                // Not flushed: only learns of its ticket here.
-                let ticket = owner.journal.flush();
-                self.truth.records.get_mut(&id).expect("it was appended").2 = Some(ticket);
+                // Not flushed: only learns of its commit_point here.
+                let commit_point = owner.journal.flush();
+                self.truth.records.get_mut(&id).expect("it was appended").2 = Some(commit_point);
             }
             Err(AppendError::Full(_)) => {}
             Err(error) => panic!("{error}"),
@@ -117,9 +117,9 @@ impl World {
             Step::Append { bytes } => {
                 let id = self.truth.next_id;
                 match self.owner().append(id, bytes) {
-                    Ok(ticket) => {
+                    Ok(commit_point) => {
                         self.truth.next_id += 1;
-                        self.truth.records.insert(id, (bytes, ticket, None));
+                        self.truth.records.insert(id, (bytes, commit_point, None));
                     }
                     Err(AppendError::TooLong { bytes }) => assert!(bytes > 4050),
                     Err(_) => {}
@@ -155,7 +155,7 @@ impl World {
                 // What a fault that fires while closing breaks is told, not hidden.
                 let whole = owner.journal.close().is_ok();
                 self.memory = self.memory.kill();
-                self.reopen(if whole { None } else { Some(Ticket::default()) });
+                self.reopen(if whole { None } else { Some(CommitPoint::default()) });
                 assert!(!whole || end.live_records == self.owner().index.len() as u64);
             }
             Step::Crash { seed } => self.crash(seed),
@@ -166,12 +166,12 @@ impl World {
     fn commit(&mut self) {
         let memory = self.memory.clone();
         let owner = self.owner();
-        let ticket = owner.journal.flush();
+        let commit_point = owner.journal.flush();
         owner.until("a commit", |owner| {
             if *owner.journal.condition() == Condition::Full {
                 memory.state().bytes_max = None;
             }
-            owner.journal.committed() >= ticket
+            owner.journal.committed() >= commit_point
         });
     }
 
@@ -189,9 +189,10 @@ impl World {
 
     /// Opens again and holds what is found against what was promised up to `committed` (`None` =
     /// everything).
-    fn reopen(&mut self, committed: Option<Ticket>) {
+    fn reopen(&mut self, committed: Option<CommitPoint>) {
         let owner = Owner::on(self.memory.clone(), &self.options).unwrap();
-        let covered = |ticket: Ticket| committed.is_none_or(|committed| ticket <= committed);
+        let covered =
+            |commit_point: CommitPoint| committed.is_none_or(|committed| commit_point <= committed);
         // A gap that a loss of power has left is damage to later lives.
         assert!(owner.report.damages == 0 || self.gaps > 0, "{:?}", owner.report);
         self.gaps += owner.report.gap_bytes;
@@ -214,8 +215,8 @@ impl World {
         // What survived is what there is from now on, and it is committed.
         // What did not never comes back.
         for (id, (_, appended, died)) in &mut self.truth.records {
-            *appended = Ticket::default();
-            *died = (!owner.index.contains_key(id)).then(Ticket::default);
+            *appended = CommitPoint::default();
+            *died = (!owner.index.contains_key(id)).then(CommitPoint::default);
         }
         self.owner = Some(owner);
     }

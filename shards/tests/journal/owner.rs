@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::thread::yield_now;
 use std::time::{Duration, Instant};
 
-use ara_shards::doorbell::Doorbell;
 use ara_shards::journal::storage::Storage;
 use ara_shards::journal::{
-    AppendError, Journal, OpenError, Options, Position, RecoveryReport, Ticket,
+    AppendError, CommitPoint, Journal, OpenError, Options, Position, RecoveryReport,
 };
+use ara_shards::link::doorbell::Doorbell;
 
 /// The bytes of record `id`: its number, then as many bytes as the number says.
 pub(super) fn body(id: u64, bytes: usize) -> Vec<u8> {
@@ -67,10 +67,10 @@ impl Owner {
         Ok(Self { journal, report, index, recovered })
     }
 
-    pub(super) fn append(&mut self, id: u64, bytes: usize) -> Result<Ticket, AppendError> {
+    pub(super) fn append(&mut self, id: u64, bytes: usize) -> Result<CommitPoint, AppendError> {
         let position = self.journal.append(&body(id, bytes))?;
         self.index.insert(id, position);
-        Ok(position.ticket())
+        Ok(position.commit_point())
     }
 
     /// Notes the death and releases the record.
@@ -123,9 +123,9 @@ impl Owner {
     }
 
     /// Flushes and waits until all is committed.
-    pub(super) fn commit(&mut self) -> Ticket {
-        let ticket = self.journal.flush();
-        self.until("commit", |owner| owner.journal.committed() >= ticket);
-        ticket
+    pub(super) fn commit(&mut self) -> CommitPoint {
+        let commit_point = self.journal.flush();
+        self.until("commit", |owner| owner.journal.committed() >= commit_point);
+        commit_point
     }
 }

@@ -10,18 +10,18 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use ara_shards::clock::Clock;
-use ara_shards::conversation::Contract;
-use ara_shards::doorbell::Doorbell;
-use ara_shards::id::{NotificationId, Tick, Ticket};
-use ara_shards::message::{
-    Adoption, Answer, Control, Delivery, Encoding, Listens, Member, Question, Recipient,
-    Recipients, Report, Tally, Transport,
+use ara_shards::base::clock::Clock;
+use ara_shards::base::counters::ShardSnapshot;
+use ara_shards::base::id::{NotificationId, RequestId, Tick};
+use ara_shards::base::placement::UserHash;
+use ara_shards::link::doorbell::Doorbell;
+use ara_shards::link::message::{
+    Adoption, Client, Control, Delivery, DeliveryCounts, Encoding, InitialSubscriptions, Query,
+    Recipient, Recipients, Reply, Report, Transport,
 };
-use ara_shards::meter::ShardSnapshot;
-use ara_shards::notification::{Head, Notification, Priority, Readers};
-use ara_shards::placement::UserHash;
-use ara_shards::worker::{self, Ending, Seat, Unstarted};
+use ara_shards::notification::{Metadata, Notification, Priority, Readers};
+use ara_shards::protocol::Ara;
+use ara_shards::worker::{self, Ending, ShardSetup, Unstarted};
 use ara_shards::{Limits, ShardLink};
 use crossbeam_channel::{Receiver, bounded};
 use serde_json::{Value, json};
@@ -63,8 +63,9 @@ impl Rig {
     pub(crate) fn waiting(limits: Limits, inbox_capacity: usize) -> Self {
         let router = thread::current();
         let bell = Arc::new(Doorbell::new(move || router.unpark()));
-        let seat = Seat { index: 0, core: None, inbox_capacity, limits, clock: Clock::start() };
-        let (link, unstarted) = worker::prepare(seat, Arc::clone(&bell)).unwrap();
+        let setup =
+            ShardSetup { index: 0, core: None, inbox_capacity, limits, clock: Clock::start() };
+        let (link, unstarted) = worker::prepare(setup, Arc::clone(&bell)).unwrap();
         Self { link, bell, unstarted: Some(unstarted), thread: None, ended: None }
     }
 
@@ -83,7 +84,7 @@ impl Rig {
             router.unpark();
         };
         let unstarted = self.unstarted.take().unwrap();
-        self.thread = Some(unstarted.spawn(Contract, on_thread, on_end).unwrap());
+        self.thread = Some(unstarted.spawn(Ara, on_thread, on_end).unwrap());
         self.ended = Some(ended);
     }
 
@@ -121,9 +122,9 @@ impl Rig {
         self.reports_until(|report| matches!(report, Report::Closed { .. }))
     }
 
-    /// The report of the delivery with this ticket, skipping others.
-    pub(crate) fn tally(&self, number: u64) -> Tally {
-        let is_it = |report: &Report| matches!(report, Report::Delivered { ticket, .. } if ticket.0 == number);
+    /// The report of the delivery with this request, skipping others.
+    pub(crate) fn counts(&self, number: u64) -> DeliveryCounts {
+        let is_it = |report: &Report| matches!(report, Report::Delivered { request, .. } if request.0 == number);
         match self.reports_until(is_it).pop() {
             Some(Report::Delivered { total, .. }) => total,
             other => panic!("not a delivery: {other:?}"),
@@ -135,37 +136,37 @@ impl Rig {
     }
 
     pub(crate) fn ask_for_snapshot(&self) {
-        let ask = Control::Ask { ticket: Ticket(u64::MAX), question: Question::Snapshot };
+        let ask = Control::Ask { request: RequestId(u64::MAX), query: Query::Snapshot };
         self.link.control(ask).unwrap();
     }
 
     pub(crate) fn snapshot(&self) -> ShardSnapshot {
         self.ask_for_snapshot();
-        let is_answer = |report: &Report| matches!(report, Report::Answered { .. });
+        let is_answer = |report: &Report| matches!(report, Report::Replied { .. });
         match self.reports_until(is_answer).pop() {
-            Some(Report::Answered { answer: Answer::Snapshot(snapshot), .. }) => *snapshot,
+            Some(Report::Replied { reply: Reply::Snapshot(snapshot), .. }) => *snapshot,
             other => panic!("not a snapshot: {other:?}"),
         }
     }
 
     /// Hands a client to the shard.
-    pub(crate) fn adopt(&self, user: &str, encoding: Encoding, leftover: &[u8]) -> Client {
+    pub(crate) fn adopt(&self, user: &str, encoding: Encoding, leftover: &[u8]) -> TestClient {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
-        let listens = match encoding.transport() {
-            Transport::WebSocket => Listens::Nothing,
-            Transport::Sse => Listens::Everything,
+        let subscribes_to = match encoding.transport() {
+            Transport::WebSocket => InitialSubscriptions::Nothing,
+            Transport::Sse => InitialSubscriptions::Everything,
         };
-        let member = Member {
+        let member = Client {
             tenant: TENANT.into(),
             user: user.into(),
             hash: hash(user),
             roles: Box::default(),
             grants: None,
-            listens,
-            hears_settled: false,
+            subscribes_to,
+            notify_settled: false,
             seen: None,
         };
         let adoption = Adoption {
@@ -178,11 +179,11 @@ impl Rig {
             connection_id: NotificationId([7; 16]),
         };
         self.link.control(Control::Adopt(Box::new(adoption))).unwrap();
-        Client { stream: near, bytes: Vec::new() }
+        TestClient { stream: near, bytes: Vec::new() }
     }
 
     /// A WebSocket client that has been told `connected`.
-    pub(crate) fn join(&self, user: &str) -> Client {
+    pub(crate) fn join(&self, user: &str) -> TestClient {
         let mut client = self.adopt(user, Encoding::WebSocket, b"");
         client.greeted();
         client
@@ -217,7 +218,7 @@ pub(crate) fn notification(number: u64, priority: Priority, padding: usize) -> A
     let readers = Readers { websocket: true, sse: true };
     let text = json!({"type": "notification", "n": number, "padding": "p".repeat(padding)});
     let id = NotificationId([1; 16]);
-    let head = Head { id, audience: None, expires_at: Tick(u32::MAX), priority };
+    let head = Metadata { id, audience: None, expires_at: Tick(u32::MAX), priority };
     Arc::new(Notification::encode(head, text.to_string().as_bytes(), readers))
 }
 
@@ -225,13 +226,13 @@ pub(crate) fn to_user(user: &str, number: u64, priority: Priority) -> Delivery {
     let user = Recipient { tenant: TENANT.into(), user: user.into(), hash: hash(user) };
     let notification = notification(number, priority, 0);
     let audience = Recipients::Users { notification, users: [user].into() };
-    Delivery { ticket: Ticket(number), audience }
+    Delivery { request: RequestId(number), audience }
 }
 
 pub(crate) fn to_everyone(number: u64, padding: usize) -> Delivery {
     let notification = notification(number, Priority::Normal, padding);
     let audience = Recipients::Everyone { tenant: TENANT.into(), notification };
-    Delivery { ticket: Ticket(number), audience }
+    Delivery { request: RequestId(number), audience }
 }
 
 /// What a WebSocket client receives.
@@ -245,12 +246,12 @@ pub(crate) enum Heard {
 }
 
 /// A client's end of a socket.
-pub(crate) struct Client {
+pub(crate) struct TestClient {
     pub(crate) stream: TcpStream,
     bytes: Vec<u8>,
 }
 
-impl Client {
+impl TestClient {
     /// Reads more; `None` when `limit` is over first.
     fn read_more(&mut self, limit: Duration) -> Option<usize> {
         self.stream.set_read_timeout(Some(limit)).unwrap();

@@ -7,13 +7,13 @@
 use std::io::Write;
 use std::time::Duration;
 
-use ara_shards::limits::{
+use ara_shards::base::limits::{
     CONTROL_LANE_CAPACITY, DELIVERIES_PER_TURN, Limits, REPORT_LANE_CAPACITY,
 };
-use ara_shards::message::{Answer, Control, Encoding, Report, Tally};
+use ara_shards::link::message::{Control, DeliveryCounts, Encoding, Reply, Report};
 use ara_shards::notification::Priority;
 
-use crate::harness::{Client, Heard, PATIENCE, Rig, TENANT, masked_text, now, quiet, to_user};
+use crate::harness::{Heard, PATIENCE, Rig, TENANT, TestClient, masked_text, now, quiet, to_user};
 
 /// Long enough for a loaded machine to show what should not happen.
 const A_WHILE: Duration = Duration::from_millis(300);
@@ -28,17 +28,17 @@ fn a_full_lane_refuses_and_the_others_do_not() {
         }
         assert!(!rig.link.has_room(priority, 1));
         let refused = rig.link.deliver(priority, to_user("ann", 99, priority)).unwrap_err();
-        assert_eq!(refused.0.ticket.0, 99, "the refused message comes back");
+        assert_eq!(refused.0.request.0, 99, "the refused message comes back");
     }
     assert!(rig.link.has_room(Priority::Normal, 1) && rig.link.has_room(Priority::Critical, 1));
     assert_eq!(rig.link.depth(), 16);
     rig.ask_for_snapshot();
     rig.spawn(|| {});
     // Asked last, answered first: control does not wait behind deliveries.
-    let Report::Answered { answer: Answer::Snapshot(snapshot), .. } = rig.report() else {
+    let Report::Replied { reply: Reply::Snapshot(snapshot), .. } = rig.report() else {
         panic!("the answer was not the first report");
     };
-    assert_eq!(snapshot.meter.deliveries, 0);
+    assert_eq!(snapshot.counters.deliveries, 0);
     for _ in 0..16 {
         assert!(matches!(rig.report(), Report::Delivered { .. }));
     }
@@ -55,7 +55,7 @@ fn a_full_control_lane_refuses() {
     assert!(rig.link.control(Control::Stop).is_err());
     rig.spawn(|| {});
     for _ in 0..CONTROL_LANE_CAPACITY {
-        assert!(matches!(rig.report(), Report::Answered { .. }));
+        assert!(matches!(rig.report(), Report::Replied { .. }));
     }
     rig.stop();
 }
@@ -111,35 +111,38 @@ fn an_undrained_report_lane_holds_the_shard_and_loses_nothing() {
     assert!(sent >= least, "held too early: {sent}");
     assert!(sent <= least + 2 * DELIVERIES_PER_TURN as u64, "it did not hold: {sent} taken");
 
-    // In the middle of the flood: the lane is full of deliveries, and a question comes.
+    // In the middle of the flood: the lane is full of deliveries, and a query comes.
     rig.ask_for_snapshot();
     let mut next = 0;
     let mut answered_after = None;
     let mut delivered = 0;
     while next < sent {
         match rig.report() {
-            Report::Delivered { ticket, total, parts } => {
-                assert_eq!(ticket.0, next, "reports come once each, in order");
+            Report::Delivered { request, total, parts } => {
+                assert_eq!(request.0, next, "reports come once each, in order");
                 let expected = u32::from(next % client_share == 0);
-                assert_eq!(total, Tally { delivered: expected, failed: 0, ..Tally::default() });
+                assert_eq!(
+                    total,
+                    DeliveryCounts { delivered: expected, failed: 0, ..DeliveryCounts::default() }
+                );
                 assert!(parts.is_empty());
                 delivered += u64::from(expected);
                 next += 1;
             }
-            Report::Answered { answer: Answer::Snapshot(snapshot), .. } => {
-                assert_eq!(snapshot.meter.deliveries, next, "one coherent moment");
+            Report::Replied { reply: Reply::Snapshot(snapshot), .. } => {
+                assert_eq!(snapshot.counters.deliveries, next, "one coherent moment");
                 answered_after = Some(next);
             }
             other => panic!("unexpected: {other:?}"),
         }
     }
-    let waited_for = answered_after.expect("the question was answered during the flood");
+    let waited_for = answered_after.expect("the query was answered during the flood");
     assert!(sent - waited_for >= lane as u64 - 64, "answered behind {waited_for} of {sent}");
     for number in (0..sent).step_by(usize::try_from(client_share).unwrap()) {
         assert_eq!(client.number(), number);
     }
-    let meter = rig.snapshot().meter;
-    assert_eq!((meter.deliveries, meter.frames_delivered), (sent, delivered));
+    let counters = rig.snapshot().counters;
+    assert_eq!((counters.deliveries, counters.frames_delivered), (sent, delivered));
     assert!(rig.link.next_report().is_none());
     rig.stop();
 }
@@ -157,7 +160,7 @@ fn every_ring_is_heard() {
                 std::hint::spin_loop();
             }
         }
-        rig.tally(sent - 1);
+        rig.counts(sent - 1);
     }
     rig.stop();
 }
@@ -183,7 +186,7 @@ fn interest_is_reported_before_subscribed_can_be_read() {
 }
 
 /// A shard with a client, and exactly as many reports in the lane as fit.
-fn full_of_reports(limits: Limits) -> (Rig, Client) {
+fn full_of_reports(limits: Limits) -> (Rig, TestClient) {
     let rig = Rig::start(limits, 16);
     let client = rig.join("ann");
     for _ in 0..REPORT_LANE_CAPACITY / CONTROL_LANE_CAPACITY {
@@ -196,9 +199,9 @@ fn full_of_reports(limits: Limits) -> (Rig, Client) {
 }
 
 /// The client sees `subscribed` only after the router has made room, and then the news is there.
-fn subscribed_waits_for_room(rig: &Rig, client: &mut Client) {
+fn subscribed_waits_for_room(rig: &Rig, client: &mut TestClient) {
     assert_eq!(client.next_within(A_WHILE), None, "written before the router could know");
-    assert!(matches!(rig.report(), Report::Answered { .. }));
+    assert!(matches!(rig.report(), Report::Replied { .. }));
     let Heard::Text(message) = client.next() else { panic!("not a message") };
     assert_eq!(message["type"], "subscribed");
     let mut in_lane = std::iter::from_fn(|| rig.link.next_report());

@@ -7,7 +7,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use ara_shards::message::{Control, Drain, Encoding, Report, Transport};
+use ara_shards::link::message::{Control, Drain, Encoding, Report, Transport};
 use ara_shards::worker::Ending;
 
 use crate::harness::{Heard, PATIENCE, Rig, now, quiet};
@@ -24,7 +24,7 @@ fn one_has_left(rig: &Rig) {
     assert!(is_closed(&closed[0]) && closed.len() == 1, "{closed:?}");
     let snapshot = rig.snapshot();
     assert_eq!((snapshot.websocket_connections, snapshot.users), (0, 0));
-    assert_eq!(snapshot.meter.connections_closed, snapshot.meter.connections_opened);
+    assert_eq!(snapshot.counters.connections_closed, snapshot.counters.connections_opened);
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn too_many_connections_are_refused_and_reported_closed() {
     assert_eq!(second.next(), Heard::End);
     drop(second);
     assert!(is_closed(&rig.until_closed()[0]));
-    assert_eq!(rig.snapshot().meter.connections_refused, 1);
+    assert_eq!(rig.snapshot().counters.connections_refused, 1);
     drop(first);
     one_has_left(&rig);
     rig.stop();

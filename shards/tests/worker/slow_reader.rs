@@ -5,7 +5,7 @@
 //! read or counted as discarded; the other gets each notification at once and in order.
 //! Why it matters: one phone in a tunnel must not stop a city.
 
-use ara_shards::message::{Report, Tally, Transport};
+use ara_shards::link::message::{DeliveryCounts, Report, Transport};
 use ara_shards::notification::Priority;
 
 use crate::harness::{Heard, Rig, quiet, to_everyone};
@@ -25,16 +25,16 @@ fn a_stalled_reader_is_closed_and_nobody_else_notices() {
         assert!(number < FRAMES_MAX, "it was never refused");
         rig.deliver(Priority::Normal, to_everyone(number, FRAME_BYTES));
         assert_eq!(quick.number(), number, "the quick one has each before the next is sent");
-        let tally = rig.tally(number);
+        let counts = rig.counts(number);
         let expected = match refused_at {
-            None if tally.failed == 1 => {
+            None if counts.failed == 1 => {
                 refused_at = Some(number);
-                Tally { delivered: 1, failed: 1, ..Tally::default() }
+                DeliveryCounts { delivered: 1, failed: 1, ..DeliveryCounts::default() }
             }
-            None => Tally { delivered: 2, failed: 0, ..Tally::default() },
-            Some(_) => Tally { delivered: 1, failed: 0, ..Tally::default() },
+            None => DeliveryCounts { delivered: 2, failed: 0, ..DeliveryCounts::default() },
+            Some(_) => DeliveryCounts { delivered: 1, failed: 0, ..DeliveryCounts::default() },
         };
-        assert_eq!(tally, expected, "{number}");
+        assert_eq!(counts, expected, "{number}");
         number += 1;
     }
     let taken = refused_at.unwrap();
@@ -52,8 +52,8 @@ fn a_stalled_reader_is_closed_and_nobody_else_notices() {
     assert_eq!(code, 4429);
     assert_eq!(slow.next(), Heard::End, "one close, then nothing");
     let snapshot = rig.snapshot();
-    assert_eq!(snapshot.meter.slow_consumers, 1);
-    assert_eq!(taken, read + snapshot.meter.frames_discarded, "every frame is accounted for");
+    assert_eq!(snapshot.counters.slow_consumers, 1);
+    assert_eq!(taken, read + snapshot.counters.frames_discarded, "every frame is accounted for");
     assert_eq!((snapshot.outbox_bytes, snapshot.websocket_connections), (0, 1));
     drop(slow);
     let closed = rig.until_closed();

@@ -10,12 +10,12 @@
 use std::time::Duration;
 
 use ara_shards::Limits;
-use ara_shards::limits::SSE_RETRY_MS;
-use ara_shards::message::{Control, Drain, Encoding, Report};
+use ara_shards::base::limits::SSE_RETRY_MS;
+use ara_shards::link::message::{Control, Drain, Encoding, Report};
 use ara_shards::notification::Priority;
 use serde_json::Value;
 
-use crate::harness::{Client, PATIENCE, Rig, quiet, to_everyone, to_user};
+use crate::harness::{PATIENCE, Rig, TestClient, quiet, to_everyone, to_user};
 
 const ENCODINGS: [Encoding; 2] = [Encoding::ChunkedEvents, Encoding::PlainEvents];
 
@@ -43,7 +43,7 @@ impl Event {
 }
 
 /// Reads a whole stream, which must be exactly as its encoding says.
-fn events(encoding: Encoding, client: &mut Client) -> Vec<Event> {
+fn events(encoding: Encoding, client: &mut TestClient) -> Vec<Event> {
     client.read_to(b"\r\n\r\n");
     let text = String::from_utf8(client.rest()).unwrap();
     if encoding == Encoding::PlainEvents {
@@ -65,7 +65,7 @@ fn events(encoding: Encoding, client: &mut Client) -> Vec<Event> {
     }
 }
 
-fn send_away(rig: &Rig) {
+fn close_for_shutdown(rig: &Rig) {
     let drain = Drain {
         return_after: Duration::ZERO,
         reconnect_window: Duration::from_secs(1),
@@ -81,9 +81,9 @@ fn every_block_is_an_event_and_the_end_is_told() {
         let rig = Rig::start(limits, 16);
         let mut reader = rig.adopt("reader", encoding, b"");
         rig.deliver(Priority::Normal, to_everyone(1, 5_000));
-        assert_eq!(rig.tally(1).delivered, 1);
+        assert_eq!(rig.counts(1).delivered, 1);
         let mut seen = reader.read_to(b"event: heartbeat\n");
-        send_away(&rig);
+        close_for_shutdown(&rig);
         seen.extend(reader.rest());
         reader.put_back(seen);
 
@@ -106,7 +106,7 @@ fn every_block_is_an_event_and_the_end_is_told() {
 #[test]
 fn what_waited_has_a_length_of_its_own() {
     for encoding in ENCODINGS {
-        let queue = Some(ara_shards::limits::QueueLimits {
+        let queue = Some(ara_shards::base::limits::QueueLimits {
             per_user_max: 10,
             ttl: PATIENCE,
             dead_letter_ttl: PATIENCE,
@@ -114,11 +114,11 @@ fn what_waited_has_a_length_of_its_own() {
         let rig = Rig::start(Limits { queue, ..quiet() }, 16);
         for number in [1, 2] {
             rig.deliver(Priority::Normal, to_user("reader", number, Priority::Normal));
-            assert_eq!(rig.tally(number).queued, 1);
+            assert_eq!(rig.counts(number).queued, 1);
         }
         let mut reader = rig.adopt("reader", encoding, b"");
         let mut seen = reader.read_to(b"\"n\":2,");
-        send_away(&rig);
+        close_for_shutdown(&rig);
         seen.extend(reader.rest());
         reader.put_back(seen);
 
@@ -141,7 +141,7 @@ fn a_slow_readers_stream_ends_behind_a_whole_event() {
         let mut taken = 0;
         for number in 0.. {
             rig.deliver(Priority::Normal, to_everyone(number, 100_000));
-            if rig.tally(number).failed == 1 {
+            if rig.counts(number).failed == 1 {
                 break;
             }
             taken += 1;
@@ -152,8 +152,8 @@ fn a_slow_readers_stream_ends_behind_a_whole_event() {
             assert_eq!(event.data()["n"], number, "in order, without a gap");
         }
         let snapshot = rig.snapshot();
-        assert_eq!(snapshot.meter.slow_consumers, 1);
-        let discarded = usize::try_from(snapshot.meter.frames_discarded).unwrap();
+        assert_eq!(snapshot.counters.slow_consumers, 1);
+        let discarded = usize::try_from(snapshot.counters.frames_discarded).unwrap();
         assert_eq!(taken, read + discarded, "every frame is accounted for");
         assert_eq!(snapshot.outbox_bytes, 0);
         drop(slow);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
-use ara_shards::id::NotificationId;
+use ara_shards::base::id::NotificationId;
 use bytes::Bytes;
 use http::StatusCode;
 

@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
-use ara_shards::journal::{AppendError, Condition, Journal, Position, Ticket};
+use ara_shards::journal::{AppendError, CommitPoint, Condition, Journal, Position};
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::record::{Head, Record};
+use super::record::{Record, RequestRecord};
 use super::recovery::{Legacy, Places};
 
 /// Bytes compaction copies between two looks at everything else.
@@ -21,14 +21,14 @@ const COMPACTION_BYTES: usize = 256 * 1024;
 pub(super) struct Log {
     journal: Journal,
     places: BTreeMap<u64, Places>,
-    /// Answers on their way to the disk; their beginnings go once they are there.
-    answers: VecDeque<(Ticket, u64)>,
+    /// StoredResponses on their way to the disk; their beginnings go once they are there.
+    answers: VecDeque<(CommitPoint, u64)>,
     /// Everything below this serial is forgotten. What has places all the same is to be noted.
     floor: u64,
     /// Abandoned requests that are not noted yet.
     abandoned: Vec<u64>,
     /// What the journal said last.
-    committed: Ticket,
+    committed: CommitPoint,
     condition: Condition,
     scratch: Vec<u8>,
 }
@@ -67,32 +67,32 @@ impl Log {
     }
 
     /// Writes that a request begins, unless that is written.
-    pub(super) fn begin(&mut self, head: &Head<'_>) -> Result<Ticket, AppendError> {
+    pub(super) fn begin(&mut self, head: &RequestRecord<'_>) -> Result<CommitPoint, AppendError> {
         if let Some(Places { begun: Some(position), .. }) = self.places.get(&head.serial) {
-            return Ok(position.ticket());
+            return Ok(position.commit_point());
         }
         if self.is_gone(head.serial) {
-            return Ok(Ticket::default());
+            return Ok(CommitPoint::default());
         }
         let position = self.append(&Record::Begun(*head))?;
         self.places.entry(head.serial).or_default().begun = Some(position);
-        Ok(position.ticket())
+        Ok(position.commit_point())
     }
 
     /// Writes what a request was answered.
     pub(super) fn answer(
         &mut self,
-        head: &Head<'_>,
+        head: &RequestRecord<'_>,
         status: StatusCode,
         body: &Bytes,
-    ) -> Result<Ticket, AppendError> {
+    ) -> Result<CommitPoint, AppendError> {
         if self.is_gone(head.serial) {
-            return Ok(Ticket::default());
+            return Ok(CommitPoint::default());
         }
         let position = self.append(&Record::Answered(*head, status, body))?;
         self.places.entry(head.serial).or_default().answered = Some(position);
-        self.answers.push_back((position.ticket(), head.serial));
-        Ok(position.ticket())
+        self.answers.push_back((position.commit_point(), head.serial));
+        Ok(position.commit_point())
     }
 
     /// Nothing was sent: the key may begin anew.
@@ -112,8 +112,8 @@ impl Log {
     /// What is to be done once per turn. Whether there is more to do at once.
     pub(super) fn turn(&mut self) -> bool {
         self.committed = self.journal.poll();
-        while let Some((ticket, serial)) = self.answers.front().copied()
-            && ticket <= self.committed
+        while let Some((commit_point, serial)) = self.answers.front().copied()
+            && commit_point <= self.committed
         {
             self.answers.pop_front();
             let begun = self.places.get_mut(&serial).and_then(|places| places.begun.take());
@@ -150,10 +150,10 @@ impl Log {
         self.journal.check()
     }
 
-    /// How far the records under this ticket have come, as of the last turn.
-    pub(super) fn progress(&self, ticket: Ticket) -> Progress {
+    /// How far the records under this commit_point have come, as of the last turn.
+    pub(super) fn progress(&self, commit_point: CommitPoint) -> Progress {
         match &self.condition {
-            _ if ticket <= self.committed => Progress::Committed,
+            _ if commit_point <= self.committed => Progress::Committed,
             Condition::Sound => Progress::Waiting,
             condition => Progress::Failing(condition.clone()),
         }

@@ -6,18 +6,18 @@
 
 mod answered;
 mod clock;
-mod keeper;
 mod log;
 mod record;
 mod recovery;
 mod store;
+mod writer;
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ara_shards::id::NotificationId;
+use ara_shards::base::id::NotificationId;
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use http::StatusCode;
@@ -25,13 +25,13 @@ use http::header::{HeaderMap, HeaderValue};
 use http_body_util::{BodyExt, Full};
 use uuid::Uuid;
 
-use super::{Reply, json_bytes};
+use super::{HttpResponse, json_bytes};
 use crate::refusal::{Code, Refusal};
 use crate::supervise::{Supervisor, spawn_unsupervised};
 use answered::{Answered, Attempt, Begin, Name};
-use keeper::Keeper;
-use record::Head;
-pub use store::AnswerStore;
+use record::RequestRecord;
+pub use store::ResponseStore;
+use writer::LogWriter;
 
 /// The longest key.
 const KEY_BYTES_MAX: usize = 128;
@@ -73,27 +73,27 @@ fn digest_of(path: &str, body: &[u8]) -> [u8; 32] {
 
 /// The known keys and, if they outlive the process, their store.
 #[derive(Debug)]
-pub(super) struct Answers {
+pub(super) struct StoredResponses {
     answered: RefCell<Answered>,
-    keeper: Option<Rc<Keeper>>,
+    writer: Option<Rc<LogWriter>>,
 }
 
-impl Answers {
+impl StoredResponses {
     /// With a store, what it holds; without, nothing yet. On a runtime for local tasks.
-    pub(super) fn new(store: Option<AnswerStore>, supervisor: &Supervisor) -> Rc<Self> {
+    pub(super) fn new(store: Option<ResponseStore>, supervisor: &Supervisor) -> Rc<Self> {
         let Some(store) = store else {
-            return Rc::new(Self { answered: RefCell::default(), keeper: None });
+            return Rc::new(Self { answered: RefCell::default(), writer: None });
         };
-        let AnswerStore { log, remembered, next_serial, clock, bell, wake } = store;
+        let ResponseStore { log, remembered, next_serial, clock, bell, wake } = store;
         let answered = Answered::recovered(remembered, next_serial, Instant::now());
-        let keeper = Some(Keeper::start(log, clock, (bell, wake), supervisor));
-        Rc::new(Self { answered: RefCell::new(answered), keeper })
+        let writer = Some(LogWriter::start(log, clock, (bell, wake), supervisor));
+        Rc::new(Self { answered: RefCell::new(answered), writer })
     }
 
     /// Ends the store, if there is one. Blocks, for the disk only.
     pub(super) fn close(&self) {
-        if let Some(keeper) = &self.keeper {
-            keeper.close();
+        if let Some(writer) = &self.writer {
+            writer.close();
         }
     }
 
@@ -105,9 +105,9 @@ impl Answers {
         key: Option<Box<str>>,
         request: &Request<'_>,
         work: impl FnOnce(Option<NotificationId>) -> W + 'static,
-    ) -> Result<Reply, Refusal>
+    ) -> Result<HttpResponse, Refusal>
     where
-        W: Future<Output = Result<Reply, Refusal>> + 'static,
+        W: Future<Output = Result<HttpResponse, Refusal>> + 'static,
     {
         let Some(key) = key else { return work(None).await };
         let name = (Arc::clone(request.tenant), key);
@@ -126,9 +126,9 @@ impl Answers {
         let now = Instant::now();
         let mut answered = self.answered.borrow_mut();
         if let Some(below) = answered.forget_old(now)
-            && let Some(keeper) = &self.keeper
+            && let Some(writer) = &self.writer
         {
-            keeper.change(|log| log.forget(below));
+            writer.change(|log| log.forget(below));
         }
         Ok(match answered.begin(&name, digest, now)? {
             Begin::Known(status, body) => {
@@ -138,9 +138,9 @@ impl Answers {
                 Start::Repeat(reply)
             }
             Begin::Serve(serial, former) => {
-                let kept = self.keeper.as_ref().map(|keeper| Kept {
-                    keeper: Rc::clone(keeper),
-                    attempt: former.unwrap_or_else(|| Attempt::new(keeper)),
+                let kept = self.writer.as_ref().map(|writer| Kept {
+                    writer: Rc::clone(writer),
+                    attempt: former.unwrap_or_else(|| Attempt::new(writer)),
                     digest,
                 });
                 // A repeated attempt that is refused does not undo the first.
@@ -154,20 +154,20 @@ impl Answers {
 }
 
 impl Attempt {
-    fn new(keeper: &Keeper) -> Self {
-        Self { id: NotificationId(*Uuid::now_v7().as_bytes()), since_ms: keeper.now_ms() }
+    fn new(writer: &LogWriter) -> Self {
+        Self { id: NotificationId(*Uuid::now_v7().as_bytes()), since_ms: writer.now_ms() }
     }
 }
 
 /// What is done about a request.
 enum Start {
     Serve(Claim),
-    Repeat(Reply),
+    Repeat(HttpResponse),
 }
 
 /// A key whose request is under way; settled however that ends.
 struct Claim {
-    answers: Rc<Answers>,
+    answers: Rc<StoredResponses>,
     name: Name,
     serial: u64,
     /// With a store.
@@ -178,7 +178,7 @@ struct Claim {
 }
 
 struct Kept {
-    keeper: Rc<Keeper>,
+    writer: Rc<LogWriter>,
     attempt: Attempt,
     digest: [u8; 32],
 }
@@ -198,13 +198,13 @@ impl Claim {
     async fn see_through<W>(
         mut self,
         work: impl FnOnce(Option<NotificationId>) -> W,
-    ) -> Result<Reply, Refusal>
+    ) -> Result<HttpResponse, Refusal>
     where
-        W: Future<Output = Result<Reply, Refusal>>,
+        W: Future<Output = Result<HttpResponse, Refusal>>,
     {
         if let Some(kept) = &self.kept {
             // Before anything is sent: whoever asks again after a crash sends by the same name.
-            kept.keeper.keep(|log| log.begin(&self.head(kept))).await;
+            kept.writer.keep(|log| log.begin(&self.head(kept))).await;
         }
         let reply = match work(self.kept.as_ref().map(|kept| kept.attempt.id)).await {
             Ok(reply) => reply,
@@ -219,10 +219,10 @@ impl Claim {
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         if let Some(kept) = &self.kept {
             let put = |log: &mut log::Log| log.answer(&self.head(kept), parts.status, &body);
-            kept.keeper.keep(put).await;
+            kept.writer.keep(put).await;
         }
         self.finish(parts.status, &body);
-        Ok(Reply::from_parts(parts, Full::new(body)))
+        Ok(HttpResponse::from_parts(parts, Full::new(body)))
     }
 
     fn finish(&mut self, status: StatusCode, body: &Bytes) {
@@ -230,8 +230,8 @@ impl Claim {
         self.ending = Ending::Answered;
     }
 
-    fn head<'a>(&'a self, kept: &Kept) -> Head<'a> {
-        Head {
+    fn head<'a>(&'a self, kept: &Kept) -> RequestRecord<'a> {
+        RequestRecord {
             serial: self.serial,
             since_ms: kept.attempt.since_ms,
             id: kept.attempt.id,
@@ -252,7 +252,7 @@ impl Drop for Claim {
             }
             (Ending::NothingSent, Some(kept)) => {
                 answered.abandon(&self.name, self.serial);
-                kept.keeper.change(|log| log.abandon(self.serial));
+                kept.writer.change(|log| log.abandon(self.serial));
             }
             // Without a name of its own an attempt cannot be told from another.
             (Ending::NothingSent | Ending::Unknown, None) => {

@@ -13,7 +13,7 @@
 //! | 4 forgotten (note) | serial 8: everything below it |
 //! | 5 clock (note) | unix ms 8: it was that late already |
 
-use ara_shards::id::NotificationId;
+use ara_shards::base::id::NotificationId;
 use http::StatusCode;
 
 /// In the high four bits of the first byte.
@@ -28,9 +28,9 @@ const CLOCK: u8 = VERSION | 5;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Record<'a> {
     /// A request with a key is about to be served.
-    Begun(Head<'a>),
+    Begun(RequestRecord<'a>),
     /// It was answered so. Says all that the record of its beginning says, and replaces it.
-    Answered(Head<'a>, StatusCode, &'a [u8]),
+    Answered(RequestRecord<'a>, StatusCode, &'a [u8]),
     /// Nothing was sent for it: its key is free again. A note.
     Abandoned {
         /// Of the request.
@@ -50,7 +50,7 @@ pub(super) enum Record<'a> {
 
 /// What is known of a request from its beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Head<'a> {
+pub(super) struct RequestRecord<'a> {
     /// Numbers the requests of a store in their order, whatever the clock says.
     pub(super) serial: u64,
     /// When it began, by the store's clock.
@@ -118,7 +118,7 @@ impl<'a> Record<'a> {
     }
 }
 
-impl Head<'_> {
+impl RequestRecord<'_> {
     fn encode(&self, into: &mut Vec<u8>) {
         into.extend_from_slice(&self.serial.to_le_bytes());
         into.extend_from_slice(&self.since_ms.to_le_bytes());
@@ -156,8 +156,8 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.slice(usize::from(bytes))?).ok()
     }
 
-    fn head(&mut self) -> Option<Head<'a>> {
-        Some(Head {
+    fn head(&mut self) -> Option<RequestRecord<'a>> {
+        Some(RequestRecord {
             serial: self.number()?,
             since_ms: self.number()?,
             id: NotificationId(self.array()?),

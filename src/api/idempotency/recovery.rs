@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::answered::{ANSWERS_MAX, Attempt, BYTES_MAX, Name, REMEMBERED, Remembered};
-use super::record::{Head, Record};
+use super::record::{Record, RequestRecord};
 
 /// Where the records of one request are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -97,7 +97,12 @@ impl Recovery {
         }
     }
 
-    fn found(&mut self, head: &Head<'_>, position: Position, answer: Option<(StatusCode, Bytes)>) {
+    fn found(
+        &mut self,
+        head: &RequestRecord<'_>,
+        position: Position,
+        answer: Option<(StatusCode, Bytes)>,
+    ) {
         self.used(head.serial.saturating_add(1));
         self.latest_ms = self.latest_ms.max(head.since_ms);
         if head.serial < self.floor {

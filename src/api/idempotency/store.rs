@@ -9,9 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ara_shards::doorbell::Doorbell;
 use ara_shards::journal::storage::file_system_bytes;
 use ara_shards::journal::{Fsync, Journal, OpenError, Options, Position, RecoveryReport};
+use ara_shards::link::doorbell::Doorbell;
 use tokio::sync::Notify;
 
 use super::answered::Remembered;
@@ -31,7 +31,7 @@ const DISK_BYTES_MAX: u64 = 192 * 1024 * 1024;
 
 /// The answers of a former process, and the journal for those of this one.
 #[derive(Debug)]
-pub struct AnswerStore {
+pub struct ResponseStore {
     pub(super) log: Log,
     pub(super) remembered: Vec<Remembered>,
     pub(super) next_serial: u64,
@@ -42,7 +42,7 @@ pub struct AnswerStore {
     pub(super) wake: Arc<Notify>,
 }
 
-impl AnswerStore {
+impl ResponseStore {
     /// Opens the store below `queue_path`, which is made if it is missing. Blocks until all is
     /// read.
     ///
@@ -73,8 +73,8 @@ impl AnswerStore {
         ) -> Result<(Journal, RecoveryReport), OpenError>,
     ) -> Result<Self, OpenError> {
         let wake = Arc::new(Notify::new());
-        let clapper = Arc::clone(&wake);
-        let bell = Arc::new(Doorbell::new(move || clapper.notify_one()));
+        let waker = Arc::clone(&wake);
+        let bell = Arc::new(Doorbell::new(move || waker.notify_one()));
         let mut recovery = Recovery::default();
         let mut take = |position, bytes: &[u8]| recovery.take(position, bytes);
         let (journal, report) = open(&mut take, Arc::clone(&bell))?;

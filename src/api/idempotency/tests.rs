@@ -24,8 +24,8 @@ fn on_a_runtime<T>(task: impl Future<Output = T>) -> T {
     runtime.unwrap().block_on(task)
 }
 
-fn open(path: &Path) -> Rc<Answers> {
-    Answers::new(Some(AnswerStore::open(path, Fsync::Always).unwrap()), &unheard())
+fn open(path: &Path) -> Rc<StoredResponses> {
+    StoredResponses::new(Some(ResponseStore::open(path, Fsync::Always).unwrap()), &unheard())
 }
 
 /// A supervisor whose news nobody reads.
@@ -60,12 +60,12 @@ impl Asked {
     }
 }
 
-async fn ask(answers: &Rc<Answers>, key: &str, body: &str) -> Asked {
+async fn ask(answers: &Rc<StoredResponses>, key: &str, body: &str) -> Asked {
     ask_and(answers, key, body, || Ok(())).await
 }
 
 async fn ask_and(
-    answers: &Rc<Answers>,
+    answers: &Rc<StoredResponses>,
     key: &str,
     body: &str,
     meanwhile: impl FnOnce() -> Result<(), Refusal> + 'static,
@@ -83,13 +83,13 @@ async fn ask_and(
 }
 
 async fn ask_with<W>(
-    answers: &Rc<Answers>,
+    answers: &Rc<StoredResponses>,
     key: &str,
     body: &str,
     work: impl FnOnce(Option<NotificationId>) -> W + 'static,
 ) -> Result<(StatusCode, Bytes, bool), Code>
 where
-    W: Future<Output = Result<Reply, Refusal>> + 'static,
+    W: Future<Output = Result<HttpResponse, Refusal>> + 'static,
 {
     let tenant = "tenant".into();
     let request = Request { tenant: &tenant, path: "/path", body: body.as_bytes() };

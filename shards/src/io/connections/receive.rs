@@ -7,9 +7,9 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use super::{Connections, Phase};
-use crate::codec::websocket::Unfinished;
-use crate::id::ConnectionKey;
-use crate::limits::POLLER_EVENTS;
+use crate::base::id::ConnectionKey;
+use crate::base::limits::POLLER_EVENTS;
+use crate::wire::websocket::Unfinished;
 
 /// What one read gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,11 +6,11 @@
 //! before it is there never comes again.
 
 use super::*;
-use crate::clock::Clock;
+use crate::base::clock::Clock;
+use crate::base::limits::STOP_LINGER;
+use crate::base::placement::Placement;
 use crate::journal::{Fsync, Options};
-use crate::limits::STOP_LINGER;
-use crate::placement::Placement;
-use crate::vault;
+use crate::store::disk;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -131,11 +131,11 @@ fn a_shard_whose_journal_has_lost_its_writer_ends() {
         fsync: Fsync::Never,
     };
     let bell = Arc::new(Doorbell::new(|| {}));
-    let recovered = vault::open(&options, Clock::start(), &Placement::new(1), bell).unwrap();
+    let recovered = disk::open(&options, Clock::start(), &Placement::new(1), bell).unwrap();
     let mut bench = Bench::new(timed(0, 0));
     bench.shard.restore(recovered);
     bench.settle();
-    bench.shard.state.vault.as_mut().unwrap().lose_writer();
-    let ended = bench.shard.turn(&mut Contract, bench.now).unwrap_err();
+    bench.shard.state.store.as_mut().unwrap().lose_writer();
+    let ended = bench.shard.turn(&mut Ara, bench.now).unwrap_err();
     assert!(ended.to_string().contains("panicked"), "{ended}");
 }

@@ -7,17 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::steps::{Audience, Newcomer, Target, Utterance};
 use super::wire::Got;
-use crate::id::Tick;
-use crate::limits::Limits;
-use crate::message::Transport;
-use crate::meter::Meter;
+use crate::base::counters::Counters;
+use crate::base::id::Tick;
+use crate::base::limits::Limits;
+use crate::link::message::Transport;
 
 /// A connection as the contract knows it.
 #[derive(Debug, Clone)]
 pub(super) struct Person {
     pub(super) who: Newcomer,
     pub(super) subscriptions: Vec<String>,
-    pub(super) heard_at: Tick,
+    pub(super) last_frame_at: Tick,
     /// When it was first pinged since it was last heard.
     pub(super) pinged_at: Option<Tick>,
     /// When it came or last had a heartbeat.
@@ -29,14 +29,14 @@ impl Person {
     pub(super) fn sign_of_life_at(&self, limits: &Limits) -> Option<Tick> {
         let timeout = limits.connection_timeout;
         let is_judged = self.who.transport == Transport::WebSocket && !timeout.is_zero();
-        is_judged.then(|| self.pinged_at.unwrap_or(self.heard_at).after(timeout))
+        is_judged.then(|| self.pinged_at.unwrap_or(self.last_frame_at).after(timeout))
     }
 
-    pub(super) fn hears_all(&self) -> bool {
+    pub(super) fn subscribes_to_all(&self) -> bool {
         self.who.transport == Transport::Sse && self.who.channels.is_none()
     }
 
-    fn may_hear(&self, channel: &str) -> bool {
+    fn may_subscribe(&self, channel: &str) -> bool {
         let Some(grants) = &self.who.grants else { return true };
         grants.iter().any(|grant| match grant.split_once('*') {
             Some((prefix, _)) => channel.starts_with(prefix),
@@ -44,17 +44,17 @@ impl Person {
         })
     }
 
-    fn hears(&self, channel: &str) -> bool {
+    fn receives(&self, channel: &str) -> bool {
         let subscribed = self.subscriptions.iter().any(|name| name == channel);
-        subscribed || (self.hears_all() && self.may_hear(channel))
+        subscribed || (self.subscribes_to_all() && self.may_subscribe(channel))
     }
 
-    fn is_meant(&self, audience: Option<&Audience>) -> bool {
+    fn matches_audience(&self, audience: Option<&Audience>) -> bool {
         match audience {
             None => true,
             Some(Audience::Roles(roles)) => roles.iter().any(|role| self.who.roles.contains(role)),
             Some(Audience::Users(users)) => users.contains(&self.who.user),
-            Some(Audience::Channels(names)) => names.iter().any(|name| self.hears(name)),
+            Some(Audience::Channels(names)) => names.iter().any(|name| self.receives(name)),
         }
     }
 }
@@ -64,12 +64,12 @@ impl Person {
 pub(super) struct Reference {
     pub(super) people: BTreeMap<u32, Person>,
     pub(super) limits: Limits,
-    pub(super) meter: Meter,
+    pub(super) counters: Counters,
 }
 
 impl Reference {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { people: BTreeMap::new(), limits, meter: Meter::default() }
+        Self { people: BTreeMap::new(), limits, counters: Counters::default() }
     }
 
     /// Whether the newcomer is taken in.
@@ -78,14 +78,14 @@ impl Reference {
             |other: &&Person| other.who.tenant == who.tenant && other.who.user == who.user;
         let most = self.limits.connections_per_user_max;
         if most != 0 && self.people.values().filter(is_same).count() >= most {
-            self.meter.connections_refused += 1;
+            self.counters.connections_refused += 1;
             return false;
         }
-        self.meter.connections_opened += 1;
+        self.counters.connections_opened += 1;
         let subscriptions = Vec::new();
         let (who, channels) = (who.clone(), who.channels.iter().flatten());
-        let (heard_at, beaten_at) = (now, now);
-        let person = Person { who, subscriptions, heard_at, pinged_at: None, beaten_at };
+        let (last_frame_at, beaten_at) = (now, now);
+        let person = Person { who, subscriptions, last_frame_at, pinged_at: None, beaten_at };
         self.people.insert(key, person);
         for channel in channels {
             let _refusal = self.subscribe(key, channel);
@@ -95,7 +95,7 @@ impl Reference {
 
     pub(super) fn leave(&mut self, key: u32) {
         self.people.remove(&key).unwrap();
-        self.meter.connections_closed += 1;
+        self.counters.connections_closed += 1;
     }
 
     fn subscribe(&mut self, key: u32, channel: &str) -> Result<(), &'static str> {
@@ -104,7 +104,7 @@ impl Reference {
         if !is_name(channel) {
             return Err("INVALID_CHANNEL");
         }
-        if !person.may_hear(channel) {
+        if !person.may_subscribe(channel) {
             return Err("FORBIDDEN_CHANNEL");
         }
         if person.subscriptions.iter().any(|name| name == channel) {
@@ -119,7 +119,7 @@ impl Reference {
 
     /// What is said in answer.
     pub(super) fn hear(&mut self, key: u32, said: &Utterance) -> Vec<Got> {
-        self.meter.messages_received += 1;
+        self.counters.messages_received += 1;
         let mut replies = Vec::new();
         let mut errors: Vec<&str> = Vec::new();
         let list = |kind: &str, names: &[String]| {
@@ -150,7 +150,7 @@ impl Reference {
                 }
             }
         }
-        self.meter.messages_refused += errors.len() as u64;
+        self.counters.messages_refused += errors.len() as u64;
         replies.extend(errors.iter().map(|code| format!("error {code}")));
         replies.into_iter().map(Got::Said).collect()
     }
@@ -163,7 +163,7 @@ impl Reference {
             let here = self.people.iter().filter(|(_, person)| {
                 person.who.tenant == tenant
                     && target.has_encoding(person.who.transport)
-                    && person.is_meant(audience)
+                    && person.matches_audience(audience)
                     && is_in(person)
             });
             let keys: Vec<u32> = here.map(|(key, _)| *key).collect();
@@ -175,7 +175,7 @@ impl Reference {
                 users.iter().map(|user| part(&|person| person.who.user == *user)).collect()
             }
             Target::Channels { names, .. } => {
-                names.iter().map(|name| part(&|person| person.hears(name))).collect()
+                names.iter().map(|name| part(&|person| person.receives(name))).collect()
             }
         }
     }
@@ -188,7 +188,7 @@ impl Reference {
             for channel in &person.subscriptions {
                 interest.insert((tenant.to_owned(), Some(channel.clone())));
             }
-            if person.hears_all() {
+            if person.subscribes_to_all() {
                 interest.insert((tenant.to_owned(), None));
             }
         }

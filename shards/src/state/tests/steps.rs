@@ -8,8 +8,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 
-use crate::limits::Limits;
-use crate::message::Transport;
+use crate::base::limits::Limits;
+use crate::link::message::Transport;
 use crate::notification::{Priority, Readers};
 
 /// The same names in both tenants, so that a mix-up shows.
@@ -91,7 +91,7 @@ pub(super) enum Step {
     Heard(Index),
     Deliver(&'static str, Target),
     /// Time goes by and every timer fires when it is due.
-    Pass(u32),
+    Admission(u32),
     /// The shard was busy: time goes by first, the timers fire late.
     Lag(u32),
     /// The process is paused: time goes by, and is nobody's.
@@ -189,7 +189,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         9 => (one(), utterance()).prop_map(|(at, what)| Step::Say(at, what)),
         2 => one().prop_map(Step::Heard),
         9 => (tenant, target()).prop_map(|(tenant, target)| Step::Deliver(tenant, target)),
-        3 => (0..40_u32).prop_map(Step::Pass),
+        3 => (0..40_u32).prop_map(Step::Admission),
         1 => (0..90_u32).prop_map(Step::Lag),
         1 => (10..200_u32).prop_map(Step::Pause),
         1 => one().prop_map(Step::StaleTimer),

@@ -1,27 +1,27 @@
 //! What the version before has written is read, and what it did not know begins now.
 //!
 //! Set-up: a journal with records as version 0.1 wrote them, byte by byte, on a state.
-//! Property: dead letters of both forms are there, are forgotten a time to live after the start that
+//! Property: dead messages of both forms are there, are forgotten a time to live after the start that
 //! found them without one, and at that same time whatever comes later.
-//! Why it matters: an upgrade that loses dead letters, or keeps them for ever, shows weeks later.
+//! Why it matters: an upgrade that loses dead messages, or keeps them for ever, shows weeks later.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Clock;
-use crate::doorbell::Doorbell;
-use crate::id::Tick;
+use crate::base::clock::Clock;
+use crate::base::id::Tick;
+use crate::base::limits::{AckLimits, Limits, QueueLimits};
+use crate::base::placement::Placement;
 use crate::journal::{Fsync, Journal, Options};
-use crate::limits::{AckLimits, Limits, QueueLimits};
-use crate::placement::Placement;
+use crate::link::doorbell::Doorbell;
 use crate::state::State;
-use crate::vault;
+use crate::store::disk;
 
 const TENANT: &str = "default";
 const USER: &str = "ann";
 
-/// `letter` of version 0.1: flags are 1 for dead and 2 for an audience.
+/// `message` of version 0.1: flags are 1 for dead and 2 for an audience.
 fn letter_record(sequence: u64, flags: u8) -> Vec<u8> {
     let mut bytes = vec![1, 3, 1, flags];
     bytes.extend_from_slice(&u64::MAX.to_le_bytes());
@@ -44,7 +44,7 @@ fn bell() -> Arc<Doorbell> {
     Arc::new(Doorbell::new(|| {}))
 }
 
-/// The state that a start finds, and when its dead letters are forgotten, in milliseconds.
+/// The state that a start finds, and when its dead messages are forgotten, in milliseconds.
 fn start(directory: &Path, dead_letter_ttl: Duration) -> (State, Vec<(u64, u64)>) {
     let ttl = Duration::from_secs(3600);
     let queue = QueueLimits { per_user_max: 0, ttl, dead_letter_ttl };
@@ -54,12 +54,12 @@ fn start(directory: &Path, dead_letter_ttl: Duration) -> (State, Vec<(u64, u64)>
     let mut state = State::new(limits, 0);
     let placement = Placement::with_seeds(1, [1, 2, 3, 4]);
     let clock = Clock::start();
-    let recovered = vault::open(&options(directory), clock, &placement, bell()).unwrap();
+    let recovered = disk::open(&options(directory), clock, &placement, bell()).unwrap();
     assert_eq!(recovered.summary().strange, 0);
     state.restore(recovered);
     let slot = state.directory.find_user(TENANT, USER, placement.hash(TENANT, USER)).unwrap();
-    let dead = state.directory.mailbox(slot).unwrap().dead();
-    let ends = dead.map(|dead| (dead.letter.sequence(), clock.unix_ms_of(dead.until))).collect();
+    let dead = state.directory.queue(slot).unwrap().dead();
+    let ends = dead.map(|dead| (dead.message.sequence(), clock.unix_ms_of(dead.until))).collect();
     (state, ends)
 }
 
@@ -82,8 +82,8 @@ fn dead_letters_of_the_version_before_get_a_time() {
     let (mut state, ends) = start(directory.path(), Duration::from_secs(60));
     let [(2, first), (3, second)] = ends[..] else { panic!("{ends:?}") };
     assert_eq!(first, second);
-    state.poll_vault(Tick(1));
-    state.take_vault().unwrap().close().unwrap();
+    state.poll_store(Tick(1));
+    state.take_store().unwrap().close().unwrap();
     // The next start finds the time, and does not begin it again.
     let (state, later) = start(directory.path(), Duration::from_secs(6_000));
     let tick = Tick::MILLISECONDS;

@@ -8,12 +8,12 @@ use std::rc::Rc;
 
 use serde_json::Value;
 
-use crate::codec::sse;
-use crate::frame::{Frame, Unsent};
-use crate::id::ConnectionKey;
-use crate::message::{Encoding, Transport};
+use crate::base::id::ConnectionKey;
+use crate::link::message::{Encoding, Transport};
 use crate::notification::{Notification, Priority};
-use crate::state::{Farewell, Outgoing, Urgency};
+use crate::outbound::{Frame, Unsent};
+use crate::state::{CloseReason, Outgoing, Urgency};
+use crate::wire::sse;
 
 /// Frames a stalled outbox holds.
 pub(super) const OUTBOX_FRAMES_MAX: usize = 3;
@@ -53,7 +53,7 @@ pub(super) struct Effects {
     /// By connection, in order.
     pub(super) taken: BTreeMap<u32, Vec<Got>>,
     /// Connections told to close.
-    pub(super) closed: Vec<(u32, Farewell)>,
+    pub(super) closed: Vec<(u32, CloseReason)>,
     /// Frames refused.
     pub(super) refused: u32,
     /// Frames marked as part of a wide fan-out.
@@ -138,7 +138,7 @@ impl Outgoing for Wire {
             Frame::Notification(notification) | Frame::Personal(notification, _) => {
                 Got::from_notification(notification)
             }
-            Frame::Letter(_) => panic!("a letter, with queue and acknowledgement off"),
+            Frame::QueuedMessage(_) => panic!("a message, with queue and acknowledgement off"),
             Frame::Event(_) | Frame::Bytes(_) => Got::Said(said(bytes, post.transport)),
         };
         post.history.push(got.clone());
@@ -153,9 +153,9 @@ impl Outgoing for Wire {
 
     fn watch(&mut self, _: ConnectionKey) {}
 
-    fn close(&mut self, key: ConnectionKey, farewell: Farewell) -> Vec<Unsent> {
+    fn close(&mut self, key: ConnectionKey, reason: CloseReason) -> Vec<Unsent> {
         assert!(self.posts.contains_key(&key.0), "a close for nobody");
-        self.effects.closed.push((key.0, farewell));
+        self.effects.closed.push((key.0, reason));
         Vec::new()
     }
 }

@@ -13,15 +13,16 @@ use super::drain;
 use super::reference::{Person, Reference};
 use super::steps::{Audience, CHANNELS, Newcomer, Step, TENANTS, Target, USERS, Utterance};
 use super::wire::{Effects, Got, Wire};
-use crate::codec::dialect;
-use crate::id::{ConnectionKey, NotificationId, Tick, Ticket};
-use crate::limits::{Limits, PROMPT_RECIPIENTS_MAX};
-use crate::message::{
-    Answer, Delivery, Listens, Member, Question, Recipient, Recipients, Report, Tally, Transport,
+use crate::base::id::{ConnectionKey, NotificationId, RequestId, Tick};
+use crate::base::limits::{Limits, PROMPT_RECIPIENTS_MAX};
+use crate::base::placement::UserHash;
+use crate::link::message::{
+    Client, Delivery, DeliveryCounts, InitialSubscriptions, Query, Recipient, Recipients, Reply,
+    Report, Transport,
 };
 use crate::notification::{self, Notification};
-use crate::placement::UserHash;
-use crate::state::{Farewell, State};
+use crate::protocol::ara;
+use crate::state::{CloseReason, State};
 
 #[derive(Debug)]
 pub(super) struct World {
@@ -52,7 +53,7 @@ impl World {
     pub(super) fn step(&mut self, step: &Step) {
         match step {
             Step::Connect(who) => self.connect(who),
-            Step::Pass(ticks) => self.pass(*ticks),
+            Step::Admission(ticks) => self.pass(*ticks),
             Step::Lag(ticks) => self.lag(*ticks),
             Step::Pause(ticks) => self.pause(*ticks),
             Step::Deliver(tenant, target) => self.deliver(tenant, target),
@@ -66,14 +67,14 @@ impl World {
             }
             Step::Disconnect(at) => self.at(*at, Self::disconnect),
             Step::Heard(at) => self.at(*at, |world, key| {
-                world.state.handle_heard(ConnectionKey(key), world.now);
+                world.state.handle_frame_received(ConnectionKey(key), world.now);
                 let person = world.reference.people.get_mut(&key).unwrap();
-                (person.heard_at, person.pinged_at) = (world.now, None);
+                (person.last_frame_at, person.pinged_at) = (world.now, None);
             }),
             Step::StaleTimer(at) => self.at(*at, |world, key| world.fire(key, false)),
             Step::Stall(at) => self.at(*at, |world, key| world.wire.stall(key)),
             Step::Drain(at) => self.at(*at, |world, key| world.wire.drain(key)),
-            Step::SendAway(at) => self.at(*at, Self::send_away),
+            Step::SendAway(at) => self.at(*at, Self::close_for_shutdown),
         }
         self.audit();
     }
@@ -92,21 +93,21 @@ impl World {
     fn connect(&mut self, who: &Newcomer) {
         let key = self.wire.free_key();
         self.wire.open(key, who.transport);
-        let listens = match (who.transport, &who.channels) {
-            (Transport::WebSocket, _) => Listens::Nothing,
-            (Transport::Sse, None) => Listens::Everything,
-            (Transport::Sse, Some(names)) => {
-                Listens::Channels(names.iter().map(|name| name.as_str().into()).collect())
-            }
+        let subscribes_to = match (who.transport, &who.channels) {
+            (Transport::WebSocket, _) => InitialSubscriptions::Nothing,
+            (Transport::Sse, None) => InitialSubscriptions::Everything,
+            (Transport::Sse, Some(names)) => InitialSubscriptions::Channels(
+                names.iter().map(|name| name.as_str().into()).collect(),
+            ),
         };
-        let member = Member {
+        let member = Client {
             tenant: who.tenant.into(),
             user: who.user.into(),
             hash: hash(who.user),
             roles: boxed(&who.roles),
             grants: who.grants.as_deref().map(boxed),
-            listens,
-            hears_settled: false,
+            subscribes_to,
+            notify_settled: false,
             seen: None,
         };
         let taken = self.reference.connect(key, who, self.now);
@@ -147,9 +148,9 @@ impl World {
         let room = self.wire.room(key);
         let is_full = replies.len() > room;
         let taken: Vec<Got> = replies.into_iter().take(room).collect();
-        let message = dialect::parse(&text);
+        let message = ara::parse(&text);
         self.state.handle_message(ConnectionKey(key), message, self.now, &mut self.wire);
-        let closed = if is_full { &[(key, Farewell::SLOW_CONSUMER)][..] } else { &[] };
+        let closed = if is_full { &[(key, CloseReason::SLOW_CONSUMER)][..] } else { &[] };
         self.settle(BTreeMap::from([(key, taken)]), closed);
     }
 
@@ -160,14 +161,14 @@ impl World {
         let mut closed = Vec::new();
         let mut parts = Vec::new();
         for (part, keys) in self.reference.recipients(tenant, target).iter().enumerate() {
-            let mut tally = Tally::default();
+            let mut counts = DeliveryCounts::default();
             for key in keys {
                 if self.wire.room(*key) == 0 {
-                    tally.failed += 1;
-                    closed.push((*key, Farewell::SLOW_CONSUMER));
+                    counts.failed += 1;
+                    closed.push((*key, CloseReason::SLOW_CONSUMER));
                     continue;
                 }
-                tally.delivered += 1;
+                counts.delivered += 1;
                 let got = Got::Notification {
                     delivery: number,
                     // Users and everyone share one notification; each channel has its own.
@@ -176,19 +177,23 @@ impl World {
                 };
                 assert!(taken.insert(*key, vec![got]).is_none());
             }
-            parts.push(tally);
+            parts.push(counts);
         }
-        let mut total = Tally::default();
+        let mut total = DeliveryCounts::default();
         parts.iter().for_each(|part| total.add(*part));
         if parts.len() == 1 {
             parts.clear();
         }
-        let meant = total.delivered;
+        let matches = total.delivered;
         let is_wide = self.is_wide(tenant, target);
         self.apply(tenant, target, (total, parts));
         let effects = self.wire.take_effects();
         if let Some(is_wide) = is_wide {
-            assert_eq!(effects.fanned_out, if is_wide { meant } else { 0 }, "urgency: {target:?}");
+            assert_eq!(
+                effects.fanned_out,
+                if is_wide { matches } else { 0 },
+                "urgency: {target:?}"
+            );
         }
         self.compare(effects, taken, &closed);
     }
@@ -206,32 +211,37 @@ impl World {
     }
 
     /// Hands the delivery to the state and compares what it reports.
-    fn apply(&mut self, tenant: &str, target: &Target, (total, parts): (Tally, Vec<Tally>)) {
-        let ticket = Ticket(self.deliveries);
+    fn apply(
+        &mut self,
+        tenant: &str,
+        target: &Target,
+        (total, parts): (DeliveryCounts, Vec<DeliveryCounts>),
+    ) {
+        let request = RequestId(self.deliveries);
         let audience = recipients(tenant, target, self.deliveries);
-        let delivery = Delivery { ticket, audience };
+        let delivery = Delivery { request, audience };
         let frames = self.state.handle_delivery(delivery, self.now, &mut self.wire);
         assert_eq!(frames, total.delivered);
         let mut found = None;
         while let Some(report) = self.state.poll_report() {
             match report {
-                Report::Delivered { ticket, total, parts } => {
-                    assert!(found.replace((ticket, total, parts.into_vec())).is_none());
+                Report::Delivered { request, total, parts } => {
+                    assert!(found.replace((request, total, parts.into_vec())).is_none());
                 }
                 other => self.note(other),
             }
         }
-        assert_eq!(found, Some((ticket, total, parts)), "report of {target:?}");
-        self.reference.meter.deliveries += 1;
-        self.reference.meter.frames_delivered += u64::from(total.delivered);
-        self.reference.meter.frames_failed += u64::from(total.failed);
+        assert_eq!(found, Some((request, total, parts)), "report of {target:?}");
+        self.reference.counters.deliveries += 1;
+        self.reference.counters.frames_delivered += u64::from(total.delivered);
+        self.reference.counters.frames_failed += u64::from(total.failed);
     }
 
-    fn send_away(&mut self, key: u32) {
+    fn close_for_shutdown(&mut self, key: u32) {
         let goodbye = Got::Said("shutdown".to_owned());
         let taken = if self.wire.room(key) > 0 { vec![goodbye] } else { vec![] };
-        self.state.send_away(ConnectionKey(key), drain(), &mut self.wire);
-        self.settle(BTreeMap::from([(key, taken)]), &[(key, Farewell::SHUTDOWN)]);
+        self.state.close_for_shutdown(ConnectionKey(key), drain(), &mut self.wire);
+        self.settle(BTreeMap::from([(key, taken)]), &[(key, CloseReason::SHUTDOWN)]);
     }
 
     fn arm(&mut self, key: u32, next: Tick) {
@@ -275,7 +285,7 @@ impl World {
         self.now = later(self.now);
         self.state.handle_stall(ticks);
         for person in self.reference.people.values_mut() {
-            person.heard_at = later(person.heard_at);
+            person.last_frame_at = later(person.last_frame_at);
             person.pinged_at = person.pinged_at.map(later);
             person.beaten_at = later(person.beaten_at);
         }
@@ -300,9 +310,9 @@ impl World {
         let is_due = person.sign_of_life_at(&limits).is_some_and(|at| now >= at);
         if is_due && person.pinged_at.is_some() {
             if !is_behind {
-                self.reference.meter.timeouts += 1;
+                self.reference.counters.timeouts += 1;
                 assert_eq!(next, None);
-                return self.compare(effects, BTreeMap::new(), &[(key, Farewell::SILENT)]);
+                return self.compare(effects, BTreeMap::new(), &[(key, CloseReason::SILENT)]);
             }
             // It has not read the ping yet: it may still answer.
             person.pinged_at = Some(now);
@@ -321,7 +331,7 @@ impl World {
         }
         if is_offered && room == 0 {
             assert_eq!(next, None);
-            return self.compare(effects, BTreeMap::new(), &[(key, Farewell::SLOW_CONSUMER)]);
+            return self.compare(effects, BTreeMap::new(), &[(key, CloseReason::SLOW_CONSUMER)]);
         }
         let mut taken = BTreeMap::new();
         if is_offered {
@@ -330,7 +340,7 @@ impl World {
             assert!(has_beaten >= must_beat && has_beaten <= may_beat, "at {now:?}: {person:?}");
             if has_beaten {
                 person.beaten_at = now;
-                self.reference.meter.heartbeats += 1;
+                self.reference.counters.heartbeats += 1;
             }
             // A heartbeat has a ping with it.
             person.pinged_at = person.pinged_at.or(Some(now));
@@ -342,7 +352,7 @@ impl World {
     }
 
     /// Compares what the step did with what it should have done, to everyone.
-    fn settle(&mut self, taken: BTreeMap<u32, Vec<Got>>, closed: &[(u32, Farewell)]) {
+    fn settle(&mut self, taken: BTreeMap<u32, Vec<Got>>, closed: &[(u32, CloseReason)]) {
         let effects = self.wire.take_effects();
         assert_eq!(effects.fanned_out, 0, "replies are prompt");
         self.compare(effects, taken, closed);
@@ -352,18 +362,18 @@ impl World {
         &mut self,
         effects: Effects,
         mut taken: BTreeMap<u32, Vec<Got>>,
-        closed: &[(u32, Farewell)],
+        closed: &[(u32, CloseReason)],
     ) {
         taken.retain(|_, gots| !gots.is_empty());
         assert_eq!(effects.taken, taken, "what clients got");
-        let sorted = |closes: &[(u32, Farewell)]| {
+        let sorted = |closes: &[(u32, CloseReason)]| {
             let mut closes = closes.to_vec();
             closes.sort_by_key(|(key, _)| *key);
             closes
         };
         assert_eq!(sorted(&effects.closed), sorted(closed), "who was told to go");
-        let is_slow = |(_, farewell): &&(u32, Farewell)| *farewell == Farewell::SLOW_CONSUMER;
-        self.reference.meter.slow_consumers += closed.iter().filter(is_slow).count() as u64;
+        let is_slow = |(_, reason): &&(u32, CloseReason)| *reason == CloseReason::SLOW_CONSUMER;
+        self.reference.counters.slow_consumers += closed.iter().filter(is_slow).count() as u64;
         for (key, _) in closed {
             // The socket closes a while later: nothing may depend on it.
             self.forget(*key);
@@ -391,8 +401,8 @@ impl World {
     fn audit(&mut self) {
         assert_eq!(self.interest, self.reference.interest());
         let people: Vec<_> = self.reference.people.values().collect();
-        let Answer::Snapshot(snapshot) =
-            self.state.handle_question(&Question::Snapshot, self.now, &mut self.wire)
+        let Reply::Snapshot(snapshot) =
+            self.state.handle_query(&Query::Snapshot, self.now, &mut self.wire)
         else {
             panic!("a snapshot was asked for");
         };
@@ -404,7 +414,7 @@ impl World {
         assert_eq!(snapshot.sse_connections, count(Transport::Sse));
         assert_eq!(snapshot.users, users.len());
         assert_eq!((snapshot.channels, snapshot.subscriptions), (channels, subscriptions));
-        assert_eq!(snapshot.meter, self.reference.meter);
+        assert_eq!(snapshot.counters, self.reference.counters);
         for name in TENANTS {
             self.audit_tenant(name);
         }
@@ -422,20 +432,20 @@ impl World {
         for channel in CHANNELS {
             let one: Vec<_> =
                 (on(channel) > 0).then(|| (channel.into(), on(channel))).into_iter().collect();
-            let asked = Question::Channel { tenant: Arc::clone(&tenant), name: channel.into() };
-            assert_eq!(counts(self.state.handle_question(&asked, self.now, &mut self.wire)), one);
+            let asked = Query::Channel { tenant: Arc::clone(&tenant), name: channel.into() };
+            assert_eq!(counts(self.state.handle_query(&asked, self.now, &mut self.wire)), one);
             expected.extend(one);
         }
         expected.sort_unstable();
-        let all = Question::Channels { tenant };
-        assert_eq!(counts(self.state.handle_question(&all, self.now, &mut self.wire)), expected);
+        let all = Query::Channels { tenant };
+        assert_eq!(counts(self.state.handle_query(&all, self.now, &mut self.wire)), expected);
         for user in USERS {
             let theirs = people.iter().filter(|p| p.who.user == user);
             let names: BTreeSet<&str> =
                 theirs.clone().flat_map(|p| p.subscriptions.iter().map(String::as_str)).collect();
-            let asked = Question::User(recipient(name, user));
-            let answer = self.state.handle_question(&asked, self.now, &mut self.wire);
-            let Answer::User { connections, subscriptions } = answer else {
+            let asked = Query::User(recipient(name, user));
+            let answer = self.state.handle_query(&asked, self.now, &mut self.wire);
+            let Reply::User { connections, subscriptions } = answer else {
                 panic!("a user was asked for");
             };
             assert_eq!(connections, theirs.count());
@@ -454,8 +464,8 @@ impl World {
     }
 }
 
-fn counts(answer: Answer) -> Vec<(Arc<str>, usize)> {
-    let Answer::Channels(mut counts) = answer else { panic!("channels were asked for") };
+fn counts(answer: Reply) -> Vec<(Arc<str>, usize)> {
+    let Reply::Channels(mut counts) = answer else { panic!("channels were asked for") };
     counts.sort_unstable();
     counts
 }
@@ -497,7 +507,7 @@ fn recipients(tenant: &str, target: &Target, number: u64) -> Recipients {
         id[8] = narrow(part);
         let id = NotificationId(id);
         let (audience, priority) = (audience.clone(), common.priority);
-        let head = notification::Head { id, audience, expires_at: Tick(u32::MAX), priority };
+        let head = notification::Metadata { id, audience, expires_at: Tick(u32::MAX), priority };
         Arc::new(Notification::encode(head, b"{}", common.readers))
     };
     match target {

@@ -84,11 +84,11 @@ fn a_full_broken_or_stuck_disk_costs_no_answer() {
         let moody = Arc::new(AtomicU8::new(0));
         let disk = Disk::open(&options.directory).unwrap();
         let storage = Moody { disk, mood: Arc::clone(&moody) };
-        let store = AnswerStore::open_with(clock::wall_ms(), |take, bell| {
+        let store = ResponseStore::open_with(clock::wall_ms(), |take, bell| {
             Journal::open_on(storage, &options, take, bell)
         });
         on_a_runtime(async {
-            let answers = Answers::new(Some(store.unwrap()), &unheard());
+            let answers = StoredResponses::new(Some(store.unwrap()), &unheard());
             ask(&answers, "before", "body").await;
             moody.store(mood, Ordering::SeqCst);
             let during = ask(&answers, "during", "body").await;
@@ -97,8 +97,8 @@ fn a_full_broken_or_stuck_disk_costs_no_answer() {
             assert!(ask(&answers, "before", "body").await.is_repeated());
             moody.store(0, Ordering::SeqCst);
             // The journal tries again within a second or so.
-            let keeper = answers.keeper.as_ref().unwrap();
-            while keeper.change(|log| log.stats().uncommitted_bytes) != Some(0) {
+            let writer = answers.writer.as_ref().unwrap();
+            while writer.change(|log| log.stats().uncommitted_bytes) != Some(0) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             ask(&answers, "after", "body").await;

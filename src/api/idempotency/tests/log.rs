@@ -27,15 +27,15 @@ struct Desk {
     remembered: BTreeMap<u64, Option<Bytes>>,
 }
 
-fn head(serial: u64, since_ms: u64, key: &str) -> Head<'_> {
+fn head(serial: u64, since_ms: u64, key: &str) -> RequestRecord<'_> {
     let id = NotificationId([7; 16]);
-    Head { serial, since_ms, id, digest: [1; 32], tenant: "tenant", key }
+    RequestRecord { serial, since_ms, id, digest: [1; 32], tenant: "tenant", key }
 }
 
 impl Desk {
     fn open(options: &Options, now_ms: u64) -> Self {
         let open =
-            || AnswerStore::open_with(now_ms, |take, bell| Journal::open(options, take, bell));
+            || ResponseStore::open_with(now_ms, |take, bell| Journal::open(options, take, bell));
         let store = open().unwrap();
         let found = store.remembered.into_iter();
         let remembered = found.map(|known| (known.serial, known.answer.map(|(_, body)| body)));
@@ -169,7 +169,8 @@ fn a_running_process_forgets_on_disk_too_and_takes_up_its_serials() {
     desk.answer(2, NOON, &Bytes::from_static(b"late"));
     desk.log.abandon(4);
     desk.log.close(None).unwrap();
-    let open = |now| AnswerStore::open_with(now, |take, bell| Journal::open(&options, take, bell));
+    let open =
+        |now| ResponseStore::open_with(now, |take, bell| Journal::open(&options, take, bell));
     let store = open(NOON).unwrap();
     assert_eq!(store.remembered.iter().map(|known| known.serial).collect::<Vec<_>>(), [3]);
     assert_eq!(store.next_serial, 5);
@@ -223,7 +224,7 @@ fn what_lives_is_moved_out_of_the_way_of_what_died() {
 fn what_another_version_wrote_is_released() {
     let directory = tempfile::tempdir().unwrap();
     let options = options(directory.path(), Fsync::Never);
-    let bell = Arc::new(ara_shards::doorbell::Doorbell::new(|| {}));
+    let bell = Arc::new(ara_shards::link::doorbell::Doorbell::new(|| {}));
     let (mut journal, _) = Journal::open(&options, |_, _| {}, bell).unwrap();
     journal.append(&[0x2F, 1, 2, 3]).unwrap();
     journal.append(&[]).unwrap();

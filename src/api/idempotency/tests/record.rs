@@ -21,7 +21,7 @@ proptest! {
     ) {
         let (serial, since_ms, id, digest) = numbers;
         let id = NotificationId(id);
-        let head = Head { serial, since_ms, id, digest, tenant: &tenant, key: &key };
+        let head = RequestRecord { serial, since_ms, id, digest, tenant: &tenant, key: &key };
         let status = StatusCode::from_u16(status).unwrap();
         for record in [
             Record::Begun(head),

@@ -13,7 +13,7 @@ use super::{ask, ask_and, ask_with, crash, on_a_runtime, open, unheard};
 #[test]
 fn without_a_store_a_key_is_remembered_and_nothing_is_named() {
     on_a_runtime(async {
-        let answers = Answers::new(None, &unheard());
+        let answers = StoredResponses::new(None, &unheard());
         let first = ask(&answers, "key", "body").await;
         assert!(first.sent.is_none() && !first.is_repeated());
         assert!(ask(&answers, "key", "body").await.is_repeated());
@@ -145,12 +145,12 @@ fn an_answer_too_long_for_a_record_is_given_and_its_name_is_kept() {
 #[test]
 fn a_directory_that_is_in_use_or_cannot_be_is_refused_with_its_path() {
     let directory = tempfile::tempdir().unwrap();
-    let first = AnswerStore::open(directory.path(), Fsync::Never).unwrap();
-    let error = AnswerStore::open(directory.path(), Fsync::Never).unwrap_err().to_string();
+    let first = ResponseStore::open(directory.path(), Fsync::Never).unwrap();
+    let error = ResponseStore::open(directory.path(), Fsync::Never).unwrap_err().to_string();
     assert!(error.contains("answers") && error.contains("another process"), "{error}");
     drop(first);
     let file = directory.path().join("file");
     fs::write(&file, "").unwrap();
-    let error = AnswerStore::open(&file, Fsync::Never).unwrap_err().to_string();
+    let error = ResponseStore::open(&file, Fsync::Never).unwrap_err().to_string();
     assert!(error.contains("file/answers") && error.contains("not usable"), "{error}");
 }

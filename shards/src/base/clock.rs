@@ -1,0 +1,72 @@
+//! What time it is: ticks for the engine, and how they stand to the calendar.
+//!
+//! **Runs on**: any thread (a plain value, the same for all). **Owns**: the moment tick 0 was.
+//! **Never**: follows the system's clock: a calendar that is set while the process runs moves
+//! nothing; the next run sees it.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::base::id::Tick;
+
+/// The clock of one run.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    epoch: Instant,
+    /// Milliseconds since 1970 at tick 0.
+    epoch_unix_ms: u64,
+}
+
+impl Clock {
+    /// A clock that begins now.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the one reader of the clocks")]
+    pub fn start() -> Self {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let epoch_unix_ms = u64::try_from(since_1970.unwrap_or_default().as_millis());
+        Self { epoch: Instant::now(), epoch_unix_ms: epoch_unix_ms.unwrap_or_default() }
+    }
+
+    /// The time.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the one reader of the clocks")]
+    pub fn now(&self) -> Tick {
+        let elapsed = Instant::now().saturating_duration_since(self.epoch).as_millis();
+        let ticks = elapsed / u128::from(Tick::MILLISECONDS);
+        Tick(u32::try_from(ticks).unwrap_or(u32::MAX))
+    }
+
+    /// The moment a tick begins.
+    #[must_use]
+    pub fn instant_of(&self, tick: Tick) -> Instant {
+        self.epoch + Duration::from_millis(tick.as_millis())
+    }
+
+    /// A tick as milliseconds since 1970; the last tick, which never comes, as the last of those.
+    #[must_use]
+    pub fn unix_ms_of(&self, tick: Tick) -> u64 {
+        let is_never = tick == Tick(u32::MAX);
+        if is_never { u64::MAX } else { self.epoch_unix_ms.saturating_add(tick.as_millis()) }
+    }
+
+    /// The other way; a time before tick 0 is tick 0.
+    #[must_use]
+    pub fn tick_of(&self, unix_ms: u64) -> Tick {
+        let ticks = unix_ms.saturating_sub(self.epoch_unix_ms).div_ceil(Tick::MILLISECONDS);
+        Tick(u32::try_from(ticks).unwrap_or(u32::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_calendar_outlives_the_run() {
+        let first = Clock { epoch_unix_ms: 1_700_000_000_000, ..Clock::start() };
+        let second = Clock { epoch_unix_ms: 1_700_000_060_000, ..Clock::start() };
+        let due = first.unix_ms_of(Tick(900));
+        assert_eq!(second.tick_of(due), Tick(300));
+        assert_eq!(second.tick_of(first.unix_ms_of(Tick(5))), Tick(0));
+        assert_eq!(second.tick_of(first.unix_ms_of(Tick(u32::MAX))), Tick(u32::MAX));
+    }
+}

@@ -1,0 +1,147 @@
+//! The lanes between the router and a shard: bounded, `try_send` only, a bell at each end.
+//!
+//! **Runs on**: senders on the router, receivers on their shard (and the reverse for reports).
+//! **Owns**: the queues. **Never**: blocks; drops a report; lets deliveries starve control.
+//!
+//! Control has a lane of its own and is drained first; deliveries have a lane for each priority.
+//! Because the router is the only sender, room it has seen cannot vanish before it sends: checking
+//! all shards and then sending to all is all-or-nothing without a lock.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use crate::base::limits::{CONTROL_LANE_CAPACITY, REPORT_LANE_CAPACITY};
+use crate::link::doorbell::Doorbell;
+use crate::link::message::{Control, Delivery, Report};
+use crate::notification::Priority;
+
+/// A message that found its lane full, handed back to whoever can answer for it.
+#[derive(Debug)]
+pub struct Refused<T>(pub T);
+
+/// The router's end of one shard.
+#[derive(Debug)]
+pub struct ShardLink {
+    control: Sender<Control>,
+    deliveries: [Sender<Delivery>; 4],
+    bell: Arc<Doorbell>,
+    reports: Receiver<Report>,
+}
+
+impl ShardLink {
+    /// Whether so many more deliveries of that priority would be taken.
+    #[must_use]
+    pub fn has_room(&self, priority: Priority, count: usize) -> bool {
+        let lane = self.lane(priority);
+        lane.capacity().is_none_or(|capacity| lane.len() + count <= capacity)
+    }
+
+    /// Hands a delivery to the shard. Ring afterwards, once per batch.
+    pub fn deliver(&self, priority: Priority, delivery: Delivery) -> Result<(), Refused<Delivery>> {
+        self.lane(priority).try_send(delivery).map_err(give_back)
+    }
+
+    /// Hands a control message to the shard and rings.
+    pub fn control(&self, message: Control) -> Result<(), Refused<Control>> {
+        let sent = self.control.try_send(message).map_err(give_back);
+        self.ring();
+        sent
+    }
+
+    /// Wakes the shard.
+    pub fn ring(&self) {
+        self.bell.ring();
+    }
+
+    /// Messages waiting in all lanes.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.control.len() + self.deliveries.iter().map(Sender::len).sum::<usize>()
+    }
+
+    /// The next report, if one has come.
+    #[must_use]
+    pub fn next_report(&self) -> Option<Report> {
+        self.reports.try_recv().ok()
+    }
+
+    fn lane(&self, priority: Priority) -> &Sender<Delivery> {
+        let [low, normal, high, critical] = &self.deliveries;
+        match priority {
+            Priority::Low => low,
+            Priority::Normal => normal,
+            Priority::High => high,
+            Priority::Critical => critical,
+        }
+    }
+}
+
+fn give_back<T>(error: TrySendError<T>) -> Refused<T> {
+    Refused(error.into_inner())
+}
+
+/// The shard's end: what it takes and where it reports.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    control: Receiver<Control>,
+    deliveries: [Receiver<Delivery>; 4],
+    bell: Arc<Doorbell>,
+    reports: Sender<Report>,
+    router_bell: Arc<Doorbell>,
+}
+
+impl Inbox {
+    /// Silences the bell; call before draining.
+    pub(crate) fn answer_bell(&self) {
+        self.bell.answer();
+    }
+
+    pub(crate) fn next_control(&self) -> Option<Control> {
+        self.control.try_recv().ok()
+    }
+
+    /// The next delivery, the most urgent lane first.
+    pub(crate) fn next_delivery(&self) -> Option<Delivery> {
+        self.deliveries.iter().rev().find_map(|lane| lane.try_recv().ok())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.control.is_empty() && self.deliveries.iter().all(Receiver::is_empty)
+    }
+
+    /// Hands a report to the router, or hands it back when the lane is full.
+    pub(crate) fn report(&self, report: Report) -> Result<(), Refused<Report>> {
+        self.reports.try_send(report).map_err(give_back)
+    }
+
+    pub(crate) fn ring_router(&self) {
+        self.router_bell.ring();
+    }
+}
+
+/// Makes both ends for one shard. `bell` wakes the shard, `router_bell` the router.
+pub(crate) fn lanes(
+    capacity: usize,
+    bell: Arc<Doorbell>,
+    router_bell: Arc<Doorbell>,
+) -> (ShardLink, Inbox) {
+    let (control_in, control_out) = bounded(CONTROL_LANE_CAPACITY);
+    let (reports_in, reports_out) = bounded(REPORT_LANE_CAPACITY);
+    let lanes = [(); 4].map(|()| bounded(capacity));
+    let [low, normal, high, critical] = lanes;
+    let link = ShardLink {
+        control: control_in,
+        deliveries: [low.0, normal.0, high.0, critical.0],
+        bell: Arc::clone(&bell),
+        reports: reports_out,
+    };
+    let inbox = Inbox {
+        control: control_out,
+        deliveries: [low.1, normal.1, high.1, critical.1],
+        bell,
+        reports: reports_in,
+        router_bell,
+    };
+    (link, inbox)
+}

@@ -1,0 +1,344 @@
+//! Putting the parts together, and taking them apart again.
+//!
+//! **Runs on**: main. **Owns**: every thread it starts. **Never**: goes on without one: a thread
+//! that ends by itself takes the process down with a message.
+//!
+//! Start: signal handlers, file limit, sockets, shards, router. Stop: router drains the shards, then
+//! ends them and itself; main waits for all, or for a second signal. What takes long, such as reading
+//! a large queue back, is on a thread of its own, so that a signal is answered meanwhile.
+
+mod running;
+mod signals;
+#[cfg(test)]
+mod tests;
+
+pub mod router_thread;
+
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use ara_shards::ShardLink;
+use ara_shards::base::clock::Clock;
+use ara_shards::base::pin;
+use ara_shards::base::placement::Placement;
+use ara_shards::journal::Options;
+use ara_shards::link::doorbell::Doorbell;
+use ara_shards::protocol::Ara;
+use ara_shards::store::disk::{Recovered, Summary};
+use ara_shards::worker::{self, ShardSetup, Unstarted};
+use core_affinity::CoreId;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::api::ResponseStore;
+use crate::capacity::{self, Capacity};
+use crate::cli::EXIT_FAILURE;
+use crate::config::settings::{RunMode, Settings};
+use crate::listener::accept::{self, Inherited, RouterHandle};
+use crate::listener::auth::Verifier;
+use crate::listener::handshake::{DEFAULT_TENANT, Handshake};
+use crate::origin::Origins;
+use crate::router::interest::SHARDS_MAX;
+
+use crate::storage::{self, Storage};
+use crate::supervise::{News, Supervisor};
+use crate::welcome;
+pub use running::Running;
+pub use signals::Signals;
+
+/// Arrivals waiting for the router, over all doors. At a few microseconds each, 4,096 are some
+/// 20 ms of work; beyond it a newcomer hears 503.
+const ARRIVALS_CAPACITY: usize = 4096;
+/// What main can be told: each shard's end and its door's, and that of the router and its tasks.
+const NEWS_MAX: usize = 2 * SHARDS_MAX + 16;
+
+/// Why the gateway could not start or go on.
+#[derive(Debug)]
+pub struct Failure(String);
+
+impl Failure {
+    /// A failure with its reason, for people.
+    #[must_use]
+    pub const fn new(reason: String) -> Self {
+        Self(reason)
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// Runs the gateway: starts it, and stops it when it is asked to, before it is ready or after.
+/// Returns the exit code.
+pub async fn run(settings: Settings, verifier: Verifier, signals: &mut Signals) -> ExitCode {
+    let (supervisor, news) = Supervisor::new(NEWS_MAX);
+    run_with(settings, verifier, signals, (supervisor, news)).await
+}
+
+async fn run_with(
+    settings: Settings,
+    verifier: Verifier,
+    signals: &mut Signals,
+    supervision: (Supervisor, mpsc::Receiver<News>),
+) -> ExitCode {
+    let (done, started) = oneshot::channel();
+    let for_start = settings.clone();
+    let start = move || {
+        // If main is gone the process ends, and with it what has been started.
+        let _heard = done.send(start(for_start, verifier, supervision));
+    };
+    if let Err(error) = std::thread::Builder::new().name("start".to_owned()).spawn(start) {
+        return failed(&no_thread(error));
+    }
+    let started = tokio::select! {
+        biased;
+        started = started => started,
+        () = signals.stop() => {
+            // Whatever has been begun is as safe to leave as when the process is killed.
+            tracing::info!("stopped before it was ready");
+            return ExitCode::SUCCESS;
+        }
+    };
+    let mut running = match started {
+        Ok(Ok(running)) => running,
+        Ok(Err(failure)) => return failed(&failure),
+        Err(_panicked) => return failed(&Failure::new("thread start panicked".to_owned())),
+    };
+    if let Err(failure) = running.ready().await {
+        return failed(&failure);
+    }
+    tracing::info!(address = %running.address, "ready");
+    welcome::print(&settings, running.address, running.api_address);
+    running.until_stopped(signals).await
+}
+
+fn failed(failure: &Failure) -> ExitCode {
+    tracing::error!("{failure}");
+    ExitCode::from(EXIT_FAILURE)
+}
+
+/// Starts every thread. Returns when the listeners are open and the threads are running.
+///
+/// # Errors
+///
+/// An address is not to be had, or the system gives no more threads or files.
+fn start(
+    settings: Settings,
+    verifier: Verifier,
+    (supervisor, news): (Supervisor, mpsc::Receiver<News>),
+) -> Result<Running, Failure> {
+    let begun = Instant::now();
+    let cores = pin::allowed_cores();
+    let count = capacity::shards(settings.shards.count, cores.len());
+    let capacity = capacity::claim(count, settings.server.connections_max)?;
+    let server = &settings.server;
+    let inherited = Inherited {
+        send_buffer_bytes: server.send_buffer_bytes,
+        peer_timeout: settings.limits.connection_timeout,
+    };
+    let listeners = accept::bind(server.address, count, inherited)
+        .map_err(|error| cannot_listen("server.host / server.port", server.address, &error))?;
+    let address = local_address(listeners.first())?;
+    let api_listener = bind_api(settings.api.listen)?;
+    let api_address = api_listener.as_ref().map(|l| local_address(Some(l))).transpose()?;
+    log_start(&settings, count, cores.len(), capacity);
+
+    let wake = Arc::new(Notify::new());
+    let waker = Arc::clone(&wake);
+    let bell = Arc::new(Doorbell::new(move || waker.notify_one()));
+    let clock = Clock::start();
+    let disk = settings.disk.as_ref();
+    let storage = disk.map(|disk| Storage::open(disk, count, clock)).transpose()?;
+    let answers = open_query(&settings)?;
+    let placement = storage.as_ref().map(|storage| storage.placement().clone());
+    let placement = placement.unwrap_or_else(|| Placement::new(count));
+    let gate = Arc::new(gate(&settings, verifier, placement));
+    let (arrivals_in, arrivals) = crossbeam_channel::bounded(ARRIVALS_CAPACITY);
+    let (closing, closed) = watch::channel(false);
+    let (stop, stop_out) = mpsc::channel(1);
+    let router = RouterHandle { arrivals: arrivals_in, bell: Arc::clone(&bell), closing: closed };
+    let grace = settings.server.shutdown_grace;
+
+    let (links, mut unstarted) =
+        prepare(&settings, (count, &cores), clock, &bell).map_err(no_thread)?;
+    if let Some(storage) = &storage {
+        recover(&mut unstarted, storage)?;
+    }
+    let mut shards = Vec::with_capacity(count);
+    for (index, (shard, listener)) in unstarted.into_iter().zip(listeners).enumerate() {
+        let door = Door {
+            listener,
+            gate: Arc::clone(&gate),
+            router: router.clone(),
+            newcomers_max: capacity.newcomers_per_door,
+        };
+        shards.push(spawn_shard(index, shard, door, &supervisor).map_err(no_thread)?);
+    }
+    let parts = router_thread::Parts {
+        settings,
+        clock,
+        links,
+        gate,
+        capacity,
+        arrivals,
+        bell,
+        wake,
+        closing,
+        api_listener,
+        answers,
+        stop: stop_out,
+        supervisor,
+        start_took: begun.elapsed(),
+    };
+    let router = router_thread::spawn(parts).map_err(no_thread)?;
+    Ok(Running { address, api_address, news, stop, router, shards, grace, storage })
+}
+
+/// What a shard's door needs.
+struct Door {
+    listener: std::net::TcpListener,
+    gate: Arc<Handshake>,
+    router: RouterHandle,
+    newcomers_max: usize,
+}
+
+/// Makes every shard's lanes and poller.
+fn prepare(
+    settings: &Settings,
+    (count, cores): (usize, &[CoreId]),
+    clock: Clock,
+    bell: &Arc<Doorbell>,
+) -> io::Result<(Vec<ShardLink>, Vec<Unstarted>)> {
+    let setup = |index: usize| {
+        let pinned = settings.shards.pin_to_cores && !cores.is_empty();
+        ShardSetup {
+            index,
+            core: pinned.then(|| cores.get(index % cores.len()).copied()).flatten(),
+            inbox_capacity: settings.shards.inbox_capacity,
+            limits: settings.limits.clone(),
+            clock,
+        }
+    };
+    let seats = (0..count).map(|index| worker::prepare(setup(index), Arc::clone(bell)));
+    Ok(seats.collect::<io::Result<Vec<_>>>()?.into_iter().unzip())
+}
+
+/// Has every shard read what an earlier run has left for it, all at a time.
+fn recover(shards: &mut [Unstarted], storage: &Storage) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let read = |shard: &mut Unstarted, options: &Options| {
+        let recovered = shard.recover(options, storage.placement());
+        recovered.map(Recovered::summary).map_err(|error| Failure(format!("queue.path: {error}")))
+    };
+    let summaries: Vec<Result<Summary, Failure>> = std::thread::scope(|scope| {
+        let shards = shards.iter_mut().zip(storage.options());
+        let threads: Vec<_> =
+            shards.map(|(shard, options)| scope.spawn(|| read(shard, options))).collect();
+        let bug = |_panic| Err(Failure("reading queue.path panicked".to_owned()));
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(bug)).collect()
+    });
+    let (mut messages, mut expired) = (0, 0);
+    for summary in summaries {
+        let summary = summary?;
+        storage::log_damage(&summary.report);
+        if summary.strange > 0 {
+            tracing::error!(records = summary.strange, "records in queue.path make no sense");
+        }
+        messages += summary.messages;
+        expired += summary.expired;
+    }
+    tracing::info!(messages, expired, took = ?begun.elapsed(), "queued notifications read back");
+    Ok(())
+}
+
+fn spawn_shard(
+    index: usize,
+    shard: Unstarted,
+    door: Door,
+    supervisor: &Supervisor,
+) -> io::Result<JoinHandle<()>> {
+    let for_door = supervisor.clone();
+    let open_door = move || {
+        let Door { listener, gate, router, newcomers_max } = door;
+        let serve = accept::serve(listener, gate, router, newcomers_max);
+        for_door.spawn(format!("door-{index}"), serve);
+    };
+    let supervisor = supervisor.clone();
+    let on_end = move |ending| supervisor.tell(News::ThreadEnded(format!("shard-{index}"), ending));
+    shard.spawn(Ara, open_door, on_end)
+}
+
+fn gate(settings: &Settings, verifier: Verifier, placement: Placement) -> Handshake {
+    let origins = settings.server.cors_origins.clone();
+    let local = settings.mode == RunMode::Development && origins.is_empty();
+    Handshake {
+        verifier,
+        origins: Origins::new(origins, local),
+        placement,
+        tenants_enabled: settings.tenants_enabled,
+        default_tenant: DEFAULT_TENANT.into(),
+        subscriptions_max: settings.limits.subscriptions_per_connection_max,
+    }
+}
+
+fn log_start(settings: &Settings, shards: usize, cores: usize, capacity: Capacity) {
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    if settings.shards.pin_to_cores && shards > cores {
+        tracing::warn!(shards, cores, "more shards than cores this process may use; they share");
+    }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        shards,
+        cores,
+        file_limit = capacity.files,
+        connections_max = capacity.clients,
+        api_callers_max = capacity.callers,
+        "starting"
+    );
+    let wanted = settings.server.connections_max;
+    if wanted > capacity.clients {
+        tracing::warn!(
+            wanted,
+            possible = capacity.clients,
+            file_limit = capacity.files,
+            "server.max_connections is more than the open-file limit holds; raise it (ulimit -Hn)"
+        );
+    }
+}
+
+/// The store of answers by `Idempotency-Key`, where the queue is on disk too.
+fn open_query(settings: &Settings) -> Result<Option<ResponseStore>, Failure> {
+    let disk = settings.disk.as_ref();
+    let opened = disk.map(|disk| ResponseStore::open(&disk.path, disk.fsync)).transpose();
+    opened.map_err(|error| Failure(format!("queue.path: {error}")))
+}
+
+fn bind_api(address: Option<SocketAddr>) -> Result<Option<std::net::TcpListener>, Failure> {
+    let Some(address) = address else { return Ok(None) };
+    let listeners = accept::bind(address, 1, Inherited::default())
+        .map_err(|error| cannot_listen("api.listen", address, &error))?;
+    Ok(listeners.into_iter().next())
+}
+
+fn cannot_listen(key: &str, address: SocketAddr, error: &io::Error) -> Failure {
+    Failure(format!("cannot listen on {address} ({key}): {error}"))
+}
+
+fn local_address(listener: Option<&std::net::TcpListener>) -> Result<SocketAddr, Failure> {
+    let address = listener.map(std::net::TcpListener::local_addr);
+    address
+        .and_then(Result::ok)
+        .ok_or_else(|| Failure("a listening socket has no address".to_owned()))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn no_thread(error: io::Error) -> Failure {
+    Failure(format!("the system gives no more threads, files or memory: {error}"))
+}

@@ -1,0 +1,185 @@
+//! The router's thread: its runtime and the tasks on it, from start to the end of the drain.
+//!
+//! **Runs on**: the thread it spawns. **Owns**: the tasks. **Never**: ends without telling main.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use ara_shards::ShardLink;
+use ara_shards::base::clock::Clock;
+use ara_shards::link::doorbell::Doorbell;
+use ara_shards::worker::Ending;
+use crossbeam_channel::Receiver;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::sleep;
+
+use crate::api::serve::{Server, turn_away};
+use crate::api::{Api, ResponseStore};
+use crate::capacity::Capacity;
+use crate::config::settings::Settings;
+use crate::listener::accept::Arrival;
+use crate::listener::handshake::Handshake;
+use crate::redis::{self, Status as RedisStatus, bridge};
+use crate::router::Router;
+use crate::router::dispatch::Lifetimes;
+use crate::supervise::{News, Supervisor, spawn_unsupervised};
+use crate::telemetry::LogLimiter;
+
+/// At most one line about Redis triggers that were not sent in this time.
+const WARN_INTERVAL: Duration = Duration::from_secs(1);
+/// Arrivals the router takes before its other tasks have their turn.
+const ARRIVALS_PER_TURN: usize = 256;
+
+/// What only the router's thread uses.
+#[derive(Debug)]
+pub struct Parts {
+    /// The configuration.
+    pub settings: Settings,
+    /// What time it is for the shards.
+    pub clock: Clock,
+    /// The shards, in order.
+    pub links: Vec<ShardLink>,
+    /// Who comes in, shared with the doors.
+    pub gate: Arc<Handshake>,
+    /// How many clients and callers fit.
+    pub capacity: Capacity,
+    /// What the doors send.
+    pub arrivals: Receiver<Arrival>,
+    /// Rung by doors and shards.
+    pub bell: Arc<Doorbell>,
+    /// What the bell wakes.
+    pub wake: Arc<Notify>,
+    /// Tells the doors to close.
+    pub closing: watch::Sender<bool>,
+    /// The API's own socket, if it has one.
+    pub api_listener: Option<std::net::TcpListener>,
+    /// Where answers by `Idempotency-Key` outlive the process, if they do.
+    pub answers: Option<ResponseStore>,
+    /// Main's word to stop.
+    pub stop: mpsc::Receiver<()>,
+    /// Watches the tasks, and is the way to main.
+    pub supervisor: Supervisor,
+    /// How long this process took to start: the next one will, too.
+    pub start_took: Duration,
+}
+
+/// Starts the thread.
+///
+/// # Errors
+///
+/// The system gives no more threads.
+pub fn spawn(parts: Parts) -> io::Result<JoinHandle<()>> {
+    Builder::new().name("router".to_owned()).spawn(move || {
+        let supervisor = parts.supervisor.clone();
+        let run = std::panic::AssertUnwindSafe(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build_local(tokio::runtime::LocalOptions::default())?;
+            runtime.block_on(route(parts))
+        });
+        let ending = match std::panic::catch_unwind(run) {
+            Ok(Ok(())) => Ending::Stopped,
+            Ok(Err(error)) => Ending::Failed(error),
+            Err(_panic) => Ending::Panicked,
+        };
+        supervisor.tell(News::ThreadEnded("router".to_owned(), ending));
+    })
+}
+
+/// The router's thread: reports and arrivals, the API, Redis, until told to stop.
+async fn route(parts: Parts) -> io::Result<()> {
+    let Parts { settings, clock, links, gate, capacity, arrivals, closing, mut stop, .. } = parts;
+    let supervisor = parts.supervisor;
+    let lifetimes = Lifetimes::new(clock, &settings.limits);
+    let router = Router::new(links, gate.placement.clone(), capacity.clients, lifetimes);
+    let status = Rc::new(RedisStatus::new());
+    let api = Api::new(
+        router.clone(),
+        Arc::clone(&gate),
+        &settings,
+        Rc::clone(&status),
+        parts.answers,
+        &supervisor,
+    );
+    let api = Rc::new(api);
+    let server = Server::new(Rc::clone(&api), capacity.callers, closing.subscribe());
+    if let Some(listener) = parts.api_listener {
+        supervisor.spawn("api-listener", Rc::clone(&server).accept(listener));
+        server.close_front();
+    }
+    let pump = pump(router.clone(), Rc::clone(&server), arrivals, parts.bell, parts.wake);
+    supervisor.spawn("pump", pump);
+    let redis = settings.redis.clone().map(|settings| {
+        let (router, enabled) = (router.clone(), gate.tenants_enabled);
+        let (counts, mut limiter) = (Rc::clone(&status), LogLimiter::new(WARN_INTERVAL));
+        let subscriber = redis::run(settings, status, move |trigger| {
+            let Err(refusal) = bridge::dispatch(&router, &trigger, enabled) else { return };
+            counts.count_not_sent();
+            if let Some(suppressed) = limiter.admit(Instant::now()) {
+                let reason = refusal.message;
+                tracing::warn!(%reason, suppressed, "a Redis trigger was not sent");
+            }
+        });
+        supervisor.spawn("redis-subscriber", async move { match subscriber.await {} })
+    });
+    // If main has gone already, the next line ends this thread too.
+    supervisor.tell(News::Ready);
+    let _asked_or_alone = stop.recv().await;
+
+    if let Some(task) = redis {
+        task.abort();
+    }
+    // Doors stop accepting, callers finish the request they are in.
+    closing.send_replace(true);
+    let grace = settings.server.shutdown_grace;
+    let until = tokio::time::Instant::now() + grace;
+    router.drain(grace, parts.start_took).await;
+    while server.callers() > 0 && tokio::time::Instant::now() < until {
+        sleep(Duration::from_millis(10)).await;
+    }
+    router.stop_shards().await;
+    api.close();
+    Ok(())
+}
+
+/// Takes what shards and doors send, whenever the bell rings.
+async fn pump(
+    router: Router,
+    server: Rc<Server>,
+    arrivals: Receiver<Arrival>,
+    bell: Arc<Doorbell>,
+    wake: Arc<Notify>,
+) -> io::Result<()> {
+    loop {
+        wake.notified().await;
+        bell.answer();
+        loop {
+            router.take_reports();
+            let taken = arrivals.try_iter().take(ARRIVALS_PER_TURN);
+            if taken.map(|arrival| receive(&router, &server, arrival)).count() < ARRIVALS_PER_TURN {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn receive(router: &Router, server: &Rc<Server>, arrival: Arrival) {
+    match arrival {
+        Arrival::Caller { stream, bytes } => {
+            // A socket that cannot be registered is closed; the caller sees that.
+            if let Ok(stream) = TcpStream::from_std(stream) {
+                server.take_from_door(stream, bytes);
+            }
+        }
+        Arrival::Client { stream, pass, leftover } => {
+            if let Err((stream, response)) = router.admit(stream, *pass, leftover) {
+                spawn_unsupervised(turn_away(stream, response));
+            }
+        }
+    }
+}

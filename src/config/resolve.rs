@@ -1,0 +1,380 @@
+//! From typed values to settings: secrets made up in development, keys checked against each other.
+//!
+//! **Runs on**: main, before anything is started. **Owns**: nothing.
+//! **Never**: stops at the first fault; each part falls back to something harmless and goes on.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ara_shards::base::limits::{AckLimits, IN_FLIGHT_PER_USER_MAX, Limits, QueueLimits};
+use ara_shards::base::pin;
+use ara_shards::journal::Fsync;
+use jsonwebtoken::Algorithm;
+
+use super::address::{parse_address, parse_host};
+use super::error::Fault;
+use super::jwt_key;
+use super::keys::{self, Key};
+use super::raw::Raw;
+use super::settings::{
+    Api, Disk, Generated, Jwt, Log, LogFormat, RunMode, Server, Settings, Shards,
+};
+use crate::{capacity, storage};
+
+mod redis;
+
+/// The least bytes of an HMAC secret: the length of the shortest hash, as RFC 7518 asks.
+const JWT_SECRET_BYTES_MIN: usize = 32;
+/// The least bytes of an API key: 128 bits if it is random bytes, 64 if it is hex.
+const API_KEY_BYTES_MIN: usize = 16;
+/// A notification of the largest accepted body (64 KiB) with its envelope.
+const LARGEST_FRAME_BYTES: u64 = 68 * 1024;
+
+struct Resolver<'a> {
+    raw: &'a Raw,
+    directory: &'a Path,
+    mode: RunMode,
+    generated: Generated,
+    warnings: Vec<String>,
+    faults: &'a mut Vec<Fault>,
+}
+
+/// Builds the settings. They may be used only if `faults` is still empty.
+pub(super) fn resolve(raw: &Raw, directory: &Path, faults: &mut Vec<Fault>) -> Settings {
+    let mode = match raw.text(&keys::RUN_MODE).as_deref() {
+        Some("production") => RunMode::Production,
+        _ => RunMode::Development,
+    };
+    let generated = Generated::default();
+    let warnings = raw.warnings.clone();
+    Resolver { raw, directory, mode, generated, warnings, faults }.run()
+}
+
+impl Resolver<'_> {
+    fn run(mut self) -> Settings {
+        let server = self.server();
+        let api = self.api(server.address);
+        let jwt = self.jwt();
+        let redis = self.redis();
+        let limits = self.limits();
+        self.warn_of_sweeps();
+        Settings {
+            mode: self.mode,
+            server,
+            api,
+            shards: Shards {
+                count: self.size(&keys::SHARDS_COUNT),
+                pin_to_cores: self.raw.switch(&keys::SHARDS_PIN),
+                inbox_capacity: self.size(&keys::SHARDS_INBOX),
+            },
+            limits,
+            disk: self.disk(),
+            jwt,
+            redis,
+            tenants_enabled: self.raw.switch(&keys::TENANT_ENABLED),
+            log: Log {
+                filter: self.raw.text(&keys::LOG_FILTER).unwrap_or_default(),
+                format: match self.raw.text(&keys::LOG_FORMAT).as_deref() {
+                    Some("json") => LogFormat::Json,
+                    _ => LogFormat::Text,
+                },
+            },
+            generated: self.generated,
+            warnings: self.warnings,
+        }
+    }
+
+    fn is_production(&self) -> bool {
+        self.mode == RunMode::Production
+    }
+
+    /// Reports a fault, unless the key has been reported already.
+    fn refuse(&mut self, key: &Key, problem: &str, fix: impl Into<String>) {
+        if !self.raw.is_faulted(key) {
+            self.faults.push(self.raw.fault(key, problem, fix.into()));
+        }
+    }
+
+    fn size(&self, key: &Key) -> usize {
+        usize::try_from(self.raw.whole(key)).unwrap_or(usize::MAX)
+    }
+
+    fn count(&self, key: &Key) -> u32 {
+        u32::try_from(self.raw.whole(key)).unwrap_or(u32::MAX)
+    }
+
+    fn server(&mut self) -> Server {
+        let host = self.raw.text(&keys::SERVER_HOST).and_then(|host| parse_host(&host));
+        let host = host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let port = u16::try_from(self.raw.whole(&keys::SERVER_PORT)).unwrap_or_default();
+        let cors_origins = self.raw.list(&keys::CORS_ORIGINS);
+        if self.is_production() {
+            let fix =
+                "set CORS_ORIGINS to the origins of your pages, as in https://app.example.org";
+            if cors_origins.is_empty() {
+                self.refuse(&keys::CORS_ORIGINS, "production needs at least one origin", fix);
+            } else if cors_origins.iter().any(|origin| origin == "*") {
+                let problem = "production refuses *, which lets every page of the web connect";
+                self.refuse(&keys::CORS_ORIGINS, problem, fix);
+            }
+        } else if !host.is_loopback() {
+            self.warnings.push(format!(
+                "server.host is {host}, which others can reach, in development mode; \
+                 set RUN_MODE=production for anything but a trial"
+            ));
+        }
+        Server {
+            address: SocketAddr::new(host, port),
+            cors_origins,
+            connections_max: self.size(&keys::MAX_CONNECTIONS),
+            send_buffer_bytes: self.size(&keys::SEND_BUFFER),
+            shutdown_grace: self.raw.seconds(&keys::SHUTDOWN_GRACE),
+        }
+    }
+
+    fn api(&mut self, server: SocketAddr) -> Api {
+        let listen = self.raw.text(&keys::API_LISTEN).and_then(|text| parse_address(&text));
+        if let Some(listen) = listen
+            && listen.port() != 0
+            && listen.port() == server.port()
+            && (listen.ip() == server.ip()
+                || listen.ip().is_unspecified()
+                || server.ip().is_unspecified())
+        {
+            let problem = format!("{listen} collides with the server's own address {server}");
+            let fix = "choose another port, or leave api.listen out to share the server's address";
+            self.refuse(&keys::API_LISTEN, &problem, fix);
+        }
+        let fix = "set API_KEY to at least 16 random bytes, as from: openssl rand -hex 32";
+        let key = match self.raw.text(&keys::API_KEY) {
+            Some(key) if key.len() < API_KEY_BYTES_MIN => {
+                let problem = format!("it is shorter than {API_KEY_BYTES_MIN} bytes");
+                if self.is_production() {
+                    self.refuse(&keys::API_KEY, &problem, fix);
+                } else {
+                    self.warnings.push(format!("api.key: {problem}; production would refuse it"));
+                }
+                key
+            }
+            Some(key) => key,
+            None if self.is_production() => {
+                self.refuse(&keys::API_KEY, "production needs an API key", fix);
+                String::new()
+            }
+            None => {
+                self.generated.api_key = true;
+                self.random(&keys::API_KEY)
+            }
+        };
+        Api { key, listen }
+    }
+
+    fn jwt(&mut self) -> Jwt {
+        let algorithm = self.raw.text(&keys::JWT_ALGORITHM).and_then(|name| name.parse().ok());
+        let mut jwt = Jwt {
+            algorithm: algorithm.unwrap_or(Algorithm::HS256),
+            secret: self.raw.text(&keys::JWT_SECRET),
+            public_key_pem: None,
+            issuer: self.raw.text(&keys::JWT_ISSUER),
+            audience: self.raw.text(&keys::JWT_AUDIENCE),
+            leeway: Duration::from_secs(self.raw.whole(&keys::JWT_LEEWAY)),
+        };
+        let key = self.raw.text(&keys::JWT_PUBLIC_KEY);
+        let resolved = key.map(|value| jwt_key::resolve_pem(&value, self.directory)).transpose();
+        let pem_is_readable = resolved.is_ok();
+        match resolved {
+            Ok(pem) => jwt.public_key_pem = pem,
+            Err(problem) => {
+                let fix = "set jwt.public_key (JWT_PUBLICKEY) to the issuer's public key";
+                self.refuse(&keys::JWT_PUBLIC_KEY, &problem, fix);
+            }
+        }
+        // Without a known algorithm there is nothing to check the keys against.
+        if self.raw.is_faulted(&keys::JWT_ALGORITHM) {
+            return jwt;
+        }
+        if jwt.is_hmac() {
+            self.hmac_secret(&mut jwt);
+        } else if pem_is_readable {
+            self.public_key(&jwt);
+        }
+        jwt
+    }
+
+    fn hmac_secret(&mut self, jwt: &mut Jwt) {
+        let name = format!("{:?}", jwt.algorithm);
+        let fix = "set JWT_SECRET to at least 32 random bytes, as from: openssl rand -hex 32";
+        match &jwt.secret {
+            Some(secret) => {
+                if secret.len() < JWT_SECRET_BYTES_MIN {
+                    let problem = format!("it is shorter than {JWT_SECRET_BYTES_MIN} bytes");
+                    if self.is_production() {
+                        self.refuse(&keys::JWT_SECRET, &problem, fix);
+                    } else {
+                        let what = format!("jwt.secret: {problem}; production would refuse it");
+                        self.warnings.push(what);
+                    }
+                }
+                if jwt.public_key_pem.is_some() {
+                    self.warnings.push(format!("jwt.public_key is not used with {name}"));
+                }
+            }
+            None if jwt.public_key_pem.is_some() => {
+                let problem =
+                    format!("{name} verifies with a secret, but only jwt.public_key is set");
+                let fix = "set JWT_ALGORITHM to the algorithm of the public key, or set JWT_SECRET";
+                self.refuse(&keys::JWT_ALGORITHM, &problem, fix);
+            }
+            None if self.is_production() => {
+                self.refuse(&keys::JWT_SECRET, &format!("production needs it for {name}"), fix);
+            }
+            None => {
+                self.generated.jwt_secret = true;
+                jwt.secret = Some(self.random(&keys::JWT_SECRET));
+            }
+        }
+    }
+
+    fn public_key(&mut self, jwt: &Jwt) {
+        if jwt.secret.is_some() {
+            self.warnings.push(format!("jwt.secret is not used with {:?}", jwt.algorithm));
+        }
+        if let Err(fault) = jwt_key::decoding_key(jwt) {
+            self.refuse(&keys::JWT_PUBLIC_KEY, &fault.problem, fault.fix);
+        }
+    }
+
+    /// A path that still means the same in a message, and where the working directory is unknown.
+    fn absolute(&self, path: &str) -> PathBuf {
+        let path = self.directory.join(path);
+        // It fails only where there is no working directory any more.
+        std::path::absolute(&path).unwrap_or(path)
+    }
+
+    fn limits(&mut self) -> Limits {
+        let heartbeat_interval = self.raw.seconds(&keys::HEARTBEAT);
+        let connection_timeout = self.raw.seconds(&keys::CONNECTION_TIMEOUT);
+        self.warn_of_silence(heartbeat_interval, connection_timeout);
+        if self.raw.whole(&keys::SHARDS_OUTBOX) < LARGEST_FRAME_BYTES {
+            self.warnings.push(format!(
+                "shards.outbox_bytes_per_connection is below {LARGEST_FRAME_BYTES}: the largest \
+                 notifications can reach no client whose socket is busy"
+            ));
+        }
+        Limits {
+            connections_per_user_max: self.size(&keys::MAX_CONNECTIONS_PER_USER),
+            subscriptions_per_connection_max: self.size(&keys::MAX_SUBSCRIPTIONS),
+            outbox_bytes_per_connection_max: self.size(&keys::SHARDS_OUTBOX),
+            message_bytes_max: self.size(&keys::MAX_MESSAGE),
+            heartbeat_interval,
+            connection_timeout,
+            queue: self.queue_limits(),
+            ack: self.ack_limits(),
+        }
+    }
+
+    /// Says what it means where heartbeats do not come before the timeout.
+    fn warn_of_silence(&mut self, interval: Duration, timeout: Duration) {
+        // Jitter stretches an interval by up to a fifth.
+        let is_rare = !timeout.is_zero() && timeout <= interval.mul_f64(1.2);
+        let warning = match (interval.is_zero(), timeout.is_zero()) {
+            (true, true) => {
+                "websocket.heartbeat_interval and websocket.connection_timeout are 0: a client that \
+                 vanishes without closing keeps its place until something is sent to it, and \
+                 proxies may cut streams on which nothing is sent"
+            }
+            (true, false) => {
+                "websocket.heartbeat_interval is 0: a WebSocket client that says nothing for \
+                 websocket.connection_timeout is pinged then, and closed if nothing comes for as \
+                 long again; an SSE client that vanishes keeps its place until something is sent \
+                 to it, and proxies may cut streams on which nothing is sent"
+            }
+            (false, _) if is_rare => {
+                "websocket.connection_timeout is not longer than a jittered \
+                 websocket.heartbeat_interval: a client that says nothing for the timeout is \
+                 pinged between heartbeats, and closed if nothing comes for as long again"
+            }
+            (false, _) => return,
+        };
+        self.warnings.push(warning.to_owned());
+    }
+
+    fn queue_limits(&self) -> Option<QueueLimits> {
+        self.raw.switch(&keys::QUEUE_ENABLED).then(|| QueueLimits {
+            per_user_max: self.size(&keys::QUEUE_MAX_SIZE),
+            ttl: self.raw.seconds(&keys::QUEUE_TTL),
+            dead_letter_ttl: self.raw.seconds(&keys::QUEUE_DEAD_LETTER_TTL),
+        })
+    }
+
+    /// Others sweep at an interval; here nothing waits for a sweep, and who sets one means something.
+    fn warn_of_sweeps(&mut self) {
+        let ends = "queue.message_ttl_seconds and queue.dead_letter_ttl_seconds";
+        for (key, instead) in
+            [(&keys::QUEUE_CLEANUP, ends), (&keys::ACK_CLEANUP, "ack.timeout_seconds")]
+        {
+            if self.raw.given(key).is_some() {
+                self.warnings.push(format!(
+                    "{} has no effect: nothing waits for a sweep, each leaves within a tenth of a \
+                     second of its time; leave it out, and set {instead} to say when that is",
+                    key.name
+                ));
+            }
+        }
+    }
+
+    fn disk(&mut self) -> Option<Disk> {
+        let wanted = self.raw.text(&keys::QUEUE_BACKEND).as_deref() == Some("disk");
+        let enabled = self.raw.switch(&keys::QUEUE_ENABLED);
+        if wanted && !enabled {
+            self.warnings.push("queue.backend is not used: queue.enabled is false".to_owned());
+        }
+        let interval = Duration::from_millis(self.raw.whole(&keys::QUEUE_FSYNC_INTERVAL));
+        if !(wanted && enabled) {
+            return None;
+        }
+        let bytes_max = self.raw.whole(&keys::QUEUE_MAX_DISK);
+        let shards = capacity::shards(self.size(&keys::SHARDS_COUNT), pin::allowed_cores().len());
+        if let Err(problem) = storage::share(bytes_max, shards) {
+            self.refuse(&keys::QUEUE_MAX_DISK, &problem, storage::ENLARGE);
+        }
+        Some(Disk {
+            path: self.absolute(&self.raw.text(&keys::QUEUE_PATH).unwrap_or_default()),
+            fsync: match self.raw.text(&keys::QUEUE_FSYNC).as_deref() {
+                Some("interval") => Fsync::Interval(interval),
+                Some("never") => Fsync::Never,
+                _ => Fsync::Always,
+            },
+            bytes_max,
+        })
+    }
+
+    fn ack_limits(&mut self) -> Option<AckLimits> {
+        let queue_enabled = self.raw.switch(&keys::QUEUE_ENABLED);
+        let requeue = match self.raw.text(&keys::ACK_UNACKED).as_deref() {
+            Some("expire") => false,
+            Some(_requeue) if !queue_enabled => {
+                let fix = "set QUEUE_ENABLED=true, or ACK_UNACKED=expire";
+                self.refuse(&keys::ACK_UNACKED, "requeue needs the queue, which is off", fix);
+                false
+            }
+            _ => queue_enabled,
+        };
+        self.raw.switch(&keys::ACK_ENABLED).then(|| AckLimits {
+            timeout: self.raw.seconds(&keys::ACK_TIMEOUT),
+            requeue,
+            in_flight_max: IN_FLIGHT_PER_USER_MAX,
+            attempts_max: u8::try_from(self.raw.whole(&keys::ACK_MAX_ATTEMPTS)).unwrap_or(u8::MAX),
+        })
+    }
+
+    /// 256 random bits in hex.
+    fn random(&mut self, key: &Key) -> String {
+        let mut bytes = [0_u8; 32];
+        if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+            self.refuse(key, "the system gave no random bytes to make one up", "set it");
+        }
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}

@@ -1,0 +1,337 @@
+//! Who may become a client: from a request head to an identity and a ready response head.
+//!
+//! **Runs on**: doors (one gate shared read-only) and, for a request on a kept-alive API
+//! connection, the router. **Owns**: the verifier and the origins. **Never**: counts anything:
+//! limits are the router's; logs a query string, which may hold a token.
+
+use std::sync::Arc;
+
+use ara_shards::base::id::NotificationId;
+use ara_shards::base::placement::Placement;
+use ara_shards::link::message::{Client, InitialSubscriptions, Transport};
+use ara_shards::protocol::ara::parse_id;
+use ara_shards::state::session::is_granted;
+use http::header::{self, HeaderMap, HeaderName};
+use http::request::Parts;
+use http::{Uri, Version};
+use tungstenite::handshake::derive_accept_key;
+use uuid::Uuid;
+
+use super::auth::{Identity, TokenError, Verifier};
+use super::stream::Responder;
+use crate::names;
+use crate::origin::Origins;
+use crate::query::Query;
+use crate::refusal::{Code, Refusal};
+
+/// The tenant of everyone where tenants are off, and of tokens that name none.
+pub const DEFAULT_TENANT: &str = "default";
+/// The subprotocol that carries a token in a browser's handshake.
+const SUBPROTOCOL: &str = "ara.v1";
+const BEARER_PROTOCOL: &str = "bearer.";
+/// What an SSE client says it saw last when it comes back (WHATWG HTML, section 9.2.4).
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// The same in the query, as `EventSource` polyfills and some clients spell it. It is the older
+/// where both are there: a client puts it into its URL, and a reconnecting library into the header.
+const LAST_EVENT_ID_QUERY: [&str; 6] = [
+    "lastEventId",
+    "last_event_id",
+    "lastEventID",
+    "Last-Event-ID",
+    "Last-Event-Id",
+    "evs_last_event_id",
+];
+const TOKEN: &str = "token";
+const CHANNELS: &str = "channels";
+const SETTLED: &str = "settled";
+
+/// Decides who comes in.
+#[derive(Debug)]
+pub struct Handshake {
+    /// Verifies tokens.
+    pub verifier: Verifier,
+    /// Pages that may connect.
+    pub origins: Origins,
+    /// Where users live.
+    pub placement: Placement,
+    /// Whether the `tenant_id` claim counts.
+    pub tenants_enabled: bool,
+    /// The tenant of all others.
+    pub default_tenant: Arc<str>,
+    /// The most channels of one connection; 0 = unlimited.
+    pub subscriptions_max: usize,
+}
+
+/// A client that may come in if there is room.
+#[derive(Debug)]
+pub struct Admission {
+    /// How it is spoken to.
+    pub responder: Responder,
+    /// Who it is.
+    pub member: Client,
+    /// The response head that welcomes it.
+    pub greeting: Box<[u8]>,
+    /// Its connection's public id.
+    pub connection_id: NotificationId,
+}
+
+/// Which client transport a request asks for, if any.
+pub fn transport_of(parts: &Parts) -> Option<Transport> {
+    transport_at(parts.method.as_str(), parts.uri.path())
+}
+
+/// The same from the method and the path. A base address that ends with a slash makes `//ws`, and
+/// what is meant by that is plain.
+pub(super) fn transport_at(method: &str, path: &str) -> Option<Transport> {
+    match (method, path.trim_start_matches('/')) {
+        ("GET", "ws") => Some(Transport::WebSocket),
+        ("GET", "sse") => Some(Transport::Sse),
+        _ => None,
+    }
+}
+
+impl Handshake {
+    /// Examines a `GET /ws` or `GET /sse`.
+    ///
+    /// # Errors
+    ///
+    /// The refusal to answer with.
+    pub fn examine(&self, parts: &Parts, transport: Transport) -> Result<Admission, Refusal> {
+        let cors_origin = self.check_origin(&parts.headers)?;
+        let responder = Responder::new(parts, transport, cors_origin);
+        let query = client_query(&parts.uri, transport)?;
+        let token = token_of(&query, &parts.headers, transport);
+        let greeting = match transport {
+            Transport::WebSocket => upgrade(parts)?,
+            Transport::Sse => responder.stream_head().into_bytes().into(),
+        };
+        let identity = match token {
+            Some(token) => self.verifier.verify(token),
+            None => Err(TokenError::Missing),
+        };
+        let identity = identity.map_err(|error| {
+            let hint = if error == TokenError::Missing {
+                ": pass ?token=JWT or `Authorization: Bearer JWT`"
+            } else {
+                ""
+            };
+            Refusal::new(Code::Unauthorized, format!("{error}{hint}"))
+        })?;
+        let subscribes_to = match transport {
+            Transport::WebSocket => InitialSubscriptions::Nothing,
+            Transport::Sse => self.subscribes_to(&query, identity.channels.as_deref())?,
+        };
+        let mut member = self.member(identity, subscribes_to);
+        member.notify_settled = notify_settled(&query)?;
+        member.seen = last_seen(&query, &parts.headers)?;
+        Ok(Admission {
+            responder,
+            member,
+            greeting,
+            connection_id: NotificationId(*Uuid::new_v4().as_bytes()),
+        })
+    }
+
+    /// The user a client's token speaks for, on a request of its own.
+    ///
+    /// # Errors
+    ///
+    /// There is no valid token, or something else in the query.
+    pub fn user(&self, parts: &Parts) -> Result<Client, Refusal> {
+        let query = Query::parse(&parts.uri, &[TOKEN], &[])?;
+        let token = token_of(&query, &parts.headers, Transport::Sse);
+        let verified = token.ok_or(TokenError::Missing).and_then(|t| self.verifier.verify(t));
+        let identity =
+            verified.map_err(|error| Refusal::new(Code::Unauthorized, error.to_string()))?;
+        Ok(self.member(identity, InitialSubscriptions::Nothing))
+    }
+
+    /// What the CORS headers of an answer allow: see [`Origins::allowed`].
+    #[must_use]
+    pub fn cors_origin(&self, headers: &HeaderMap) -> Option<String> {
+        let origin = headers.get(header::ORIGIN)?.to_str().ok()?;
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        self.origins.allowed(origin, host)
+    }
+
+    fn check_origin(&self, headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+        let allowed = self.cors_origin(headers);
+        if headers.contains_key(header::ORIGIN) && allowed.is_none() {
+            let sentence = "pages from this origin may not connect; see server.cors_origins";
+            return Err(Refusal::new(Code::Forbidden, sentence));
+        }
+        Ok(allowed)
+    }
+
+    /// What an SSE client hears: `?channels=a,b`, or everything. It cannot be told later what it
+    /// does not hear, so a channel too many or not allowed is a refusal.
+    fn subscribes_to(
+        &self,
+        query: &Query<'_>,
+        grants: Option<&[Box<str>]>,
+    ) -> Result<InitialSubscriptions, Refusal> {
+        if query.get(CHANNELS).is_none() {
+            return Ok(InitialSubscriptions::Everything);
+        }
+        let names = query.all(CHANNELS).flat_map(|list| list.split(','));
+        let names: Box<[Box<str>]> = names.filter(|name| !name.is_empty()).map(Box::from).collect();
+        let most = match self.subscriptions_max {
+            0 => names::CHANNELS_MAX,
+            most => most.min(names::CHANNELS_MAX),
+        };
+        if names.len() > most {
+            return Err(Refusal::field("channels", format!("at most {most} channels")));
+        }
+        for name in &names {
+            if !names::is_channel(name) {
+                let shown: String = name.chars().take(64).collect();
+                let sentence = format!("`{shown}` is not a channel name: {}", names::CHANNEL_RULE);
+                return Err(Refusal::field("channels", sentence));
+            }
+            if !is_granted(grants, name) {
+                let sentence = format!("your token does not allow channel `{name}`");
+                return Err(Refusal::new(Code::Forbidden, sentence));
+            }
+        }
+        Ok(InitialSubscriptions::Channels(names))
+    }
+
+    fn member(&self, identity: Identity, subscribes_to: InitialSubscriptions) -> Client {
+        let tenant = match identity.tenant {
+            Some(tenant) if self.tenants_enabled => Arc::from(tenant),
+            _ => Arc::clone(&self.default_tenant),
+        };
+        let hash = self.placement.hash(&tenant, &identity.user);
+        Client {
+            tenant,
+            user: identity.user,
+            hash,
+            roles: identity.roles,
+            grants: identity.channels,
+            subscribes_to,
+            notify_settled: false,
+            seen: None,
+        }
+    }
+}
+
+/// The query of a client's request. Whoever misspells `channels` would hear everything.
+fn client_query(uri: &Uri, transport: Transport) -> Result<Query<'_>, Refusal> {
+    let [a, b, c, d, e, f] = LAST_EVENT_ID_QUERY;
+    let known = [TOKEN, CHANNELS, SETTLED, a, b, c, d, e, f];
+    let query = Query::parse(uri, &known, &[CHANNELS])?;
+    if transport == Transport::WebSocket && query.get(CHANNELS).is_some() {
+        let sentence = "`channels` is a parameter of /sse only: send a `Subscribe` message here";
+        return Err(Refusal::field(CHANNELS, sentence));
+    }
+    Ok(query)
+}
+
+/// Finds the token a request carries.
+fn token_of<'a>(
+    query: &'a Query<'_>,
+    headers: &'a HeaderMap,
+    transport: Transport,
+) -> Option<&'a str> {
+    if let Some(text) = query.get(TOKEN).filter(|text| !text.is_empty()) {
+        return Some(text);
+    }
+    let authorization = text_of(headers, &header::AUTHORIZATION);
+    if let Some((scheme, token)) = authorization.and_then(|value| value.split_once(' '))
+        && scheme.eq_ignore_ascii_case("bearer")
+    {
+        return Some(token.trim());
+    }
+    if transport == Transport::Sse {
+        return None;
+    }
+    offered_protocols(headers).find_map(|entry| entry.strip_prefix(BEARER_PROTOCOL))
+}
+
+/// Whether the client wants to be told what its user's other connections have acknowledged.
+fn notify_settled(query: &Query<'_>) -> Result<bool, Refusal> {
+    match query.get(SETTLED) {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(Refusal::field(SETTLED, "`settled` in the query is `true` or `false`")),
+    }
+}
+
+/// What the client saw last, by the header or else the query. An id that is none of ours says as
+/// little as one that we have forgotten.
+fn last_seen(query: &Query<'_>, headers: &HeaderMap) -> Result<Option<NotificationId>, Refusal> {
+    let mut given = LAST_EVENT_ID_QUERY.iter().filter_map(|name| query.get(name));
+    let (in_query, another) = (given.next(), given.next());
+    if another.is_some() {
+        let [field, ..] = LAST_EVENT_ID_QUERY;
+        let sentence = "the last event id is in the query more than once, under several names";
+        return Err(Refusal::field(field, sentence));
+    }
+    Ok(text_of(headers, &LAST_EVENT_ID).or(in_query).and_then(parse_id))
+}
+
+/// The subprotocols a client offers, over all its header lines (RFC 6455 section 11.3.4).
+fn offered_protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let lines = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+    lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')).map(str::trim)
+}
+
+fn text_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// Checks an opening handshake and answers it (RFC 6455 section 4.2).
+///
+/// # Errors
+///
+/// It is none, or of another version.
+pub fn upgrade(parts: &Parts) -> Result<Box<[u8]>, Refusal> {
+    let accept = derive_accept_key(client_key(parts)?.as_bytes());
+    let is_any_offered = parts.headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL);
+    let is_offered = offered_protocols(&parts.headers).any(|entry| entry == SUBPROTOCOL);
+    if is_any_offered && !is_offered {
+        // A browser drops a connection for which none of its subprotocols was selected, and says
+        // nothing of why.
+        let sentence = "of the subprotocols only `ara.v1` is spoken here: offer it, with a token \
+                        as `Sec-WebSocket-Protocol: ara.v1, bearer.JWT`, or offer none";
+        return Err(Refusal::field("Sec-WebSocket-Protocol", sentence));
+    }
+    let protocol = if is_offered { "sec-websocket-protocol: ara.v1\r\n" } else { "" };
+    let head = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+         sec-websocket-accept: {accept}\r\n{protocol}\r\n"
+    );
+    Ok(head.into_bytes().into())
+}
+
+/// Checks an opening handshake (RFC 6455 section 4.2.1) and returns the client's key.
+fn client_key(parts: &Parts) -> Result<&str, Refusal> {
+    let headers = &parts.headers;
+    let has_token =
+        |name: &HeaderName, wanted: &str| {
+            headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+                value.split(',').any(|entry| entry.trim().eq_ignore_ascii_case(wanted))
+            })
+        };
+    if !has_token(&header::UPGRADE, "websocket") || !has_token(&header::CONNECTION, "upgrade") {
+        let sentence = "this path speaks WebSocket: send `Connection: Upgrade` and \
+                        `Upgrade: websocket`";
+        return Err(
+            Refusal::new(Code::UpgradeRequired, sentence).with_header("upgrade", "websocket")
+        );
+    }
+    if text_of(headers, &header::SEC_WEBSOCKET_VERSION) != Some("13") {
+        let sentence = "only WebSocket version 13 is spoken here";
+        return Err(Refusal::new(Code::UpgradeRequired, sentence)
+            .with_header("upgrade", "websocket")
+            .with_header("sec-websocket-version", "13"));
+    }
+    if parts.version != Version::HTTP_11 {
+        return Err(Refusal::new(Code::Validation, "a WebSocket handshake needs HTTP/1.1"));
+    }
+    match text_of(headers, &header::SEC_WEBSOCKET_KEY) {
+        // 16 bytes in base64.
+        Some(key) if key.len() == 24 && key.ends_with("==") => Ok(key),
+        _ => Err(Refusal::new(Code::Validation, "Sec-WebSocket-Key is missing or malformed")),
+    }
+}

@@ -1,0 +1,269 @@
+//! From a trigger to the shards: encode once, check room everywhere, send to all or to none.
+//!
+//! **Runs on**: the router. **Owns**: nothing beyond the call. **Never**: sends to one shard what
+//! another has no room for; encodes a second time for another recipient.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use ara_shards::Limits;
+use ara_shards::base::clock::Clock;
+use ara_shards::base::id::{NotificationId, Tick};
+use ara_shards::link::message::{Delivery, DeliveryCounts, Recipient, Recipients};
+use ara_shards::notification::{Audience, Metadata, Notification};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::interest::ShardSet;
+use super::pending::Outcome;
+use super::{Phase, Router, State, overloaded, queue_unavailable, shutting_down, wait};
+use crate::intake::trigger::{Target, Trigger};
+use crate::refusal::{Code, Refusal};
+
+/// A trigger the shards have taken.
+#[derive(Debug)]
+pub struct Dispatched {
+    /// The notification's id.
+    pub id: NotificationId,
+    /// When it happened, RFC 3339.
+    pub occurred_at: String,
+    outcome: oneshot::Receiver<Outcome>,
+    router: Router,
+}
+
+/// How long what is sent now may be kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Lifetimes {
+    clock: Clock,
+    /// The longest time; `None` = for ever.
+    longest: Option<Duration>,
+    /// Whether the shards queue notifications or await their Acks.
+    pub(super) keeps_messages: bool,
+}
+
+impl Lifetimes {
+    /// As the shards' bounds say.
+    #[must_use]
+    pub fn new(clock: Clock, limits: &Limits) -> Self {
+        let longest = limits.queue.map(|queue| queue.ttl);
+        let keeps_messages = limits.queue.is_some() || limits.ack.is_some();
+        Self { clock, longest, keeps_messages }
+    }
+
+    /// When an event of this time to live, in seconds, ends. With 0 it is never kept.
+    fn end_of(&self, ttl: Option<u64>) -> Tick {
+        if ttl == Some(0) {
+            return Tick(0);
+        }
+        let shortest = ttl.map(Duration::from_secs).into_iter().chain(self.longest).min();
+        shortest.map_or(Tick(u32::MAX), |shortest| self.clock.now().after(shortest))
+    }
+}
+
+/// What became of a trigger.
+#[derive(Debug)]
+pub struct Receipt {
+    /// The sum over all connections.
+    pub total: DeliveryCounts,
+    /// One entry per target user or channel, in the trigger's order.
+    pub targets: Vec<DeliveryCounts>,
+}
+
+impl Dispatched {
+    /// Waits until every shard has reported.
+    ///
+    /// # Errors
+    ///
+    /// A shard did not report in time, or nobody is there and the disk takes nothing.
+    pub async fn receipt(self) -> Result<Receipt, Refusal> {
+        match wait(self.outcome).await? {
+            Outcome::Counts { total, .. }
+                if total.refused > 0 && total.delivered == 0 && total.queued == 0 =>
+            {
+                Err(queue_unavailable(self.router.disk()))
+            }
+            Outcome::Counts { total, targets } => Ok(Receipt { total, targets }),
+            Outcome::Replies(_) => Err(Refusal::new(Code::Internal, "mixed-up report")),
+        }
+    }
+}
+
+/// One shard's part of a trigger.
+pub(super) struct ShardPart {
+    shard: usize,
+    pub(super) recipients: Recipients,
+    /// Which of the trigger's targets it holds.
+    targets: Vec<usize>,
+}
+
+impl Router {
+    /// Hands a trigger to the shards it concerns, under `id` if it had one before.
+    ///
+    /// # Errors
+    ///
+    /// The gateway is stopping, or a shard has no room; then no shard was sent anything.
+    pub fn dispatch(
+        &self,
+        trigger: &Trigger<'_>,
+        id: Option<NotificationId>,
+    ) -> Result<Dispatched, Refusal> {
+        let mut state = self.0.borrow_mut();
+        if state.phase == Phase::Draining {
+            return Err(shutting_down());
+        }
+        // Whatever a client was told before this trigger came, the router knows now.
+        state.take_reports();
+        let id = id.unwrap_or_else(|| NotificationId(*Uuid::now_v7().as_bytes()));
+        let occurred_at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+        let shares = state.shares(trigger, id, &occurred_at);
+        let priority = trigger.event.priority;
+        let has_room = |share: &ShardPart| {
+            let messages = shares.iter().filter(|other| other.shard == share.shard).count();
+            state.shards.get(share.shard).is_some_and(|shard| shard.has_room(priority, messages))
+        };
+        if !shares.iter().all(has_room) {
+            state.counters.overloaded += 1;
+            return Err(overloaded());
+        }
+        let targets = match &trigger.target {
+            Target::Users(names) | Target::Channels(names) => names.len(),
+            Target::Everyone => 0,
+        };
+        let places = shares.iter().map(|share| (share.shard, share.targets.clone())).collect();
+        let (request, outcome) = state.pending.open_trigger(targets, places);
+        state.counters.triggers += 1;
+        for share in shares {
+            let delivery = Delivery { request, audience: share.recipients };
+            let Some(shard) = state.shards.get(share.shard) else { continue };
+            // There was room a moment ago, and the router is the only sender.
+            if shard.deliver(priority, delivery).is_err() {
+                return Err(overloaded());
+            }
+            shard.ring();
+        }
+        Ok(Dispatched { id, occurred_at, outcome, router: self.clone() })
+    }
+}
+
+impl State {
+    pub(super) fn shares(
+        &self,
+        trigger: &Trigger<'_>,
+        id: NotificationId,
+        occurred_at: &str,
+    ) -> Vec<ShardPart> {
+        let encode_for = |channel: Option<&str>, audience: Option<&Audience>| {
+            let event = &trigger.event;
+            let json = event.to_json(id, occurred_at, channel, audience);
+            let audience = audience.cloned().map(Arc::new);
+            let expires_at = self.lifetimes.end_of(event.ttl);
+            let head = Metadata { id, audience, expires_at, priority: event.priority };
+            Arc::new(Notification::encode(head, &json, self.readers()))
+        };
+        let encode = |channel: Option<&str>| encode_for(channel, trigger.event.audience.as_ref());
+        match &trigger.target {
+            Target::Users(users) => self.user_shares(&trigger.tenant, users, &encode(None)),
+            Target::Everyone => {
+                let notification = encode(None);
+                let shares = self.in_each(self.interest.everywhere(), |_| Recipients::Everyone {
+                    tenant: Arc::clone(&trigger.tenant),
+                    notification: Arc::clone(&notification),
+                });
+                self.absent_shares(trigger, || encode_for(None, None)).chain(shares).collect()
+            }
+            Target::Channels(channels) => {
+                let interested = |name: &Arc<str>| self.interest.of(&trigger.tenant, name);
+                let places: Vec<usize> = (0..channels.len())
+                    .filter(|place| channels.get(*place).is_some_and(|c| !interested(c).is_empty()))
+                    .collect();
+                let named = places.iter().filter_map(|place| channels.get(*place));
+                let mut shards = ShardSet::default();
+                let parts: Arc<[_]> = named
+                    .map(|name| {
+                        shards.unite(interested(name));
+                        (Arc::clone(name), encode(Some(name)))
+                    })
+                    .collect();
+                let shares = self.in_each(shards, |_| Recipients::Channels {
+                    tenant: Arc::clone(&trigger.tenant),
+                    parts: Arc::clone(&parts),
+                });
+                let shares = shares.map(|share| ShardPart { targets: places.clone(), ..share });
+                // Who waits need not keep the names of all the others who do.
+                let first = || encode_for(channels.first().map(|name| &**name), None);
+                self.absent_shares(trigger, first).chain(shares).collect()
+            }
+        }
+    }
+
+    fn in_each(
+        &self,
+        shards: ShardSet,
+        recipients: impl Fn(usize) -> Recipients,
+    ) -> impl Iterator<Item = ShardPart> {
+        (0..self.shards.len()).filter(move |index| shards.contains(*index)).map(move |shard| {
+            ShardPart { shard, recipients: recipients(shard), targets: Vec::new() }
+        })
+    }
+
+    /// What waits for the users an audience names, if it is to wait for them.
+    fn absent_shares(
+        &self,
+        trigger: &Trigger<'_>,
+        encode: impl FnOnce() -> Arc<Notification>,
+    ) -> impl Iterator<Item = ShardPart> {
+        let users = match &trigger.event.audience {
+            Some(Audience::Users(users)) if trigger.event.queue => &users[..],
+            _ => &[],
+        };
+        let notification = (!users.is_empty()).then(encode);
+        let groups = notification.into_iter().flat_map(|notification| {
+            let users = users.iter().map(|user| Arc::from(&**user)).enumerate();
+            let groups = self.by_home(&trigger.tenant, users);
+            let share = move |(shard, users, _)| (shard, users, Arc::clone(&notification));
+            groups.into_iter().map(share)
+        });
+        groups.map(|(shard, users, notification)| ShardPart {
+            shard,
+            recipients: Recipients::Absent { notification, users },
+            targets: Vec::new(),
+        })
+    }
+
+    /// Each user's own delivery.
+    fn user_shares(
+        &self,
+        tenant: &Arc<str>,
+        users: &[Arc<str>],
+        notification: &Arc<Notification>,
+    ) -> Vec<ShardPart> {
+        let groups = self.by_home(tenant, users.iter().cloned().enumerate());
+        groups
+            .into_iter()
+            .map(|(shard, users, targets)| ShardPart {
+                shard,
+                recipients: Recipients::Users { notification: Arc::clone(notification), users },
+                targets,
+            })
+            .collect()
+    }
+
+    /// Groups users by their home shard; each with its place among the trigger's targets.
+    fn by_home(
+        &self,
+        tenant: &Arc<str>,
+        users: impl Iterator<Item = (usize, Arc<str>)>,
+    ) -> Vec<(usize, Box<[Recipient]>, Vec<usize>)> {
+        let mut groups: Vec<(Vec<Recipient>, Vec<usize>)> = Vec::new();
+        groups.resize_with(self.shards.len(), Default::default);
+        for (place, user) in users {
+            let hash = self.placement.hash(tenant, &user);
+            if let Some((group, targets)) = groups.get_mut(self.placement.home(hash)) {
+                group.push(Recipient { tenant: Arc::clone(tenant), user, hash });
+                targets.push(place);
+            }
+        }
+        let groups = groups.into_iter().enumerate().filter(|(_, (group, _))| !group.is_empty());
+        groups.map(|(shard, (group, targets))| (shard, group.into(), targets)).collect()
+    }
+}
