@@ -59,7 +59,7 @@ pub struct Api {
     /// The Redis subscriber's state.
     pub redis: Rc<RedisStatus>,
     messages: Letters,
-    /// StoredResponses by `Idempotency-Key`.
+    /// Answers by `Idempotency-Key`.
     answers: Rc<StoredResponses>,
 }
 
@@ -176,7 +176,7 @@ impl Api {
         self.answers.close();
     }
 
-    /// StoredResponses one request.
+    /// Answers one request.
     ///
     /// `from_client_side`: it came to the clients' address while the API has one of its own.
     async fn answer(
