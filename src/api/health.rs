@@ -3,7 +3,7 @@
 //! **Runs on**: the router's thread. **Owns**: nothing. **Never**: needs a key, asks a shard, or
 //! tells more than a load balancer should know.
 
-use ara_shards::link::message::DiskHealth;
+use ara_shards::base::disk_health::DiskHealth;
 use http::StatusCode;
 use serde::Serialize;
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ara_shards::link::message::{Query, Recipient, Reply};
+use ara_shards::link::message::Query;
 use http::StatusCode;
 use serde::Serialize;
 
@@ -35,8 +35,14 @@ struct Subscriptions<'a> {
 
 /// `GET /api/v1/channels`.
 pub(super) async fn channels(router: &Router, tenant: Arc<str>) -> Result<HttpResponse, Refusal> {
-    let answers = router.ask(None, &Query::Channels { tenant }).await?;
-    let counts = sum(answers);
+    let replies = router
+        .ask_all(|reply_to| Query::Channels { tenant: Arc::clone(&tenant), reply_to })
+        .await?;
+    // One shard's count of a channel is of its own subscribers.
+    let mut counts: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+    for (name, count) in replies.into_iter().flatten() {
+        *counts.entry(name).or_default() += count;
+    }
     let channels: Vec<_> =
         counts.iter().map(|(name, count)| Channel { name, subscriber_count: *count }).collect();
     let total_channels = channels.len();
@@ -53,15 +59,18 @@ pub(super) async fn channel(
         let sentence = format!("not a channel name: {}", names::CHANNEL_RULE);
         return Err(Refusal::field("name", sentence));
     }
-    let query = Query::Channel { tenant, name: name.into() };
-    let counts = sum(router.ask(None, &query).await?);
-    match counts.get(name) {
-        Some(count) => Ok(json(StatusCode::OK, &Channel { name, subscriber_count: *count })),
-        None => {
-            let sentence = format!("channel `{name}` has no subscribers");
-            Err(Refusal::new(Code::ChannelNotFound, sentence))
-        }
+    let asked: Arc<str> = name.into();
+    let query = |reply_to| Query::Channel {
+        tenant: Arc::clone(&tenant),
+        name: Arc::clone(&asked),
+        reply_to,
+    };
+    let subscriber_count = router.ask_all(query).await?.into_iter().sum();
+    if subscriber_count == 0 {
+        let sentence = format!("channel `{name}` has no subscribers");
+        return Err(Refusal::new(Code::ChannelNotFound, sentence));
     }
+    Ok(json(StatusCode::OK, &Channel { name, subscriber_count }))
 }
 
 /// `GET /api/v1/users/{user_id}/subscriptions`.
@@ -74,28 +83,16 @@ pub(super) async fn subscriptions(
         let sentence = format!("not a user id: {}", names::USER_RULE);
         return Err(Refusal::field("user_id", sentence));
     }
-    let hash = router.hash(&tenant, user);
-    let query = Query::User(Recipient { tenant, user: user.into(), hash });
-    let answers = router.ask(Some(router.home(hash)), &query).await?;
-    match answers.into_iter().next() {
-        Some(Reply::User { connections, subscriptions }) if connections > 0 => {
-            let answer =
-                Subscriptions { user_id: user, connection_count: connections, subscriptions };
-            Ok(json(StatusCode::OK, &answer))
-        }
-        _ => Err(Refusal::new(Code::UserNotConnected, "this user has no connection")),
+    let asked = router.recipient(tenant, user);
+    let home = router.home(asked.hash);
+    let view = router.ask(home, |reply_to| Query::User { user: asked, reply_to }).await?;
+    if view.connections == 0 {
+        return Err(Refusal::new(Code::UserNotConnected, "this user has no connection"));
     }
-}
-
-/// Subscriber counts over all shards, by name.
-fn sum(answers: Vec<Reply>) -> BTreeMap<Arc<str>, usize> {
-    let mut counts = BTreeMap::new();
-    for answer in answers {
-        if let Reply::Channels(channels) = answer {
-            for (name, count) in channels {
-                *counts.entry(name).or_default() += count;
-            }
-        }
-    }
-    counts
+    let answer = Subscriptions {
+        user_id: user,
+        connection_count: view.connections,
+        subscriptions: view.subscriptions,
+    };
+    Ok(json(StatusCode::OK, &answer))
 }

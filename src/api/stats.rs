@@ -3,7 +3,8 @@
 //! **Runs on**: the router's thread. **Owns**: nothing. **Never**: mixes two moments of one shard.
 
 use ara_shards::base::counters::{DiskSnapshot, ShardSnapshot};
-use ara_shards::link::message::{DiskHealth, Query, Reply};
+use ara_shards::base::disk_health::DiskHealth;
+use ara_shards::link::message::Query;
 use serde::Serialize;
 
 use super::Api;
@@ -154,15 +155,9 @@ struct Shard {
 
 /// Asks every shard and adds up.
 pub(super) async fn report(api: &Api) -> Result<Stats, Refusal> {
-    let answers = api.router.ask(None, &Query::Snapshot).await?;
+    let snapshots = api.router.ask_all(Query::Snapshot).await?;
+    let snapshots: Vec<ShardSnapshot> = snapshots.into_iter().map(|snapshot| *snapshot).collect();
     let overview = api.router.overview();
-    let snapshots: Vec<ShardSnapshot> = answers
-        .into_iter()
-        .filter_map(|answer| match answer {
-            Reply::Snapshot(snapshot) => Some(*snapshot),
-            _ => None,
-        })
-        .collect();
     let sum = |of: fn(&ShardSnapshot) -> u64| snapshots.iter().map(of).sum();
     let count = |of: fn(&ShardSnapshot) -> usize| snapshots.iter().map(of).sum();
     let websocket: usize = count(|s| s.websocket_connections);

@@ -1,12 +1,14 @@
-//! What waits for a user, what was given up, and acknowledgement over HTTP.
+//! What waits for a user, its dead letters, and acknowledgement over HTTP.
 //!
-//! **Runs on**: the router's thread. **Owns**: nothing. **Never**: settles for another user than
-//! the token's, or tells an id of another user from an unknown one.
+//! **Runs on**: the router's thread. **Owns**: nothing. **Never**: acknowledges for another user
+//! than the token's, or tells an id of another user from an unknown one.
 
 use std::sync::Arc;
 
 use ara_shards::base::id::NotificationId;
-use ara_shards::link::message::{Client, Query, QueuedMessageView, Recipient, Reply, Source};
+use ara_shards::link::message::{
+    Client, Query, QueuedMessageView, Recipient, Source, UserQueueView,
+};
 use ara_shards::protocol::ara::parse_id;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -41,9 +43,10 @@ struct QueuedMessage<'a> {
 }
 
 impl<'a> QueuedMessage<'a> {
-    fn new(view: &'a QueuedMessageView) -> Option<Self> {
-        let notification = serde_json::from_slice(view.kept.json()).ok()?;
-        Some(Self { attempts: view.attempts, in_flight: view.in_flight, notification })
+    fn new(view: &'a QueuedMessageView) -> Self {
+        let notification = serde_json::from_slice(view.kept.json());
+        let notification = notification.expect("a notification is JSON: the gateway wrote it");
+        Self { attempts: view.attempts, in_flight: view.in_flight, notification }
     }
 }
 
@@ -59,19 +62,14 @@ pub(super) async fn show(
         let sentence = format!("not a user id: {}", names::USER_RULE);
         return Err(Refusal::field("user_id", sentence));
     }
-    let hash = router.hash(&tenant, user);
-    let recipient = Recipient { tenant, user: user.into(), hash };
-    let query = Query::UserQueue { user: recipient, source, clear };
-    let answers = router.ask(Some(router.home(hash)), &query).await?;
-    let (views, count) = match answers.into_iter().next() {
-        Some(Reply::UserQueue { shown, count }) => (shown, count),
-        _ => (Vec::new(), 0),
-    };
+    let asked = router.recipient(tenant, user);
+    let home = router.home(asked.hash);
+    let query = |reply_to| Query::UserQueue { user: asked, source, clear, reply_to };
+    let UserQueueView { shown, count } = router.ask(home, query).await?;
     if clear {
         return Ok(json(StatusCode::OK, &Cleared { user_id: user, cleared: count }));
     }
-    let notifications: Vec<QueuedMessage<'_>> =
-        views.iter().filter_map(QueuedMessage::new).collect();
+    let notifications: Vec<QueuedMessage<'_>> = shown.iter().map(QueuedMessage::new).collect();
     let shown = Shown { user_id: user, count, notifications };
     Ok(json(StatusCode::OK, &shown))
 }
@@ -106,13 +104,11 @@ pub(super) async fn acknowledge(
     };
     let home = router.home(member.hash);
     let user = Recipient { tenant: member.tenant, user: member.user.into(), hash: member.hash };
-    let answers = router.ask(Some(home), &Query::Acknowledge { user, ids }).await?;
-    let settled = match answers.into_iter().next() {
-        Some(Reply::Acknowledged(settled)) => settled,
-        _ => Box::default(),
-    };
-    let pairs = given.iter().map(String::as_str).zip(settled);
-    let (acked, unknown): (Vec<_>, Vec<_>) = pairs.partition(|(_, settled)| *settled);
+    let query = |reply_to| Query::Acknowledge { user, ids, reply_to };
+    let acknowledged = router.ask(home, query).await?;
+    assert_eq!(given.len(), acknowledged.len(), "a shard says of each id whether it was awaited");
+    let pairs = given.iter().map(String::as_str).zip(acknowledged);
+    let (acked, unknown): (Vec<_>, Vec<_>) = pairs.partition(|(_, was_awaited)| *was_awaited);
     let acked = acked.into_iter().map(|(id, _)| id).collect();
     let unknown = unknown.into_iter().map(|(id, _)| id).collect();
     Ok(json(StatusCode::OK, &Acknowledged { acked, unknown }))

@@ -3,7 +3,7 @@
 //! **Runs on**: written on its shard between two awaits, copied out by `Query::Snapshot`.
 //! **Owns**: the counters. **Never**: is atomic or shared: a reader asks the shard.
 
-use crate::link::message::DiskHealth;
+use super::disk_health::DiskHealth;
 
 /// Counters since start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
