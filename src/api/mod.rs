@@ -31,7 +31,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Serialize;
 
-use crate::config::settings::Settings;
+use crate::settings::Settings;
 use crate::listener::handshake::Handshake;
 use crate::names;
 use crate::origin;

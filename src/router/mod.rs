@@ -64,10 +64,6 @@ pub struct Counters {
     pub overloaded: u64,
     /// Clients refused because the gateway is full.
     pub refused_full: u64,
-    /// Frames delivered, as reported.
-    pub delivered: u64,
-    /// Frames that failed, as reported.
-    pub failed: u64,
 }
 
 /// A handle on the router's state, for tasks of the router's thread.
@@ -341,8 +337,6 @@ impl State {
             while let Some(report) = shard.next_report() {
                 match report {
                     Report::Delivered { request, total, parts } => {
-                        self.counters.delivered += u64::from(total.delivered);
-                        self.counters.failed += u64::from(total.failed);
                         self.pending.delivered(request, index, total, &parts);
                     }
                     Report::Interest { tenant, channel, present } => {
