@@ -10,6 +10,7 @@ pub mod capacity;
 pub mod cli;
 pub mod config;
 pub mod failure;
+pub mod figures;
 pub mod intake;
 pub mod listener;
 pub mod names;

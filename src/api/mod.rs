@@ -240,7 +240,7 @@ impl Api {
             Route::Health => Ok(json(StatusCode::OK, &health::report(self))),
             Route::Live => Ok(json(StatusCode::OK, &health::LIVE)),
             Route::Ready | Route::Client => Ok(health::ready(self)),
-            Route::Stats => stats::report(self).await.map(|stats| json(StatusCode::OK, &stats)),
+            Route::Stats => stats::show(self).await,
             Route::Trigger(kind) => {
                 let tenant = self.tenant(&parts.headers)?;
                 let bytes = body::read(parts, body).await?;
