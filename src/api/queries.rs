@@ -9,10 +9,9 @@ use ara_shards::link::message::Query;
 use http::StatusCode;
 use serde::Serialize;
 
-use super::{HttpResponse, json};
-use crate::names;
+use super::call::Call;
+use super::{Api, HttpResponse, json};
 use crate::refusal::{Code, Refusal};
-use crate::router::Router;
 
 #[derive(Serialize)]
 struct Channel<'a> {
@@ -34,10 +33,9 @@ struct Subscriptions<'a> {
 }
 
 /// `GET /api/v1/channels`.
-pub(super) async fn channels(router: &Router, tenant: Arc<str>) -> Result<HttpResponse, Refusal> {
-    let replies = router
-        .ask_all(|reply_to| Query::Channels { tenant: Arc::clone(&tenant), reply_to })
-        .await?;
+pub(super) async fn channels(api: &Api, call: Call<'_>) -> Result<HttpResponse, Refusal> {
+    let query = |reply_to| Query::Channels { tenant: Arc::clone(&call.tenant), reply_to };
+    let replies = api.router.ask_all(query).await?;
     // One shard's count of a channel is of its own subscribers.
     let mut counts: BTreeMap<Arc<str>, usize> = BTreeMap::new();
     for (name, count) in replies.into_iter().flatten() {
@@ -50,22 +48,15 @@ pub(super) async fn channels(router: &Router, tenant: Arc<str>) -> Result<HttpRe
 }
 
 /// `GET /api/v1/channels/{name}`.
-pub(super) async fn channel(
-    router: &Router,
-    tenant: Arc<str>,
-    name: &str,
-) -> Result<HttpResponse, Refusal> {
-    if !names::is_channel(name) {
-        let sentence = format!("not a channel name: {}", names::CHANNEL_RULE);
-        return Err(Refusal::field("name", sentence));
-    }
+pub(super) async fn channel(api: &Api, call: Call<'_>) -> Result<HttpResponse, Refusal> {
+    let name = call.parameter();
     let asked: Arc<str> = name.into();
     let query = |reply_to| Query::Channel {
-        tenant: Arc::clone(&tenant),
+        tenant: Arc::clone(&call.tenant),
         name: Arc::clone(&asked),
         reply_to,
     };
-    let subscriber_count = router.ask_all(query).await?.into_iter().sum();
+    let subscriber_count = api.router.ask_all(query).await?.into_iter().sum();
     if subscriber_count == 0 {
         let sentence = format!("channel `{name}` has no subscribers");
         return Err(Refusal::new(Code::ChannelNotFound, sentence));
@@ -74,23 +65,15 @@ pub(super) async fn channel(
 }
 
 /// `GET /api/v1/users/{user_id}/subscriptions`.
-pub(super) async fn subscriptions(
-    router: &Router,
-    tenant: Arc<str>,
-    user: &str,
-) -> Result<HttpResponse, Refusal> {
-    if !names::is_user(user) {
-        let sentence = format!("not a user id: {}", names::USER_RULE);
-        return Err(Refusal::field("user_id", sentence));
-    }
-    let asked = router.recipient(tenant, user);
-    let home = router.home(asked.hash);
-    let view = router.ask(home, |reply_to| Query::User { user: asked, reply_to }).await?;
+pub(super) async fn subscriptions(api: &Api, call: Call<'_>) -> Result<HttpResponse, Refusal> {
+    let asked = api.router.recipient(Arc::clone(&call.tenant), call.parameter());
+    let home = api.router.home(asked.hash);
+    let view = api.router.ask(home, |reply_to| Query::User { user: asked, reply_to }).await?;
     if view.connections == 0 {
         return Err(Refusal::new(Code::UserNotConnected, "this user has no connection"));
     }
     let answer = Subscriptions {
-        user_id: user,
+        user_id: call.parameter(),
         connection_count: view.connections,
         subscriptions: view.subscriptions,
     };

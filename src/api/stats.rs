@@ -110,7 +110,7 @@ pub(super) async fn show(api: &Api) -> Result<HttpResponse, Refusal> {
     let shards = api.router.ask_all(Query::Snapshot).await?;
     let shards = shards.into_iter().map(|snapshot| *snapshot).collect();
     let sources = Sources { shards, router: api.router.overview(), redis: api.redis.snapshot() };
-    let stats = Stats::new(&sources, api.messages.queue, api.messages.ack);
+    let stats = Stats::new(&sources, api.enabled.queue, api.enabled.ack);
     Ok(json(StatusCode::OK, &stats))
 }
 
