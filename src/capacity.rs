@@ -1,12 +1,9 @@
-//! How many shards there are, and how many connections this process can hold by its file limit.
+//! How many connections this process can hold by its file limit.
 //!
 //! **Runs on**: main, at start. **Owns**: nothing. **Never**: promises more than the limit holds, nor
 //! says ready where that is next to nothing.
 
-use ara_shards::base::pin;
-
-use crate::boot::Failure;
-use crate::router::interest::SHARDS_MAX;
+use crate::failure::Failure;
 
 /// What the open-file limit is shared out to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,13 +35,6 @@ const CALLERS_MIN: usize = 16;
 /// files, the smallest limit in use anywhere, are below it; 256, that of some desktops, are not.
 const CLIENTS_MIN: usize = 64;
 
-/// How many shards run, where `wanted` were asked for (0 = as many as suit the cores).
-#[must_use]
-pub fn shards(wanted: usize, cores: usize) -> usize {
-    let count = if wanted == 0 { pin::default_shard_count(cores) } else { wanted };
-    count.clamp(1, SHARDS_MAX)
-}
-
 /// Raises the open-file limit to its hard maximum and shares it out. `wanted` client connections
 /// (0 = as many as fit) are never more than what fits.
 ///
@@ -68,7 +58,7 @@ fn too_few_files(capacity: Capacity, shards: usize, enough: usize) -> String {
     let Capacity { files, clients, .. } = capacity;
     // What is reserved grows with the limit, so it is tried rather than computed.
     let holds = |files: &usize| share(*files, shards, 0).clients >= enough;
-    let needed = (files..).find(holds).unwrap_or(usize::MAX);
+    let needed = (files..).find(holds).expect("what is reserved has a bound");
     format!(
         "the open-file limit of {files} leaves room for {clients} clients, and each client is an \
          open file: raise the hard limit to {needed} at the very least, better to the number of \
@@ -82,7 +72,7 @@ fn share(files: usize, shards: usize, wanted: usize) -> Capacity {
     let reserved = callers + newcomers + OWN + PER_SHARD * shards;
     let fits = files.saturating_sub(reserved);
     let clients = if wanted == 0 { fits } else { wanted.min(fits) };
-    let newcomers_per_door = (newcomers / shards.max(1)).max(8);
+    let newcomers_per_door = (newcomers / shards).max(8);
     Capacity { files, clients, callers, newcomers_per_door }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use triomphe::ThinArc;
 
 use crate::base::id::{NotificationId, Tick};
-use crate::link::message::Transport;
+use crate::base::transport::Transport;
 use crate::wire::{sse, websocket};
 
 /// How urgent a notification is. The order is the order of the delivery lanes.

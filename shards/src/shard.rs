@@ -199,9 +199,9 @@ impl Shard {
     fn handle_control(&mut self, control: Control, talk: &mut impl Protocol, now: Tick) {
         match control {
             Control::Adopt(adoption) => self.adopt(*adoption, talk, now),
-            Control::Ask { request, query } => {
-                let reply = self.reply(&query, now);
-                self.state.push_report(Report::Replied { request, reply });
+            Control::Ask(query) => {
+                let reply = self.reply(query, now);
+                self.state.push_report(Report::Replied(reply));
             }
             Control::Drain(order) => {
                 let rest = self.connections.keys().into();
@@ -215,9 +215,9 @@ impl Shard {
         }
     }
 
-    fn reply(&mut self, query: &Query, now: Tick) -> Reply {
+    fn reply(&mut self, query: Query, now: Tick) -> Reply {
         let mut reply = self.state.handle_query(query, now, &mut self.connections);
-        if let Reply::Snapshot(snapshot) = &mut reply {
+        if let Reply::Snapshot(_, snapshot) = &mut reply {
             snapshot.outbox_bytes = self.connections.outbox_bytes();
             snapshot.unfinished_bytes = self.connections.unfinished_bytes;
             snapshot.core = self.core;

@@ -106,7 +106,7 @@ impl Server {
             let refusal = Refusal::new(Code::Overloaded, "too many API connections at once");
             // What a door has read tells whose page may read the refusal.
             let head = head::parse(&bytes).ok().flatten();
-            let cors = head.and_then(|(parts, _)| self.api.gate.cors_origin(&parts.headers));
+            let cors = head.and_then(|(parts, _)| self.api.handshake.cors_origin(&parts.headers));
             spawn_unsupervised(say_no(stream, refusal.response(cors.as_deref())));
             return;
         }
@@ -140,8 +140,8 @@ impl Server {
 
     /// Sends a client that came over a caller's connection through the gate.
     async fn welcome(&self, stream: TcpStream, parts: &Parts, leftover: Box<[u8]>) {
-        let Some(transport) = transport_of(parts) else { return };
-        match self.api.gate.examine(parts, transport) {
+        let transport = transport_of(parts).expect("a client asks for one of the transports");
+        match self.api.handshake.examine(parts, transport) {
             Ok(pass) => {
                 let Ok(stream) = stream.into_std() else { return };
                 if let Err((stream, response)) = self.api.router.admit(stream, pass, leftover) {
@@ -149,7 +149,7 @@ impl Server {
                 }
             }
             Err(refusal) => {
-                let cors = self.api.gate.cors_origin(&parts.headers);
+                let cors = self.api.handshake.cors_origin(&parts.headers);
                 say_no(stream, refusal.response(cors.as_deref())).await;
             }
         }

@@ -20,12 +20,12 @@ use tokio::time::sleep;
 use crate::api::serve::{Server, turn_away};
 use crate::api::{Api, ResponseStore};
 use crate::capacity::Capacity;
-use crate::config::settings::Settings;
 use crate::listener::accept::Arrival;
 use crate::listener::handshake::Handshake;
 use crate::redis::{self, Status as RedisStatus, bridge};
 use crate::router::Router;
 use crate::router::dispatch::Lifetimes;
+use crate::settings::Settings;
 use crate::supervise::{News, Supervisor, spawn_unsupervised};
 use crate::telemetry::LogLimiter;
 

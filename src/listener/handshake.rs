@@ -24,8 +24,6 @@ use crate::origin::Origins;
 use crate::query::Query;
 use crate::refusal::{Code, Refusal};
 
-/// The tenant of everyone where tenants are off, and of tokens that name none.
-pub const DEFAULT_TENANT: &str = "default";
 /// The subprotocol that carries a token in a browser's handshake.
 const SUBPROTOCOL: &str = "ara.v1";
 const BEARER_PROTOCOL: &str = "bearer.";

@@ -56,7 +56,8 @@ fn trigger(payload: &RawValue, target: Target) -> Trigger<'_> {
 /// A user whose home is the given shard.
 fn user_at(router: &Router, shard: usize) -> Arc<str> {
     let names = (0..).map(|number: u32| number.to_string());
-    let mut at_home = names.filter(|name| router.home(router.hash("default", name)) == shard);
+    let mut at_home =
+        names.filter(|name| router.home(router.recipient("default".into(), name).hash) == shard);
     at_home.next().unwrap().into()
 }
 
@@ -126,7 +127,7 @@ fn a_stopping_gateway_refuses_triggers_and_clients_in_its_own_words() {
 fn an_event_source_is_told_in_a_stream_that_a_shard_has_no_room() {
     let (router, _shards) = rig(1);
     for _ in 0..CONTROL_LANE_CAPACITY {
-        let receiver = router.0.borrow_mut().ask(Some(0), &Query::Snapshot);
+        let receiver = router.0.borrow().ask(0, Query::Snapshot);
         assert!(receiver.is_ok());
     }
     assert!(refused(&router, "*/*").starts_with("HTTP/1.1 503 "));
@@ -141,7 +142,7 @@ fn refused(router: &Router, accept: &str) -> String {
     let member = Client {
         tenant: "default".into(),
         user: "ann".into(),
-        hash: router.hash("default", "ann"),
+        hash: router.recipient("default".into(), "ann").hash,
         roles: Box::default(),
         grants: None,
         subscribes_to: InitialSubscriptions::Everything,

@@ -4,9 +4,11 @@
 
 pub mod clock;
 pub mod counters;
+pub mod disk_health;
 pub mod id;
 pub mod limits;
 pub mod pin;
 pub mod placement;
+pub mod transport;
 
 pub(crate) mod table;

@@ -10,40 +10,45 @@ use super::{Outgoing, State};
 use crate::base::counters::ShardSnapshot;
 use crate::base::id::{NotificationId, Tick};
 use crate::base::limits::{LETTERS_PER_TURN, MESSAGES_SHOWN_MAX};
-use crate::link::message::{Query, QueuedMessageView, Recipient, Reply, Source};
+use crate::link::message::{
+    Query, QueuedMessageView, Recipient, Reply, Source, UserQueueView, UserView,
+};
 
 impl State {
-    /// Answers a query; what only the worker knows of a snapshot is left at zero.
-    pub fn handle_query(&mut self, query: &Query, now: Tick, out: &mut impl Outgoing) -> Reply {
+    /// Replies to a query; what only the worker knows of a snapshot is left at zero.
+    pub fn handle_query(&mut self, query: Query, now: Tick, out: &mut impl Outgoing) -> Reply {
         self.now = now;
         match query {
-            Query::Snapshot => Reply::Snapshot(Box::new(self.snapshot())),
-            Query::Channels { tenant } => {
-                let tenant = self.directory.tenant(tenant).into_iter();
+            Query::Snapshot(to) => Reply::Snapshot(to, Box::new(self.snapshot())),
+            Query::Channels { tenant, reply_to } => {
+                let tenant = self.directory.tenant(&tenant).into_iter();
                 let channels = tenant.flat_map(|tenant| self.directory.channels_of(tenant));
-                Reply::Channels(channels.map(|(name, count)| (name.into(), count)).collect())
+                let counts = channels.map(|(name, count)| (name.into(), count)).collect();
+                Reply::Channels(reply_to, counts)
             }
-            Query::Channel { tenant, name } => {
-                let tenant = self.directory.tenant(tenant);
-                let count = tenant.map_or(0, |t| self.directory.subscribers(t, name).len());
-                let count = (count > 0).then(|| (Arc::clone(name), count));
-                Reply::Channels(count.into_iter().collect())
+            Query::Channel { tenant, name, reply_to } => {
+                let tenant = self.directory.tenant(&tenant);
+                let count = tenant.map_or(0, |t| self.directory.subscribers(t, &name).len());
+                Reply::Channel(reply_to, count)
             }
-            Query::User(user) => {
-                let keys = self.directory.connections(&user.tenant, &user.user, user.hash);
-                let sessions = keys.iter().filter_map(|key| self.directory.session(*key));
-                let mut names: Vec<&str> =
-                    sessions.flat_map(|s| self.directory.channel_names(s)).collect();
-                names.sort_unstable();
-                names.dedup();
-                let subscriptions = names.into_iter().map(Arc::from).collect();
-                Reply::User { connections: keys.len(), subscriptions }
+            Query::User { user, reply_to } => Reply::User(reply_to, self.user(&user)),
+            Query::UserQueue { user, source, clear, reply_to } => {
+                Reply::UserQueue(reply_to, self.messages(&user, source, clear))
             }
-            Query::UserQueue { user, source, clear } => self.messages(user, *source, *clear),
-            Query::Acknowledge { user, ids } => {
-                Reply::Acknowledged(self.acknowledge(user, ids, out))
+            Query::Acknowledge { user, ids, reply_to } => {
+                Reply::Acknowledged(reply_to, self.acknowledge(&user, &ids, out))
             }
         }
+    }
+
+    fn user(&self, user: &Recipient) -> UserView {
+        let keys = self.directory.connections(&user.tenant, &user.user, user.hash);
+        let sessions = keys.iter().filter_map(|key| self.directory.session(*key));
+        let mut names: Vec<&str> = sessions.flat_map(|s| self.directory.channel_names(s)).collect();
+        names.sort_unstable();
+        names.dedup();
+        let subscriptions = names.into_iter().map(Arc::from).collect();
+        UserView { connections: keys.len(), subscriptions }
     }
 
     /// Settles all first: a connection that is told and is too slow for that would take messages
@@ -85,13 +90,13 @@ impl State {
 
     /// A user's messages on one shelf, oldest first, and how many they are; with `clear` they are
     /// thrown away and counted.
-    fn messages(&mut self, user: &Recipient, source: Source, clear: bool) -> Reply {
+    fn messages(&mut self, user: &Recipient, source: Source, clear: bool) -> UserQueueView {
         let slot = self.directory.find_user(&user.tenant, &user.user, user.hash);
-        let Some(slot) = slot else { return Reply::UserQueue { shown: Vec::new(), count: 0 } };
+        let Some(slot) = slot else { return UserQueueView::default() };
         if clear {
             let count = self.clear_source(slot, source);
             self.directory.tidy_user(slot);
-            return Reply::UserQueue { shown: Vec::new(), count };
+            return UserQueueView { shown: Vec::new(), count };
         }
         let view = |message: &QueuedMessage, in_flight| QueuedMessageView {
             kept: message.kept().clone(),
@@ -102,7 +107,7 @@ impl State {
         if source == Source::DeadLetters {
             let dead = || queue.into_iter().flat_map(UserQueue::dead);
             let shown = dead().take(MESSAGES_SHOWN_MAX).map(|dead| view(&dead.message, false));
-            return Reply::UserQueue { shown: shown.collect(), count: dead().count() };
+            return UserQueueView { shown: shown.collect(), count: dead().count() };
         }
         // So many of each at most: of more, none would be shown.
         let mut all: Vec<(&QueuedMessage, bool)> = Vec::new();
@@ -114,7 +119,7 @@ impl State {
         let shown = all.iter().take(MESSAGES_SHOWN_MAX);
         let shown = shown.map(|(message, in_flight)| view(message, *in_flight)).collect();
         let waiting = queue.map_or(0, |queue| queue.waiting().len());
-        Reply::UserQueue { shown, count: self.directory.flights(slot).count as usize + waiting }
+        UserQueueView { shown, count: self.directory.flights(slot).count as usize + waiting }
     }
 
     /// Ends all messages of a shelf. What waits leaves at once and is counted; how many turns it takes

@@ -24,12 +24,12 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::seeded;
+use super::{ask, seeded};
 use crate::base::id::{ConnectionKey, RequestId, Tick};
 use crate::base::limits::{AckLimits, Limits, QueueLimits};
 use crate::base::placement::UserHash;
 use crate::link::message::{
-    Client, Delivery, InitialSubscriptions, Query, Recipient, Recipients, Reply, Source, Transport,
+    Client, Delivery, InitialSubscriptions, Query, Recipient, Recipients, Source, Transport,
 };
 use crate::notification::{Metadata, Notification, Priority, Readers};
 use crate::state::State;
@@ -203,11 +203,12 @@ fn two_letters_may_have_one_id() {
         let unsent = sockets.remove(0, true, false);
         state.handle_disconnect(key, unsent);
         assert!(state.flights.is_empty());
-        let asked = Query::UserQueue { user, source: Source::Queue, clear: false };
-        let Reply::UserQueue { count, .. } = state.handle_query(&asked, Tick(3), &mut sockets)
-        else {
-            panic!("messages were asked for")
-        };
-        assert_eq!(count, if ack.is_some() { 0 } else { 2 });
+        let left = ask(&mut state, Tick(3), &mut sockets, |reply_to| Query::UserQueue {
+            user,
+            source: Source::Queue,
+            clear: false,
+            reply_to,
+        });
+        assert_eq!(left.count, if ack.is_some() { 0 } else { 2 });
     }
 }
