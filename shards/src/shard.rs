@@ -228,24 +228,24 @@ impl Shard {
 
     fn adopt<C: Protocol>(&mut self, adoption: Adoption, talk: &mut C, now: Tick) {
         let transport = adoption.encoding.transport();
-        let member = adoption.member;
-        let key = match self.connections.adopt(adoption.stream, adoption.encoding) {
+        let (client, peer) = (adoption.client, adoption.socket.peer());
+        let key = match self.connections.adopt(adoption.socket, adoption.encoding) {
             Ok(key) if self.draining.is_none() => key,
             Ok(key) => return self.remove_connection(key),
             Err(error) => {
-                tracing::warn!(%error, "a client socket could not be registered");
+                tracing::warn!(%error, %peer, "a client socket could not be registered");
                 return self.state.push_report(Report::Closed { transport });
             }
         };
-        let user = member.user.clone();
-        let Ok(next) = self.state.handle_connect(key, member, transport, now) else {
+        let user = client.user.clone();
+        let Ok(next) = self.state.handle_connect(key, client, transport, now) else {
             self.connections.finish(key, Some(Box::from(&*adoption.refusal)), true);
             if let Some(transport) = self.connections.release(key) {
                 self.state.push_report(Report::Closed { transport });
             }
             return;
         };
-        self.connections.push_bytes(key, adoption.greeting);
+        self.connections.push_bytes(key, adoption.response_head);
         if C::GREETS {
             let hello = Frame::connected(adoption.connection_id, &user, transport);
             self.connections.offer(key, &hello, Urgency::Prompt);

@@ -53,7 +53,7 @@ pub struct Api {
     /// The way to the shards.
     pub router: Router,
     /// Origins and, for clients on API connections, tokens.
-    pub gate: Arc<Handshake>,
+    pub handshake: Arc<Handshake>,
     /// SHA-256 of the API key: comparing digests takes the same time whatever was sent.
     key_digest: Vec<u8>,
     /// The Redis subscriber's state.
@@ -152,7 +152,7 @@ impl Api {
     #[must_use]
     pub fn new(
         router: Router,
-        gate: Arc<Handshake>,
+        handshake: Arc<Handshake>,
         settings: &Settings,
         redis: Rc<RedisStatus>,
         answers: Option<ResponseStore>,
@@ -163,7 +163,7 @@ impl Api {
             Letters { queue: settings.limits.queue.is_some(), ack: settings.limits.ack.is_some() };
         Self {
             router,
-            gate,
+            handshake,
             key_digest,
             redis,
             messages,
@@ -186,7 +186,7 @@ impl Api {
         from_client_side: bool,
         watch: &Watch,
     ) -> HttpResponse {
-        let cors = self.gate.cors_origin(&parts.headers);
+        let cors = self.handshake.cors_origin(&parts.headers);
         let mut reply = if parts.method == Method::OPTIONS {
             preflight(cors.as_deref())
         } else {
@@ -255,7 +255,7 @@ impl Api {
                 self.answers.once(key, &request, work).await
             }
             Route::Acks => {
-                let user = self.gate.user(parts)?;
+                let user = self.handshake.user(parts)?;
                 let bytes = body::read(parts, body).await?;
                 user_queue::acknowledge(&self.router, user, &bytes).await
             }
@@ -288,8 +288,8 @@ impl Api {
 
     /// The tenant a call acts for.
     fn tenant(&self, headers: &HeaderMap) -> Result<Arc<str>, Refusal> {
-        if !self.gate.tenants_enabled {
-            return Ok(Arc::clone(&self.gate.default_tenant));
+        if !self.handshake.tenants_enabled {
+            return Ok(Arc::clone(&self.handshake.default_tenant));
         }
         match headers.get("x-tenant-id").map(HeaderValue::to_str) {
             Some(Ok(tenant)) if names::is_tenant(tenant) => Ok(tenant.into()),

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use ara_shards::ShardLink;
 use ara_shards::base::limits::STOP_LINGER;
 use ara_shards::base::placement::Placement;
+use ara_shards::base::socket::Socket;
 use ara_shards::link::message::{
     Adoption, Control, DiskHealth, Drain, Query, Reply, Report, Transport,
 };
@@ -151,32 +152,32 @@ impl Router {
     /// The gateway is full, overloaded or stopping.
     pub fn admit(
         &self,
-        stream: std::net::TcpStream,
-        pass: Admission,
+        socket: Socket,
+        admission: Admission,
         leftover: Box<[u8]>,
-    ) -> Result<(), (std::net::TcpStream, Vec<u8>)> {
+    ) -> Result<(), (Socket, Vec<u8>)> {
         let mut state = self.0.borrow_mut();
-        let responder = pass.responder;
-        let refuse = |stream, refusal: Refusal| Err((stream, responder.refusal(&refusal)));
+        let responder = admission.responder;
+        let refuse = |socket, refusal: Refusal| Err((socket, responder.refusal(&refusal)));
         if state.phase == Phase::Draining {
-            return refuse(stream, shutting_down());
+            return refuse(socket, shutting_down());
         }
         state.take_reports();
         if state.admitted.total() >= state.connections_max {
             state.counters.refused_full += 1;
             let sentence = format!("the gateway is full: {} connections", state.connections_max);
-            return refuse(stream, Refusal::new(Code::ConnectionLimit, sentence));
+            return refuse(socket, Refusal::new(Code::ConnectionLimit, sentence));
         }
-        let home = state.placement.home(pass.member.hash);
+        let home = state.placement.home(admission.client.hash);
         let adoption = Box::new(Adoption {
-            stream,
+            socket,
             encoding: responder.encoding,
-            member: pass.member,
-            greeting: pass.greeting,
+            client: admission.client,
+            response_head: admission.response_head,
             // Made for each: it has a `Date`, and a page must be allowed to read why.
             refusal: responder.refusal(&per_user_refusal()).into(),
             leftover,
-            connection_id: pass.connection_id,
+            connection_id: admission.connection_id,
         });
         let Some(shard) = state.shards.get(home) else { return Ok(()) };
         match shard.control(Control::Adopt(adoption)) {
@@ -185,7 +186,7 @@ impl Router {
                 Ok(())
             }
             Err(refused) => match refused.0 {
-                Control::Adopt(adoption) => refuse(adoption.stream, overloaded()),
+                Control::Adopt(adoption) => refuse(adoption.socket, overloaded()),
                 _ => Ok(()),
             },
         }

@@ -8,11 +8,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::Shutdown;
 use std::rc::Rc;
 
-use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Poll, Token};
 use slab::Slab;
 
 mod receive;
@@ -20,6 +18,7 @@ mod receive;
 use super::outbox::{Outbox, Pool, Written};
 use crate::base::id::{ConnectionKey, Tick};
 use crate::base::limits::{FAN_OUT_FLUSHES_PER_TURN, POLLER_EVENTS};
+use crate::base::socket::{PolledSocket, Socket};
 use crate::link::message::{Encoding, Transport};
 use crate::outbound::{Frame, Unsent};
 use crate::state::{CloseReason, Outgoing, Urgency};
@@ -34,7 +33,8 @@ pub(crate) const BELL: Token = Token(usize::MAX);
 /// One client socket.
 #[derive(Debug)]
 struct Connection {
-    stream: TcpStream,
+    /// The socket, and the address of the client.
+    socket: PolledSocket,
     encoding: Encoding,
     phase: Phase,
     flags: Flags,
@@ -45,6 +45,10 @@ struct Connection {
     /// When its newest timer fires, in running time; older ones are stale.
     timer_at: Tick,
 }
+
+// A million connections: every eight bytes here are eight megabytes. (A debug build's sockets also
+// note which poller they are registered with.)
+const _: () = assert!(cfg!(debug_assertions) || size_of::<Connection>() <= 72);
 
 /// Where a connection is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,16 +161,14 @@ impl Connections {
     /// Registers a socket. On failure the socket is closed.
     pub(crate) fn adopt(
         &mut self,
-        stream: std::net::TcpStream,
+        socket: Socket,
         encoding: Encoding,
     ) -> io::Result<ConnectionKey> {
-        let mut stream = TcpStream::from_std(stream);
         let entry = self.slots.vacant_entry();
         let key = ConnectionKey::from_index(entry.key()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut stream, Token(entry.key()), interest)?;
+        let socket = socket.register(self.poll.registry(), Token(entry.key()))?;
         entry.insert(Connection {
-            stream,
+            socket,
             encoding,
             phase: Phase::Open,
             flags: Flags::default(),
@@ -275,8 +277,8 @@ impl Connections {
             return;
         }
         let before = connection.outbox.bytes();
-        let Connection { outbox, encoding, stream, .. } = connection;
-        match self.pool.write(outbox, *encoding, stream) {
+        let Connection { outbox, encoding, socket, .. } = connection;
+        match self.pool.write(outbox, *encoding, socket) {
             Ok(Written::All) => {
                 connection.moved_at = self.now;
                 if connection.flags.watched {
@@ -286,7 +288,7 @@ impl Connections {
                 if connection.phase == Phase::Flushing {
                     connection.phase = Phase::Parting;
                     // Its failure means the client has gone first.
-                    let _gone = connection.stream.shutdown(Shutdown::Write);
+                    let _gone = connection.socket.shutdown_write();
                     if connection.flags.ended {
                         self.broken.push(key);
                     }
@@ -349,7 +351,7 @@ impl Connections {
         self.pool.clear(&mut connection.outbox, &mut unsent);
         self.unfinished_bytes -= connection.unfinished.take().map_or(0, |rest| rest.bytes());
         // The kernel forgets a closed socket by itself; an error here has no consequence.
-        let _closed = self.poll.registry().deregister(&mut connection.stream);
+        let _closed = connection.socket.deregister(self.poll.registry());
         let counted = (!connection.flags.released).then_some(connection.encoding.transport());
         Some(Removed { counted, unsent })
     }

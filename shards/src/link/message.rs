@@ -5,13 +5,13 @@
 //!
 //! The star: the router is the only sender to shards, and shards report only to the router.
 
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::counters::ShardSnapshot;
 use crate::base::id::{NotificationId, RequestId};
 use crate::base::placement::UserHash;
+use crate::base::socket::Socket;
 use crate::notification::{Metadata, Notification, SharedMessage};
 
 /// Router → shard, control lane: never behind deliveries. Each is answered by a [`Report`].
@@ -78,14 +78,14 @@ impl Encoding {
 /// An admitted client on its way to its home shard: the socket and who is behind it.
 #[derive(Debug)]
 pub struct Adoption {
-    /// The client's socket, non-blocking.
-    pub stream: TcpStream,
+    /// The client's socket.
+    pub socket: Socket,
     /// How it is spoken to.
     pub encoding: Encoding,
-    /// Who it is and what it may hear.
-    pub member: Client,
+    /// Who it is and what its token allows.
+    pub client: Client,
     /// What must be written first, as it is: the 101 or 200 response head.
-    pub greeting: Box<[u8]>,
+    pub response_head: Box<[u8]>,
     /// What is written instead, as it is, when the user has too many connections already.
     pub refusal: Arc<[u8]>,
     /// Bytes the client sent after its request head.

@@ -17,6 +17,7 @@ use super::*;
 use crate::base::id::{NotificationId, RequestId, Tick};
 use crate::base::limits::{AckLimits, REPORT_LANE_CAPACITY};
 use crate::base::placement::UserHash;
+use crate::base::socket::Socket;
 use crate::link::doorbell::Doorbell;
 use crate::link::inbox::{self, ShardLink};
 use crate::link::message::{
@@ -26,7 +27,7 @@ use crate::notification::{Metadata, Notification, Priority, Readers};
 use crate::protocol::Ara;
 
 const START: Tick = Tick(1_000);
-const GREETING: &[u8] = b"GREETING\n";
+const RESPONSE_HEAD: &[u8] = b"RESPONSE_HEAD\n";
 
 /// A shard whose turns the test takes.
 struct Bench {
@@ -77,7 +78,7 @@ impl Bench {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let (stream, _) = listener.accept().unwrap();
+        let (stream, peer) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
         let twin = stream.try_clone().unwrap();
         let subscribes_to = match encoding.transport() {
@@ -85,9 +86,9 @@ impl Bench {
             Transport::Sse => InitialSubscriptions::Everything,
         };
         let adoption = Adoption {
-            stream,
+            socket: Socket::new(stream, peer),
             encoding,
-            member: Client {
+            client: Client {
                 tenant: "acme".into(),
                 user: "ann".into(),
                 hash: UserHash(1),
@@ -97,7 +98,7 @@ impl Bench {
                 notify_settled: false,
                 seen: None,
             },
-            greeting: GREETING.into(),
+            response_head: RESPONSE_HEAD.into(),
             refusal: Arc::from(&b"NO"[..]),
             leftover: leftover.into(),
             connection_id: NotificationId([1; 16]),
@@ -106,7 +107,7 @@ impl Bench {
         (client, twin)
     }
 
-    /// A client that has read its greeting and `connected`.
+    /// A client that has read its response head and `connected`.
     fn join(&mut self) -> TcpStream {
         let (mut client, _) = self.adopt(Encoding::WebSocket, b"");
         self.settle();

@@ -14,6 +14,7 @@ use ara_shards::base::clock::Clock;
 use ara_shards::base::counters::ShardSnapshot;
 use ara_shards::base::id::{NotificationId, RequestId, Tick};
 use ara_shards::base::placement::UserHash;
+use ara_shards::base::socket::Socket;
 use ara_shards::link::doorbell::Doorbell;
 use ara_shards::link::message::{
     Adoption, Client, Control, Delivery, DeliveryCounts, Encoding, InitialSubscriptions, Query,
@@ -30,7 +31,7 @@ use serde_json::{Value, json};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) const TENANT: &str = "acme";
-const GREETING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+const RESPONSE_HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
 const REFUSAL: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\r\n";
 
 #[expect(clippy::disallowed_methods, reason = "a test's deadlines are real time")]
@@ -153,13 +154,13 @@ impl Rig {
     pub(crate) fn adopt(&self, user: &str, encoding: Encoding, leftover: &[u8]) -> TestClient {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (stream, _) = listener.accept().unwrap();
+        let (stream, peer) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
         let subscribes_to = match encoding.transport() {
             Transport::WebSocket => InitialSubscriptions::Nothing,
             Transport::Sse => InitialSubscriptions::Everything,
         };
-        let member = Client {
+        let client = Client {
             tenant: TENANT.into(),
             user: user.into(),
             hash: hash(user),
@@ -170,10 +171,10 @@ impl Rig {
             seen: None,
         };
         let adoption = Adoption {
-            stream,
+            socket: Socket::new(stream, peer),
             encoding,
-            member,
-            greeting: GREETING.into(),
+            client,
+            response_head: RESPONSE_HEAD.into(),
             refusal: REFUSAL.into(),
             leftover: leftover.into(),
             connection_id: NotificationId([7; 16]),
@@ -292,7 +293,7 @@ impl TestClient {
     }
 
     fn greeted(&mut self) {
-        assert_eq!(self.read_to(b"\r\n\r\n"), GREETING);
+        assert_eq!(self.read_to(b"\r\n\r\n"), RESPONSE_HEAD);
         let Heard::Text(message) = self.next() else { panic!("not greeted") };
         assert_eq!(message["type"], "connected");
     }
