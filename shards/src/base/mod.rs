@@ -8,5 +8,6 @@ pub mod id;
 pub mod limits;
 pub mod pin;
 pub mod placement;
+pub mod timer;
 
 pub(crate) mod table;
