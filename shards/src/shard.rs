@@ -11,12 +11,12 @@ use crate::base::limits::{
     Limits, POLLER_EVENTS, READ_BUFFER_BYTES, READS_PER_TURN, STOP_LINGER, TIMERS_PER_TURN,
     UNFINISHED_BYTES_MAX,
 };
+use crate::base::timer::Wheel;
 use crate::io::connections::{Connections, Received};
 use crate::link::inbox::{Inbox, Refused};
 use crate::link::message::{Adoption, Control, Drain, Query, Reply, Report, Transport};
 use crate::outbound::Frame;
 use crate::protocol::{Protocol, Sender};
-use crate::state::timer::Wheel;
 use crate::state::{CloseReason, Outgoing, State, Urgency};
 use crate::store::disk::Recovered;
 use crate::wire::websocket::{self, Event, Violation};
@@ -42,7 +42,7 @@ pub(crate) struct Shard {
     state: State,
     connections: Connections,
     /// The connections' timers, in running time.
-    wheel: Wheel,
+    wheel: Wheel<ConnectionKey>,
     inbox: Inbox,
     core: Option<usize>,
     limits: Limits,

@@ -53,10 +53,10 @@ impl Lifetimes {
     /// When an event of this time to live, in seconds, ends. With 0 it is never kept.
     fn end_of(&self, ttl: Option<u64>) -> Tick {
         if ttl == Some(0) {
-            return Tick(0);
+            return Tick::NOW_OR_NEVER;
         }
         let shortest = ttl.map(Duration::from_secs).into_iter().chain(self.longest).min();
-        shortest.map_or(Tick(u32::MAX), |shortest| self.clock.now().after(shortest))
+        shortest.map_or(Tick::NEVER, |shortest| self.clock.now().after(shortest))
     }
 }
 

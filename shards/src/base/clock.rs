@@ -41,14 +41,13 @@ impl Clock {
         self.epoch + Duration::from_millis(tick.as_millis())
     }
 
-    /// A tick as milliseconds since 1970; the last tick, which never comes, as the last of those.
+    /// A tick as milliseconds since 1970; [`Tick::NEVER`] as the last of those.
     #[must_use]
     pub fn unix_ms_of(&self, tick: Tick) -> u64 {
-        let is_never = tick == Tick(u32::MAX);
-        if is_never { u64::MAX } else { self.epoch_unix_ms.saturating_add(tick.as_millis()) }
+        if tick == Tick::NEVER { u64::MAX } else { self.epoch_unix_ms.saturating_add(tick.as_millis()) }
     }
 
-    /// The other way; a time before tick 0 is tick 0.
+    /// The other way; a time before the clock began is [`Tick::START`].
     #[must_use]
     pub fn tick_of(&self, unix_ms: u64) -> Tick {
         let ticks = unix_ms.saturating_sub(self.epoch_unix_ms).div_ceil(Tick::MILLISECONDS);
@@ -66,7 +65,7 @@ mod tests {
         let second = Clock { epoch_unix_ms: 1_700_000_060_000, ..Clock::start() };
         let due = first.unix_ms_of(Tick(900));
         assert_eq!(second.tick_of(due), Tick(300));
-        assert_eq!(second.tick_of(first.unix_ms_of(Tick(5))), Tick(0));
-        assert_eq!(second.tick_of(first.unix_ms_of(Tick(u32::MAX))), Tick(u32::MAX));
+        assert_eq!(second.tick_of(first.unix_ms_of(Tick(5))), Tick::START);
+        assert_eq!(second.tick_of(first.unix_ms_of(Tick::NEVER)), Tick::NEVER);
     }
 }

@@ -3,6 +3,7 @@
 //! **Runs on**: any thread (plain values). **Owns**: nothing. **Never**: allocates.
 
 use std::fmt;
+use std::num::NonZero;
 
 /// A connection's place in its shard's tables. Meaningless on any other shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -20,6 +21,16 @@ impl ConnectionKey {
         u32::try_from(index).ok().map(Self)
     }
 }
+
+/// A user's place in its shard's directory. Meaningless on any other shard, and once the user has
+/// been forgotten there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct UserSlot(pub(crate) u32);
+
+/// The name a store has given to the record of one message. What the number means is the store's
+/// business; it is never 0, so that an `Option` of it takes no more room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RecordKey(pub(crate) NonZero<u64>);
 
 /// One trigger or query that awaits its shards' reports, numbered by the router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,6 +74,16 @@ pub struct Tick(pub u32);
 impl Tick {
     /// Length of one tick.
     pub const MILLISECONDS: u64 = 100;
+    /// The moment the clock began.
+    pub const START: Self = Self(0);
+    /// A moment that never comes: the end of what has none.
+    pub const NEVER: Self = Self(u32::MAX);
+    /// As a notification's end: it is sent at once or not at all, and no queue takes it. Every end
+    /// that lies ahead is later.
+    pub const NOW_OR_NEVER: Self = Self::START;
+    /// As the end of a notification an earlier run has queued: over before this run began. Not the
+    /// same as [`Self::NOW_OR_NEVER`], which was never queued.
+    pub const OVER_BEFORE_START: Self = Self(1);
 
     /// This moment and `duration` later, rounded up to a whole tick, saturating.
     #[must_use]

@@ -9,5 +9,6 @@ pub mod limits;
 pub mod pin;
 pub mod placement;
 pub mod socket;
+pub mod timer;
 
 pub(crate) mod table;

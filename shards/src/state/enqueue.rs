@@ -174,7 +174,7 @@ impl State {
     pub(super) fn arm_expiry(&mut self, slot: u32, first: Tick) {
         let Some(queue) = self.directory.queue_mut(slot) else { return };
         if first < Tick(u32::MAX) && queue.timer_at.is_none_or(|at| first < at) {
-            queue.timer_at = Some(self.expiries.arm(ConnectionKey(slot), first));
+            queue.timer_at = Some(self.expiries.arm(slot, first));
         }
     }
 

@@ -10,7 +10,6 @@ pub mod directory;
 pub mod in_flight;
 pub mod session;
 pub mod subscriptions;
-pub mod timer;
 pub mod user_queue;
 pub mod waiting;
 
@@ -33,6 +32,7 @@ use std::time::Duration;
 use crate::base::counters::Counters;
 use crate::base::id::{ConnectionKey, Tick};
 use crate::base::limits::Limits;
+use crate::base::timer::Wheel;
 use crate::link::message::{Client, Drain, InitialSubscriptions, Report, Transport};
 use crate::outbound::{Frame, Unsent};
 use crate::protocol::ara::{ClientMessage, ServerMessage, is_channel_name, parse_id};
@@ -43,7 +43,6 @@ use in_flight::InFlight;
 use recent::Recent;
 use running::RunningTime;
 use session::{Grants, Session};
-use timer::Wheel;
 use user_queue::QueuedMessage;
 use waiting::Waiting;
 
@@ -121,7 +120,7 @@ pub struct State {
     /// Users whose replay goes on in the next turn.
     replays: VecDeque<u32>,
     /// When messages expire, by user.
-    expiries: Wheel,
+    expiries: Wheel<u32>,
     /// Users some of whose messages have expired, and when that was due.
     expiring: VecDeque<(u32, Tick)>,
     /// Messages that were cleared: their records are to be released.

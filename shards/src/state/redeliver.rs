@@ -240,7 +240,7 @@ impl State {
     fn expire_some(&mut self) -> bool {
         let mut fired = Vec::new();
         self.expiries.expire(self.now, &mut fired);
-        self.expiring.extend(fired.into_iter().map(|(slot, due)| (slot.0, due)));
+        self.expiring.extend(fired);
         let mut budget = LETTERS_PER_TURN;
         while let Some((slot, due)) = self.expiring.pop_front() {
             if !self.expire_messages(slot, due, &mut budget) {

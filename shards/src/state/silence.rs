@@ -118,7 +118,7 @@ impl State {
 
     pub(super) fn next_check(&self, session: &Session) -> Tick {
         let beat = if self.limits.heartbeat_interval.is_zero() {
-            Tick(u32::MAX)
+            Tick::NEVER
         } else {
             session.heartbeat_at
         };
