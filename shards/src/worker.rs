@@ -29,7 +29,7 @@ use crate::journal::{OpenError, Options};
 use crate::link::doorbell::Doorbell;
 use crate::link::inbox::{self, Inbox, ShardLink};
 use crate::protocol::Protocol;
-use crate::shard::{Flow, Shard};
+use crate::shard::{NextTurn, Shard};
 use crate::store::disk::{self, Recovered};
 
 /// Where a shard runs and within which bounds.
@@ -166,7 +166,7 @@ async fn serve<C: Protocol>(
     let watch = watch(poller)?;
     loop {
         match shard.turn(&mut conversation, clock.now())? {
-            Flow::Stop => {
+            NextTurn::Never => {
                 if let Err(error) = shard.close() {
                     // All that was said to be kept is. What is missing are ends.
                     tracing::warn!(
@@ -178,10 +178,10 @@ async fn serve<C: Protocol>(
                 return Ok(());
             }
             // Let the door's tasks on this thread have their turn too.
-            Flow::Again => tokio::task::yield_now().await,
+            NextTurn::AtOnce => tokio::task::yield_now().await,
             // Only while the router has no room for reports.
-            Flow::Held => tokio::time::sleep(Duration::from_millis(1)).await,
-            Flow::Idle(next) => {
+            NextTurn::WhenReportsFit => tokio::time::sleep(Duration::from_millis(1)).await,
+            NextTurn::OnWake(next) => {
                 let timer = async {
                     match next {
                         Some(tick) => tokio::time::sleep_until(clock.instant_of(tick).into()).await,

@@ -48,12 +48,11 @@ impl fmt::Display for NotificationId {
         // 8-4-4-4-12 digits: where each byte's two digits stand.
         const PLACES: [u8; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
         for (byte, place) in self.0.into_iter().zip(PLACES) {
-            if let Some([high, low]) = text.get_mut(usize::from(place)..usize::from(place) + 2) {
-                *high = digit(byte >> 4);
-                *low = digit(byte & 15);
-            }
+            let digits = text.get_mut(usize::from(place)..).and_then(<[u8]>::first_chunk_mut);
+            *digits.expect("every place is at least two before the end") =
+                [digit(byte >> 4), digit(byte & 15)];
         }
-        formatter.write_str(std::str::from_utf8(&text).unwrap_or_default())
+        formatter.write_str(std::str::from_utf8(&text).expect("digits and hyphens are text"))
     }
 }
 

@@ -21,7 +21,7 @@ use crate::base::socket::Socket;
 use crate::link::doorbell::Doorbell;
 use crate::link::inbox::{self, ShardLink};
 use crate::link::message::{
-    Client, Delivery, Encoding, InitialSubscriptions, Recipient, Recipients,
+    Client, Delivery, Drain, Encoding, InitialSubscriptions, Recipient, Recipients,
 };
 use crate::notification::{Metadata, Notification, Priority, Readers};
 use crate::protocol::Ara;
@@ -53,14 +53,14 @@ impl Bench {
             let flow = self.turn();
             self.reports.extend(std::iter::from_fn(|| self.link.next_report()));
             match flow {
-                Flow::Idle(next) => return next,
-                Flow::Again | Flow::Held => {}
-                Flow::Stop => panic!("nobody said stop"),
+                NextTurn::OnWake(next) => return next,
+                NextTurn::AtOnce | NextTurn::WhenReportsFit => {}
+                NextTurn::Never => panic!("nobody said stop"),
             }
         }
     }
 
-    fn turn(&mut self) -> Flow {
+    fn turn(&mut self) -> NextTurn {
         self.shard.turn(&mut Ara, self.now).unwrap()
     }
 
@@ -319,7 +319,7 @@ fn while_the_router_holds_the_shard_nobody_falls_silent() {
     while bench.shard.inbox.report(Report::Drained).is_ok() {}
     bench.shard.state.push_report(Report::Drained);
     for _ in 0..100 {
-        assert_eq!(bench.turn(), Flow::Held);
+        assert_eq!(bench.turn(), NextTurn::WhenReportsFit);
         bench.now = Tick(bench.now.0 + 1);
     }
     bench.reports.extend(std::iter::from_fn(|| bench.link.next_report()));
@@ -430,7 +430,7 @@ fn a_broken_socket_does_not_take_its_successor_along() {
     for _ in 0..REPORT_LANE_CAPACITY {
         assert!(bench.shard.inbox.report(Report::Drained).is_ok());
     }
-    assert_eq!(bench.turn(), Flow::Held);
+    assert_eq!(bench.turn(), NextTurn::WhenReportsFit);
     bench.reports.extend(std::iter::from_fn(|| bench.link.next_report()));
 
     let mut successor = bench.join();

@@ -15,7 +15,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::channels::{Channels, Index};
+use super::channels::{ChannelSlot, Channels, Index};
 use super::in_flight::UserInFlight;
 use super::session::Session;
 use super::subscriptions::Subscription;
@@ -339,8 +339,8 @@ impl Directory {
         self.channel_of(session, name).is_some()
     }
 
-    /// The number of a channel that a session is subscribed to.
-    fn channel_of(&self, session: &Session, name: &str) -> Option<u32> {
+    /// The slot of a channel that a session is subscribed to.
+    fn channel_of(&self, session: &Session, name: &str) -> Option<ChannelSlot> {
         let tenant = self.tenants.get(session.home.tenant as usize)?;
         let channel = self.channels.find(&tenant.channels, name)?;
         session.subscriptions.has(channel).then_some(channel)
@@ -352,7 +352,7 @@ impl Directory {
         let tenant = self.tenants.get_mut(session.home.tenant as usize)?;
         let known = self.channels.find(&tenant.channels, name);
         let (channel, at) = match known {
-            Some(channel) => (channel, self.channels.push(channel, key)?),
+            Some(channel) => (channel, self.channels.push(channel, key)),
             None => (self.channels.insert(&mut tenant.channels, name, key), 0),
         };
         session.subscriptions.insert(Subscription { channel, at });
@@ -379,7 +379,7 @@ impl Directory {
     fn leave_channel(&mut self, tenant: u32, entry: Subscription) -> Option<Report> {
         self.totals.subscriptions -= 1;
         if let Some(moved) = self.channels.swap_remove(entry.channel, entry.at) {
-            self.session_mut(moved)?.subscriptions.set_place(entry.channel, entry.at);
+            self.session_mut(moved)?.subscriptions.set_index(entry.channel, entry.at);
             return None;
         }
         if !self.channels.subscribers(entry.channel).is_empty() {
