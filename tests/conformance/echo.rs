@@ -17,8 +17,8 @@ use ara_shards::base::clock::Clock;
 use ara_shards::base::id::NotificationId;
 use ara_shards::base::placement::Placement;
 use ara_shards::link::doorbell::Doorbell;
-use ara_shards::link::message::{Adoption, Client, Control, Encoding, InitialSubscriptions};
-use ara_shards::protocol::Echo;
+use ara_shards::link::message::{Adoption, Client, Control, InitialSubscriptions};
+use ara_shards::protocol::Protocol;
 use ara_shards::worker::{self, ShardSetup};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -55,7 +55,7 @@ async fn serve(port: u16) -> std::io::Result<()> {
     let setup =
         ShardSetup { index: 0, core: None, inbox_capacity: 16, limits, clock: Clock::start() };
     let (link, shard) = worker::prepare(setup, Arc::clone(&bell))?;
-    shard.spawn(Echo, || {}, |ending| eprintln!("echo: shard ended: {ending:?}"))?;
+    shard.spawn(|| {}, |ending| eprintln!("echo: shard ended: {ending:?}"))?;
 
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let listener = accept::bind(address, 1, accept::Inherited::default())?.remove(0);
@@ -101,7 +101,7 @@ async fn greet(mut stream: TcpStream) -> Option<Adoption> {
     };
     Some(Adoption {
         stream: stream.into_std().ok()?,
-        encoding: Encoding::WebSocket,
+        protocol: Protocol::Echo,
         member,
         greeting,
         refusal: Arc::from(&b""[..]),

@@ -18,7 +18,7 @@ fn a_reply_overtakes_the_rest_of_a_fan_out() {
     client.set_nonblocking(true).unwrap();
     let (stream, _) = listener.accept().unwrap();
     stream.set_nonblocking(true).unwrap();
-    let key = connections.adopt(stream, Encoding::WebSocket).unwrap();
+    let key = connections.adopt(stream, Protocol::AraWebSocket).unwrap();
     let mut read = || {
         let mut bytes = [0; 64];
         let count = client.read(&mut bytes).unwrap_or(0);
