@@ -7,21 +7,20 @@ use std::io;
 use crate::base::id::{ConnectionKey, Tick};
 use crate::base::limits::{
     CONTROLS_PER_TURN, DELIVERIES_PER_TURN, FRAMES_PER_TURN, LINGER, Limits, POLLER_EVENTS,
-    READ_BUFFER_BYTES, READS_PER_TURN, TIMERS_PER_TURN, UNFINISHED_BYTES_MAX,
+    READ_BUFFER_BYTES, READS_PER_TURN, TIMERS_PER_TURN,
 };
 use crate::base::timer::Wheel;
-use crate::io::connections::{Connections, Received};
+use crate::io::connections::Connections;
 use crate::link::inbox::{Inbox, Refused};
-use crate::link::message::{Adoption, Control, Query, Reply, Report, Transport};
-use crate::outbound::Frame;
-use crate::protocol::{Protocol, Sender};
-use crate::state::{CloseReason, Outgoing, State, Urgency};
+use crate::link::message::{Adoption, Control, Query, Reply, Report};
+use crate::protocol::Event;
+use crate::state::{Outgoing, State};
 use crate::store::disk::Recovered;
-use crate::wire::websocket::{self, Event, Violation};
 use drain::Draining;
 use stall::Schedule;
 
 mod drain;
+mod receive;
 mod stall;
 
 /// When the turn after this one is.
@@ -85,23 +84,14 @@ impl Shard {
     }
 
     /// One turn: everything it does is bounded, and nothing in it waits.
-    pub(crate) fn turn(
-        &mut self,
-        conversation: &mut impl Protocol,
-        now: Tick,
-    ) -> io::Result<NextTurn> {
+    pub(crate) fn turn(&mut self, now: Tick) -> io::Result<NextTurn> {
         let has_stalled = self.notice_stall(now);
-        let next = self.take_turn(conversation, now, has_stalled)?;
+        let next = self.take_turn(now, has_stalled)?;
         self.schedule.plan(next, now);
         Ok(next)
     }
 
-    fn take_turn(
-        &mut self,
-        conversation: &mut impl Protocol,
-        now: Tick,
-        has_stalled: bool,
-    ) -> io::Result<NextTurn> {
+    fn take_turn(&mut self, now: Tick, has_stalled: bool) -> io::Result<NextTurn> {
         self.state.counters.turns += 1;
         self.connections.set_now(self.state.running(now));
         if !self.hand_over_reports() {
@@ -121,7 +111,7 @@ impl Shard {
             let Some(control) = self.inbox.next_control() else { break };
             match control {
                 Control::Stop => return Ok(NextTurn::Never),
-                other => self.handle_control(other, conversation, now),
+                other => self.handle_control(other, now),
             }
         }
         // A delivery may flush an outbox that it fills: what was reported so far goes first.
@@ -131,7 +121,7 @@ impl Shard {
         self.take_deliveries(now);
         for _ in 0..READS_PER_TURN {
             let Some(key) = self.connections.next_readable() else { break };
-            self.handle_readable(key, conversation, now);
+            self.handle_readable(key, now);
         }
         self.fire_timers(now);
         self.continue_drain(now);
@@ -187,9 +177,9 @@ impl Shard {
         room
     }
 
-    fn handle_control(&mut self, control: Control, talk: &mut impl Protocol, now: Tick) {
+    fn handle_control(&mut self, control: Control, now: Tick) {
         match control {
-            Control::Adopt(adoption) => self.adopt(*adoption, talk, now),
+            Control::Adopt(adoption) => self.adopt(*adoption, now),
             Control::Ask { request, query } => {
                 let reply = self.reply(&query, now);
                 self.state.push_report(Report::Replied { request, reply });
@@ -210,34 +200,33 @@ impl Shard {
         reply
     }
 
-    fn adopt<C: Protocol>(&mut self, adoption: Adoption, talk: &mut C, now: Tick) {
-        let transport = adoption.encoding.transport();
+    fn adopt(&mut self, adoption: Adoption, now: Tick) {
+        let protocol = adoption.protocol;
         let (client, peer) = (adoption.client, adoption.socket.peer());
-        let key = match self.connections.adopt(adoption.socket, adoption.encoding) {
+        let key = match self.connections.adopt(adoption.socket, protocol) {
             Ok(key) if self.draining.is_none() => key,
             Ok(key) => return self.remove_connection(key),
             Err(error) => {
                 tracing::warn!(%error, %peer, "a client socket could not be registered");
-                return self.state.push_report(Report::Closed { transport });
+                return self.state.push_report(Report::Closed { protocol });
             }
         };
         let user = client.user.clone();
-        let Ok(next) = self.state.handle_connect(key, client, transport, now) else {
+        let Ok(next) = self.state.handle_connect(key, client, protocol, now) else {
             self.connections.finish(key, Some(Box::from(&*adoption.refusal)), true);
-            if let Some(transport) = self.connections.release(key) {
-                self.state.push_report(Report::Closed { transport });
+            if let Some(protocol) = self.connections.release(key) {
+                self.state.push_report(Report::Closed { protocol });
             }
             return;
         };
         self.connections.push_bytes(key, adoption.response_head);
-        if C::GREETS {
-            let hello = Frame::connected(adoption.connection_id, &user, transport);
-            self.connections.offer(key, &hello, Urgency::Prompt);
-        }
+        let hello = Event::Connected { connection_id: adoption.connection_id, user_id: &user };
+        let is_told = self.connections.tell(key, &hello);
+        assert!(is_told, "a connection that was just taken in has an empty outbox");
         self.arm(key, next);
-        if transport == Transport::WebSocket {
+        if protocol.is_two_way() {
             let mut leftover = adoption.leftover;
-            self.decode(key, &mut leftover, talk, now);
+            self.decode(key, protocol, &mut leftover, now);
         }
     }
 
@@ -257,81 +246,6 @@ impl Shard {
             }
             let Some(delivery) = self.inbox.next_delivery() else { return };
             frames += self.state.handle_delivery(delivery, now, &mut self.connections) as usize;
-        }
-    }
-
-    fn handle_readable(&mut self, key: ConnectionKey, talk: &mut impl Protocol, now: Tick) {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        match self.connections.read(key, &mut buffer) {
-            Received::Nothing => {}
-            Received::End if self.connections.end(key) => self.remove_connection(key),
-            Received::End => {
-                // The client may only have shut its own side: it gets what it is owed.
-                let flush = !self.state.keeps_messages();
-                let unsent = self.connections.finish(key, None, flush);
-                self.state.handle_disconnect(key, unsent);
-            }
-            Received::Bytes(count) => {
-                let subscribes_to = self.connections.transport(key) == Some(Transport::WebSocket)
-                    && self.connections.is_open(key);
-                if let Some(bytes) = buffer.get_mut(..count).filter(|_| subscribes_to) {
-                    self.decode(key, bytes, talk, now);
-                }
-            }
-        }
-        self.buffer = buffer;
-    }
-
-    /// Feeds a client's bytes to the codec and does what its messages ask.
-    fn decode<C: Protocol>(
-        &mut self,
-        key: ConnectionKey,
-        bytes: &mut [u8],
-        talk: &mut C,
-        now: Tick,
-    ) {
-        if bytes.is_empty() {
-            return;
-        }
-        let mut unfinished = self.connections.take_unfinished(key);
-        let (state, connections) = (&mut self.state, &mut self.connections);
-        let mut heard = false;
-        let from = Sender { key, now };
-        let result =
-            websocket::decode(bytes, &mut unfinished, self.limits.message_bytes_max, |event| {
-                heard = true;
-                match event {
-                    Event::Text(text) => talk.text(from, text, state, connections),
-                    Event::Binary(bytes) => talk.binary(from, bytes, state, connections),
-                    Event::Ping(payload) => {
-                        let pong = Frame::raw(websocket::pong_frame(payload));
-                        if !connections.offer(key, &pong, Urgency::Prompt) {
-                            state.close_slow_consumer(key, connections);
-                        }
-                    }
-                    Event::Pong | Event::Fragment => {}
-                    Event::Close(code) => {
-                        let last = websocket::close_frame(code, "");
-                        let flush = !state.keeps_messages();
-                        let unsent = connections.finish(key, Some(last), flush);
-                        state.handle_disconnect(key, unsent);
-                    }
-                }
-                connections.is_open(key)
-            });
-        if heard {
-            self.state.handle_frame_received(key, now);
-        }
-        if let Err(Violation { code, reason }) = result {
-            self.state.counters.violations += 1;
-            let reason = CloseReason { code, reason, flush: true };
-            self.state.close_connection(key, reason, &mut self.connections);
-        } else if unfinished.is_some() && self.connections.is_open(key) {
-            self.connections.return_unfinished(key, unfinished);
-            if self.connections.unfinished_bytes > UNFINISHED_BYTES_MAX {
-                self.state.counters.overloads += 1;
-                self.state.close_connection(key, CloseReason::OVERLOADED, &mut self.connections);
-            }
         }
     }
 
@@ -364,8 +278,8 @@ impl Shard {
     fn remove_connection(&mut self, key: ConnectionKey) {
         let Some(removed) = self.connections.remove(key) else { return };
         self.state.handle_disconnect(key, removed.unsent);
-        if let Some(transport) = removed.counted {
-            self.state.push_report(Report::Closed { transport });
+        if let Some(protocol) = removed.counted {
+            self.state.push_report(Report::Closed { protocol });
         }
     }
 

@@ -28,7 +28,6 @@ use crate::io::connections::{BELL, Connections};
 use crate::journal::{OpenError, Options};
 use crate::link::doorbell::Doorbell;
 use crate::link::inbox::{self, Inbox, ShardLink};
-use crate::protocol::Protocol;
 use crate::shard::{NextTurn, Shard};
 use crate::store::disk::{self, Recovered};
 
@@ -99,15 +98,14 @@ impl Unstarted {
 
     /// Starts the thread. `on_thread` runs there first, inside the runtime: what it spawns (a
     /// door) shares the thread. `on_end` hears why the thread ended, whatever ended it.
-    pub fn spawn<C: Protocol>(
+    pub fn spawn(
         self,
-        conversation: C,
         on_thread: impl FnOnce() + Send + 'static,
         on_end: impl FnOnce(Ending) + Send + 'static,
     ) -> io::Result<JoinHandle<()>> {
         let name = format!("shard-{}", self.setup.index);
         Builder::new().name(name).spawn(move || {
-            let run = AssertUnwindSafe(|| self.run(conversation, on_thread));
+            let run = AssertUnwindSafe(|| self.run(on_thread));
             on_end(match catch_unwind(run) {
                 Ok(Ok(())) => Ending::Stopped,
                 Ok(Err(error)) => Ending::Failed(error),
@@ -116,7 +114,7 @@ impl Unstarted {
         })
     }
 
-    fn run<C: Protocol>(self, conversation: C, on_thread: impl FnOnce()) -> io::Result<()> {
+    fn run(self, on_thread: impl FnOnce()) -> io::Result<()> {
         let mut core = None;
         if let Some(wanted) = self.setup.core {
             if pin::pin_current_thread(wanted) {
@@ -144,7 +142,7 @@ impl Unstarted {
             if let Some(recovered) = self.recovered {
                 shard.restore(recovered);
             }
-            serve(shard, conversation, poller, &clock).await
+            serve(shard, poller, &clock).await
         })
     }
 }
@@ -157,15 +155,10 @@ fn watch(poller: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
         .map_err(|error| error.into_parts().1)
 }
 
-async fn serve<C: Protocol>(
-    mut shard: Shard,
-    mut conversation: C,
-    poller: OwnedFd,
-    clock: &Clock,
-) -> io::Result<()> {
+async fn serve(mut shard: Shard, poller: OwnedFd, clock: &Clock) -> io::Result<()> {
     let watch = watch(poller)?;
     loop {
-        match shard.turn(&mut conversation, clock.now())? {
+        match shard.turn(clock.now())? {
             NextTurn::Never => {
                 if let Err(error) = shard.close() {
                     // All that was said to be kept is. What is missing are ends.

@@ -27,7 +27,6 @@ use ara_shards::base::pin;
 use ara_shards::base::placement::Placement;
 use ara_shards::journal::Options;
 use ara_shards::link::doorbell::Doorbell;
-use ara_shards::protocol::Ara;
 use ara_shards::store::disk::{Recovered, Summary};
 use ara_shards::worker::{self, ShardSetup, Unstarted};
 use core_affinity::CoreId;
@@ -270,7 +269,7 @@ fn spawn_shard(
     };
     let supervisor = supervisor.clone();
     let on_end = move |ending| supervisor.tell(News::ThreadEnded(format!("shard-{index}"), ending));
-    shard.spawn(Ara, open_door, on_end)
+    shard.spawn(open_door, on_end)
 }
 
 fn make_handshake(settings: &Settings, verifier: Verifier, placement: Placement) -> Handshake {

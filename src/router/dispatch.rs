@@ -158,7 +158,7 @@ impl State {
             let audience = audience.cloned().map(Arc::new);
             let expires_at = self.lifetimes.end_of(event.ttl);
             let head = Metadata { id, audience, expires_at, priority: event.priority };
-            Arc::new(Notification::encode(head, &json, self.readers()))
+            Arc::new(Notification::encode(head, &json, self.encodings()))
         };
         let encode = |channel: Option<&str>| encode_for(channel, trigger.event.audience.as_ref());
         match &trigger.target {

@@ -18,10 +18,9 @@ use ara_shards::ShardLink;
 use ara_shards::base::limits::STOP_LINGER;
 use ara_shards::base::placement::Placement;
 use ara_shards::base::socket::Socket;
-use ara_shards::link::message::{
-    Adoption, Control, DiskHealth, Drain, Query, Reply, Report, Transport,
-};
-use ara_shards::notification::Readers;
+use ara_shards::encoding::{Encoding, Encodings};
+use ara_shards::link::message::{Adoption, Control, DiskHealth, Drain, Query, Reply, Report};
+use ara_shards::protocol::Protocol;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
@@ -91,25 +90,23 @@ struct State {
     started: Instant,
 }
 
-/// Clients admitted and not reported closed.
+/// Clients admitted and not reported closed, by what is spoken with them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Admitted {
-    /// Over WebSocket.
-    pub websocket: usize,
-    /// Over SSE.
-    pub sse: usize,
-}
+pub struct Admitted([usize; Protocol::COUNT]);
 
 impl Admitted {
-    const fn total(self) -> usize {
-        self.websocket + self.sse
+    fn total(self) -> usize {
+        self.0.iter().sum()
     }
 
-    const fn of(&mut self, transport: Transport) -> &mut usize {
-        match transport {
-            Transport::WebSocket => &mut self.websocket,
-            Transport::Sse => &mut self.sse,
-        }
+    /// The encodings that somebody reads.
+    fn encodings(self) -> Encodings {
+        let counts = Protocol::ALL.into_iter().zip(self.0);
+        counts.filter(|(_, count)| *count > 0).map(|(protocol, _)| protocol.encoding()).collect()
+    }
+
+    fn of(&mut self, protocol: Protocol) -> &mut usize {
+        self.0.get_mut(protocol.index()).expect("every protocol has its count")
     }
 }
 
@@ -171,7 +168,7 @@ impl Router {
         let home = state.placement.home(admission.client.hash);
         let adoption = Box::new(Adoption {
             socket,
-            encoding: responder.encoding,
+            protocol: responder.protocol,
             client: admission.client,
             response_head: admission.response_head,
             // Made for each: it has a `Date`, and a page must be allowed to read why.
@@ -182,7 +179,7 @@ impl Router {
         let Some(shard) = state.shards.get(home) else { return Ok(()) };
         match shard.control(Control::Adopt(adoption)) {
             Ok(()) => {
-                *state.admitted.of(responder.encoding.transport()) += 1;
+                *state.admitted.of(responder.protocol) += 1;
                 Ok(())
             }
             Err(refused) => match refused.0 {
@@ -327,9 +324,9 @@ impl State {
                     Report::Interest { tenant, channel, present } => {
                         self.interest.update(index, &tenant, channel.as_deref(), present);
                     }
-                    Report::Closed { transport } => {
-                        let count = self.admitted.of(transport);
-                        *count = count.saturating_sub(1);
+                    Report::Closed { protocol } => {
+                        let count = self.admitted.of(protocol);
+                        *count = count.checked_sub(1).expect("an admitted client closes once");
                     }
                     Report::Replied { request, reply } => {
                         self.pending.replied(request, index, reply);
@@ -349,12 +346,11 @@ impl State {
         }
     }
 
-    /// The transports a notification must be encoded for. A message is kept as its WebSocket frame.
-    const fn readers(&self) -> Readers {
-        Readers {
-            websocket: self.lifetimes.keeps_messages || self.admitted.websocket > 0,
-            sse: self.admitted.sse > 0,
-        }
+    /// The encodings a notification is made in. What may be kept is kept as text, so that a reader
+    /// of text who comes while it is on its way to the shards can have it.
+    fn encodings(&self) -> Encodings {
+        let read = self.admitted.encodings();
+        if self.lifetimes.keeps_messages { read.with(Encoding::AraText) } else { read }
     }
 
     fn ask(

@@ -14,6 +14,8 @@ use ara_shards::notification::Priority;
 use ara_shards::worker::{self, ShardSetup, Unstarted};
 use serde_json::value::RawValue;
 
+use ara_shards::protocol::Transport;
+
 use super::*;
 use crate::intake::trigger::{Event, Target, Trigger};
 use crate::listener::stream::Responder;

@@ -1,5 +1,5 @@
 //! An echo server on the gateway's own accept, handshake, frames and close rules, for the
-//! WebSocket conformance suite. Not part of the product: no token, no greeting, no heartbeats.
+//! WebSocket conformance suite. Not part of the product: no token, no `connected`, no heartbeats.
 //!
 //! `echo --port N` (0 = any) prints `listening on ADDRESS` and runs until it is killed.
 
@@ -18,8 +18,8 @@ use ara_shards::base::id::NotificationId;
 use ara_shards::base::placement::Placement;
 use ara_shards::base::socket::{AsyncSocket, Socket};
 use ara_shards::link::doorbell::Doorbell;
-use ara_shards::link::message::{Adoption, Client, Control, Encoding, InitialSubscriptions};
-use ara_shards::protocol::Echo;
+use ara_shards::link::message::{Adoption, Client, Control, InitialSubscriptions};
+use ara_shards::protocol::Protocol;
 use ara_shards::worker::{self, ShardSetup};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -56,7 +56,7 @@ async fn serve(port: u16) -> std::io::Result<()> {
     let setup =
         ShardSetup { index: 0, core: None, inbox_capacity: 16, limits, clock: Clock::start() };
     let (link, shard) = worker::prepare(setup, Arc::clone(&bell))?;
-    shard.spawn(Echo, || {}, |ending| eprintln!("echo: shard ended: {ending:?}"))?;
+    shard.spawn(|| {}, |ending| eprintln!("echo: shard ended: {ending:?}"))?;
 
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let listener = accept::bind(address, 1, accept::SocketOptions::default())?.remove(0);
@@ -103,7 +103,7 @@ async fn answer_handshake(mut socket: AsyncSocket) -> Option<Adoption> {
     };
     Some(Adoption {
         socket: socket.into_detached().ok()?,
-        encoding: Encoding::WebSocket,
+        protocol: Protocol::Echo,
         client,
         response_head,
         refusal: Arc::from(&b""[..]),

@@ -13,6 +13,7 @@ use crate::base::id::{NotificationId, RequestId};
 use crate::base::placement::UserHash;
 use crate::base::socket::Socket;
 use crate::notification::{Metadata, Notification, SharedMessage};
+use crate::protocol::Protocol;
 
 /// Router → shard, control lane: never behind deliveries. Each is answered by a [`Report`].
 #[derive(Debug)]
@@ -44,44 +45,13 @@ pub struct Drain {
     pub grace: Duration,
 }
 
-/// The transport a client chose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Transport {
-    /// RFC 6455 frames, both ways.
-    WebSocket,
-    /// A `text/event-stream` response, one way.
-    Sse,
-}
-
-/// How what a client is sent is put on its socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Encoding {
-    /// RFC 6455 frames.
-    WebSocket,
-    /// Events, each in a chunk of an HTTP/1.1 response.
-    ChunkedEvents,
-    /// Events as they are, to the end of the connection: for HTTP/1.0, which knows no chunks.
-    PlainEvents,
-}
-
-impl Encoding {
-    /// The transport it belongs to.
-    #[must_use]
-    pub const fn transport(self) -> Transport {
-        match self {
-            Self::WebSocket => Transport::WebSocket,
-            Self::ChunkedEvents | Self::PlainEvents => Transport::Sse,
-        }
-    }
-}
-
 /// An admitted client on its way to its home shard: the socket and who is behind it.
 #[derive(Debug)]
 pub struct Adoption {
     /// The client's socket.
     pub socket: Socket,
-    /// How it is spoken to.
-    pub encoding: Encoding,
+    /// What is spoken with it.
+    pub protocol: Protocol,
     /// Who it is and what its token allows.
     pub client: Client,
     /// What must be written first, as it is: the 101 or 200 response head.
@@ -343,8 +313,8 @@ pub enum Report {
     },
     /// An adopted client's socket is closed and its place in the admission count is free.
     Closed {
-        /// How it spoke.
-        transport: Transport,
+        /// What was spoken with it.
+        protocol: Protocol,
     },
     /// The answer to a query.
     Replied {

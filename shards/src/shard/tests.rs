@@ -18,13 +18,12 @@ use crate::base::id::{NotificationId, RequestId, Tick};
 use crate::base::limits::{AckLimits, REPORT_LANE_CAPACITY};
 use crate::base::placement::UserHash;
 use crate::base::socket::Socket;
+use crate::encoding::Encodings;
 use crate::link::doorbell::Doorbell;
 use crate::link::inbox::{self, ShardLink};
-use crate::link::message::{
-    Client, Delivery, Drain, Encoding, InitialSubscriptions, Recipient, Recipients,
-};
-use crate::notification::{Metadata, Notification, Priority, Readers};
-use crate::protocol::Ara;
+use crate::link::message::{Client, Delivery, Drain, InitialSubscriptions, Recipient, Recipients};
+use crate::notification::{Metadata, Notification, Priority};
+use crate::protocol::{Protocol, Transport};
 
 const START: Tick = Tick(1_000);
 const RESPONSE_HEAD: &[u8] = b"RESPONSE_HEAD\n";
@@ -61,7 +60,7 @@ impl Bench {
     }
 
     fn turn(&mut self) -> NextTurn {
-        self.shard.turn(&mut Ara, self.now).unwrap()
+        self.shard.turn(self.now).unwrap()
     }
 
     /// Moves the clock to `until`, waking when the shard asks to be woken.
@@ -74,20 +73,20 @@ impl Bench {
         self.settle();
     }
 
-    fn adopt(&mut self, encoding: Encoding, leftover: &[u8]) -> (TcpStream, TcpStream) {
+    fn adopt(&mut self, protocol: Protocol, leftover: &[u8]) -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let (stream, peer) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
         let twin = stream.try_clone().unwrap();
-        let subscribes_to = match encoding.transport() {
+        let subscribes_to = match protocol.transport() {
             Transport::WebSocket => InitialSubscriptions::Nothing,
             Transport::Sse => InitialSubscriptions::Everything,
         };
         let adoption = Adoption {
             socket: Socket::new(stream, peer),
-            encoding,
+            protocol,
             client: Client {
                 tenant: "acme".into(),
                 user: "ann".into(),
@@ -109,18 +108,17 @@ impl Bench {
 
     /// A client that has read its response head and `connected`.
     fn join(&mut self) -> TcpStream {
-        let (mut client, _) = self.adopt(Encoding::WebSocket, b"");
+        let (mut client, _) = self.adopt(Protocol::AraWebSocket, b"");
         self.settle();
         assert!(read(&mut client, b"\"}").ends_with(b"\"user_id\":\"ann\"}"));
         client
     }
 
     fn deliver(&mut self, json: &[u8]) {
-        let readers = Readers { websocket: true, sse: true };
         let id = NotificationId([2; 16]);
         let (audience, priority) = (None, Priority::Normal);
         let head = Metadata { id, audience, expires_at: Tick(u32::MAX), priority };
-        let notification = Notification::encode(head, json, readers);
+        let notification = Notification::encode(head, json, Encodings::ALL);
         let user = Recipient { tenant: "acme".into(), user: "ann".into(), hash: UserHash(1) };
         let notification = Arc::new(notification);
         let audience = Recipients::Users { notification, users: [user].into() };
@@ -364,7 +362,7 @@ fn a_pause_does_not_use_up_the_time_of_a_closing_client() {
 fn what_an_sse_client_sends_is_not_read_as_frames() {
     let mut bench = Bench::new(timed(0, 0));
     let subscribe = masked(0x81, br#"{"type":"Subscribe","payload":{"channels":["a"]}}"#);
-    let (mut client, _) = bench.adopt(Encoding::ChunkedEvents, &subscribe);
+    let (mut client, _) = bench.adopt(Protocol::AraSseChunked, &subscribe);
     bench.settle();
     client.write_all(&subscribe).unwrap();
     client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
@@ -393,7 +391,7 @@ fn a_fragment_is_a_frame_from_the_client() {
 #[test]
 fn a_drain_ends_with_the_last_client_even_if_its_socket_breaks() {
     let mut bench = Bench::new(timed(0, 0));
-    let (_client, twin) = bench.adopt(Encoding::WebSocket, b"");
+    let (_client, twin) = bench.adopt(Protocol::AraWebSocket, b"");
     bench.settle();
     // Writing fails from now on, as after a reset that the poller has not told yet.
     twin.shutdown(std::net::Shutdown::Write).unwrap();
@@ -419,7 +417,7 @@ fn a_drain_ends_with_the_last_client_even_if_its_socket_breaks() {
 fn a_broken_socket_does_not_take_its_successor_along() {
     let limits = Limits { outbox_bytes_per_connection_max: 1_000, ..timed(0, 0) };
     let mut bench = Bench::new(limits);
-    let (client, twin) = bench.adopt(Encoding::WebSocket, b"");
+    let (client, twin) = bench.adopt(Protocol::AraWebSocket, b"");
     bench.settle();
     // All in one turn: a write fails, the client is seen gone, and the report lane is full.
     twin.shutdown(std::net::Shutdown::Write).unwrap();

@@ -23,7 +23,8 @@ use super::user_queue::UserQueue;
 use crate::base::id::ConnectionKey;
 use crate::base::placement::UserHash;
 use crate::base::table::Table;
-use crate::link::message::{Client, Report, Transport};
+use crate::link::message::{Client, Report};
+use crate::protocol::Transport;
 
 /// The indexes of one shard.
 #[derive(Debug, Default)]
@@ -151,7 +152,7 @@ impl Directory {
             session.home.member_at = narrow(tenant.members.len());
             tenant.members.push(key);
         }
-        *self.total_of(session.transport) += 1;
+        *self.total_of(session.protocol.transport()) += 1;
         if self.sessions.len() <= key.index() {
             self.sessions.resize_with(key.index() + 1, || None);
         }
@@ -290,7 +291,7 @@ impl Directory {
         for entry in session.subscriptions.iter() {
             reports.extend(self.leave_channel(home.tenant, entry));
         }
-        *self.total_of(session.transport) -= 1;
+        *self.total_of(session.protocol.transport()) -= 1;
         let Some(tenant) = self.tenants.get_mut(home.tenant as usize) else { return true };
         let moved_member = swap_remove(&mut tenant.members, home.member_at);
         let mut moved_listener = None;

@@ -88,7 +88,7 @@ impl State {
         let kept = self.put(slot, message);
         let late = |key: &ConnectionKey| {
             let session = self.directory.session(*key);
-            session.is_some_and(|session| notification.bytes(session.transport).is_empty())
+            session.is_some_and(|session| !notification.is_encoded_in(session.protocol.encoding()))
                 && self.matches_audience(*key, head.audience.as_deref())
         };
         if is_window_full || self.directory.user_connections(slot).iter().any(late) {

@@ -15,13 +15,14 @@ use ara_shards::base::counters::ShardSnapshot;
 use ara_shards::base::id::{NotificationId, RequestId, Tick};
 use ara_shards::base::placement::UserHash;
 use ara_shards::base::socket::Socket;
+use ara_shards::encoding::Encodings;
 use ara_shards::link::doorbell::Doorbell;
 use ara_shards::link::message::{
-    Adoption, Client, Control, Delivery, DeliveryCounts, Encoding, InitialSubscriptions, Query,
-    Recipient, Recipients, Reply, Report, Transport,
+    Adoption, Client, Control, Delivery, DeliveryCounts, InitialSubscriptions, Query, Recipient,
+    Recipients, Reply, Report,
 };
-use ara_shards::notification::{Metadata, Notification, Priority, Readers};
-use ara_shards::protocol::Ara;
+use ara_shards::notification::{Metadata, Notification, Priority};
+use ara_shards::protocol::{Protocol, Transport};
 use ara_shards::worker::{self, Ending, ShardSetup, Unstarted};
 use ara_shards::{Limits, ShardLink};
 use crossbeam_channel::{Receiver, bounded};
@@ -85,7 +86,7 @@ impl Rig {
             router.unpark();
         };
         let unstarted = self.unstarted.take().unwrap();
-        self.thread = Some(unstarted.spawn(Ara, on_thread, on_end).unwrap());
+        self.thread = Some(unstarted.spawn(on_thread, on_end).unwrap());
         self.ended = Some(ended);
     }
 
@@ -151,12 +152,12 @@ impl Rig {
     }
 
     /// Hands a client to the shard.
-    pub(crate) fn adopt(&self, user: &str, encoding: Encoding, leftover: &[u8]) -> TestClient {
+    pub(crate) fn adopt(&self, user: &str, protocol: Protocol, leftover: &[u8]) -> TestClient {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, peer) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
-        let subscribes_to = match encoding.transport() {
+        let subscribes_to = match protocol.transport() {
             Transport::WebSocket => InitialSubscriptions::Nothing,
             Transport::Sse => InitialSubscriptions::Everything,
         };
@@ -172,7 +173,7 @@ impl Rig {
         };
         let adoption = Adoption {
             socket: Socket::new(stream, peer),
-            encoding,
+            protocol,
             client,
             response_head: RESPONSE_HEAD.into(),
             refusal: REFUSAL.into(),
@@ -185,7 +186,7 @@ impl Rig {
 
     /// A WebSocket client that has been told `connected`.
     pub(crate) fn join(&self, user: &str) -> TestClient {
-        let mut client = self.adopt(user, Encoding::WebSocket, b"");
+        let mut client = self.adopt(user, Protocol::AraWebSocket, b"");
         client.greeted();
         client
     }
@@ -216,11 +217,10 @@ fn hash(user: &str) -> UserHash {
 
 /// A notification that carries a number and some padding.
 pub(crate) fn notification(number: u64, priority: Priority, padding: usize) -> Arc<Notification> {
-    let readers = Readers { websocket: true, sse: true };
     let text = json!({"type": "notification", "n": number, "padding": "p".repeat(padding)});
     let id = NotificationId([1; 16]);
     let head = Metadata { id, audience: None, expires_at: Tick(u32::MAX), priority };
-    Arc::new(Notification::encode(head, text.to_string().as_bytes(), readers))
+    Arc::new(Notification::encode(head, text.to_string().as_bytes(), Encodings::ALL))
 }
 
 pub(crate) fn to_user(user: &str, number: u64, priority: Priority) -> Delivery {

@@ -18,7 +18,7 @@ fn a_reply_overtakes_the_rest_of_a_fan_out() {
     client.set_nonblocking(true).unwrap();
     let (stream, peer) = listener.accept().unwrap();
     stream.set_nonblocking(true).unwrap();
-    let key = connections.adopt(Socket::new(stream, peer), Encoding::WebSocket).unwrap();
+    let key = connections.adopt(Socket::new(stream, peer), Protocol::AraWebSocket).unwrap();
     let mut read = || {
         let mut bytes = [0; 64];
         let count = client.read(&mut bytes).unwrap_or(0);
@@ -53,7 +53,7 @@ fn a_connection_keeps_the_address_it_came_from() {
     let client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     let (stream, peer) = listener.accept().unwrap();
     assert!(peer.is_ipv6(), "a socket for both families names it ::ffff:127.0.0.1");
-    let key = connections.adopt(Socket::new(stream, peer), Encoding::WebSocket).unwrap();
+    let key = connections.adopt(Socket::new(stream, peer), Protocol::AraWebSocket).unwrap();
     let connection = connections.slots.get(key.index()).unwrap();
     assert_eq!(connection.socket.peer(), client.local_addr().unwrap().into());
 }
