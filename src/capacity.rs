@@ -15,13 +15,13 @@ pub struct Capacity {
     /// Callers of the HTTP API at a time.
     pub callers: usize,
     /// Sockets at each door that have not said who they are, or are being refused.
-    pub newcomers_per_door: usize,
+    pub handshakes_per_door: usize,
 }
 
-/// The most newcomers at all doors, however large the limit is. A head of 16 KiB each: 64 MiB.
-const NEWCOMERS_MAX: usize = 4096;
+/// The most handshakes at all doors, however large the limit is. A head of 16 KiB each: 64 MiB.
+const HANDSHAKES_MAX: usize = 4096;
 /// The least of them.
-const NEWCOMERS_MIN: usize = 16;
+const HANDSHAKES_MIN: usize = 16;
 /// Logs, configuration, listeners, epoll and event descriptors of the process itself.
 const OWN: usize = 64;
 /// Descriptors of one shard: its poller twice, its bell, its runtime's three, its listener.
@@ -68,12 +68,12 @@ fn too_few_files(capacity: Capacity, shards: usize, enough: usize) -> String {
 
 fn share(files: usize, shards: usize, wanted: usize) -> Capacity {
     let callers = (files / 32).clamp(CALLERS_MIN, CALLERS_MAX);
-    let newcomers = (files / 32).clamp(NEWCOMERS_MIN, NEWCOMERS_MAX);
-    let reserved = callers + newcomers + OWN + PER_SHARD * shards;
+    let handshakes = (files / 32).clamp(HANDSHAKES_MIN, HANDSHAKES_MAX);
+    let reserved = callers + handshakes + OWN + PER_SHARD * shards;
     let fits = files.saturating_sub(reserved);
     let clients = if wanted == 0 { fits } else { wanted.min(fits) };
-    let newcomers_per_door = (newcomers / shards).max(8);
-    Capacity { files, clients, callers, newcomers_per_door }
+    let handshakes_per_door = (handshakes / shards).max(8);
+    Capacity { files, clients, callers, handshakes_per_door }
 }
 
 #[cfg(test)]

@@ -28,7 +28,6 @@ use ara_shards::base::pin;
 use ara_shards::base::placement::Placement;
 use ara_shards::journal::Options;
 use ara_shards::link::doorbell::Doorbell;
-use ara_shards::protocol::Ara;
 use ara_shards::store::disk::{Recovered, Summary};
 use ara_shards::worker::{self, ShardSetup, Unstarted};
 use core_affinity::CoreId;
@@ -38,7 +37,7 @@ use crate::api::ResponseStore;
 use crate::capacity::{self, Capacity};
 use crate::cli::EXIT_FAILURE;
 use crate::failure::Failure;
-use crate::listener::accept::{self, Inherited, RouterHandle};
+use crate::listener::accept::{self, RouterHandle, SocketOptions};
 use crate::listener::auth::Verifier;
 use crate::listener::handshake::Handshake;
 use crate::names::DEFAULT_TENANT;
@@ -51,7 +50,7 @@ pub use running::Running;
 pub use signals::Signals;
 
 /// Arrivals waiting for the router, over all doors. At a few microseconds each, 4,096 are some
-/// 20 ms of work; beyond it a newcomer hears 503.
+/// 20 ms of work; beyond it a client is refused with 503.
 const ARRIVALS_CAPACITY: usize = 4096;
 /// What main can be told: each shard's end and its door's, and that of the router and its tasks.
 const NEWS_MAX: usize = 2 * SHARDS_MAX + 16;
@@ -120,11 +119,11 @@ fn start(
     let count = pin::shard_count(settings.shards.count, cores.len());
     let capacity = capacity::claim(count, settings.server.connections_max)?;
     let server = &settings.server;
-    let inherited = Inherited {
+    let options = SocketOptions {
         send_buffer_bytes: server.send_buffer_bytes,
         peer_timeout: settings.limits.connection_timeout,
     };
-    let listeners = accept::bind(server.address, count, inherited)
+    let listeners = accept::bind(server.address, count, options)
         .map_err(|error| cannot_listen("server.host / server.port", server.address, &error))?;
     let address = local_address(listeners.first())?;
     let api_listener = bind_api(settings.api.listen)?;
@@ -140,7 +139,7 @@ fn start(
     let answers = open_query(&settings)?;
     let placement = storage.as_ref().map(|storage| storage.placement().clone());
     let placement = placement.unwrap_or_else(|| Placement::new(count));
-    let gate = Arc::new(gate(&settings, verifier, placement));
+    let handshake = Arc::new(make_handshake(&settings, verifier, placement));
     let (arrivals_in, arrivals) = crossbeam_channel::bounded(ARRIVALS_CAPACITY);
     let (closing, closed) = watch::channel(false);
     let (stop, stop_out) = mpsc::channel(1);
@@ -156,9 +155,9 @@ fn start(
     for (index, (shard, listener)) in unstarted.into_iter().zip(listeners).enumerate() {
         let door = Door {
             listener,
-            gate: Arc::clone(&gate),
+            handshake: Arc::clone(&handshake),
             router: router.clone(),
-            newcomers_max: capacity.newcomers_per_door,
+            handshakes_max: capacity.handshakes_per_door,
         };
         shards.push(spawn_shard(index, shard, door, &supervisor).map_err(no_thread)?);
     }
@@ -166,7 +165,7 @@ fn start(
         settings,
         clock,
         links,
-        gate,
+        handshake,
         capacity,
         arrivals,
         bell,
@@ -185,9 +184,9 @@ fn start(
 /// What a shard's door needs.
 struct Door {
     listener: std::net::TcpListener,
-    gate: Arc<Handshake>,
+    handshake: Arc<Handshake>,
     router: RouterHandle,
-    newcomers_max: usize,
+    handshakes_max: usize,
 }
 
 /// Makes every shard's lanes and poller.
@@ -207,8 +206,8 @@ fn prepare(
             clock,
         }
     };
-    let seats = (0..count).map(|index| worker::prepare(setup(index), Arc::clone(bell)));
-    Ok(seats.collect::<io::Result<Vec<_>>>()?.into_iter().unzip())
+    let prepared = (0..count).map(|index| worker::prepare(setup(index), Arc::clone(bell)));
+    Ok(prepared.collect::<io::Result<Vec<_>>>()?.into_iter().unzip())
 }
 
 /// Has every shard read what an earlier run has left for it, all at a time.
@@ -249,16 +248,16 @@ fn spawn_shard(
 ) -> io::Result<JoinHandle<()>> {
     let for_door = supervisor.clone();
     let open_door = move || {
-        let Door { listener, gate, router, newcomers_max } = door;
-        let serve = accept::serve(listener, gate, router, newcomers_max);
+        let Door { listener, handshake, router, handshakes_max } = door;
+        let serve = accept::serve(listener, handshake, router, handshakes_max);
         for_door.spawn(format!("door-{index}"), serve);
     };
     let supervisor = supervisor.clone();
     let on_end = move |ending| supervisor.tell(News::ThreadEnded(format!("shard-{index}"), ending));
-    shard.spawn(Ara, open_door, on_end)
+    shard.spawn(open_door, on_end)
 }
 
-fn gate(settings: &Settings, verifier: Verifier, placement: Placement) -> Handshake {
+fn make_handshake(settings: &Settings, verifier: Verifier, placement: Placement) -> Handshake {
     let origins = settings.server.cors_origins.clone();
     let local = settings.mode == RunMode::Development && origins.is_empty();
     Handshake {
@@ -307,7 +306,7 @@ fn open_query(settings: &Settings) -> Result<Option<ResponseStore>, Failure> {
 
 fn bind_api(address: Option<SocketAddr>) -> Result<Option<std::net::TcpListener>, Failure> {
     let Some(address) = address else { return Ok(None) };
-    let listeners = accept::bind(address, 1, Inherited::default())
+    let listeners = accept::bind(address, 1, SocketOptions::default())
         .map_err(|error| cannot_listen("api.listen", address, &error))?;
     Ok(listeners.into_iter().next())
 }

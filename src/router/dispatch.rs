@@ -53,10 +53,10 @@ impl Lifetimes {
     /// When an event of this time to live, in seconds, ends. With 0 it is never kept.
     fn end_of(&self, ttl: Option<u64>) -> Tick {
         if ttl == Some(0) {
-            return Tick(0);
+            return Tick::NOW_OR_NEVER;
         }
         let shortest = ttl.map(Duration::from_secs).into_iter().chain(self.longest).min();
-        shortest.map_or(Tick(u32::MAX), |shortest| self.clock.now().after(shortest))
+        shortest.map_or(Tick::NEVER, |shortest| self.clock.now().after(shortest))
     }
 }
 
@@ -145,7 +145,7 @@ impl State {
             let audience = audience.cloned().map(Arc::new);
             let expires_at = self.lifetimes.end_of(event.ttl);
             let head = Metadata { id, audience, expires_at, priority: event.priority };
-            Arc::new(Notification::encode(head, &json, self.readers()))
+            Arc::new(Notification::encode(head, &json, self.encodings()))
         };
         let encode = |channel: Option<&str>| encode_for(channel, trigger.event.audience.as_ref());
         match &trigger.target {

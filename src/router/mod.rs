@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 use ara_shards::base::disk_health::DiskHealth;
 use ara_shards::base::limits::STOP_LINGER;
 use ara_shards::base::placement::{Placement, UserHash};
-use ara_shards::base::transport::Transport;
+use ara_shards::base::socket::Socket;
+use ara_shards::encoding::{Encoding, Encodings};
 use ara_shards::link::message::{Adoption, Control, Drain, Query, Recipient, Report};
 use ara_shards::link::reply::ReplyTo;
-use ara_shards::notification::Readers;
+use ara_shards::protocol::Protocol;
 use ara_shards::{Refused, ShardLink};
 use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{Notify, oneshot};
@@ -89,25 +90,23 @@ struct State {
     started: Instant,
 }
 
-/// Clients admitted and not reported closed.
+/// Clients admitted and not reported closed, by what is spoken with them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Admitted {
-    /// Over WebSocket.
-    pub websocket: usize,
-    /// Over SSE.
-    pub sse: usize,
-}
+pub struct Admitted([usize; Protocol::COUNT]);
 
 impl Admitted {
-    const fn total(self) -> usize {
-        self.websocket + self.sse
+    fn total(self) -> usize {
+        self.0.iter().sum()
     }
 
-    const fn of(&mut self, transport: Transport) -> &mut usize {
-        match transport {
-            Transport::WebSocket => &mut self.websocket,
-            Transport::Sse => &mut self.sse,
-        }
+    /// The encodings that somebody reads.
+    fn encodings(self) -> Encodings {
+        let counts = Protocol::ALL.into_iter().zip(self.0);
+        counts.filter(|(_, count)| *count > 0).map(|(protocol, _)| protocol.encoding()).collect()
+    }
+
+    fn of(&mut self, protocol: Protocol) -> &mut usize {
+        self.0.get_mut(protocol.index()).expect("every protocol has its count")
     }
 }
 
@@ -150,39 +149,39 @@ impl Router {
     /// The gateway is full, overloaded or stopping.
     pub fn admit(
         &self,
-        stream: std::net::TcpStream,
-        pass: Admission,
+        socket: Socket,
+        admission: Admission,
         leftover: Box<[u8]>,
-    ) -> Result<(), (std::net::TcpStream, Vec<u8>)> {
+    ) -> Result<(), (Socket, Vec<u8>)> {
         let mut state = self.0.borrow_mut();
-        let responder = pass.responder;
-        let refuse = |stream, refusal: Refusal| Err((stream, responder.refusal(&refusal)));
+        let responder = admission.responder;
+        let refuse = |socket, refusal: Refusal| Err((socket, responder.refusal(&refusal)));
         if state.phase == Phase::Draining {
-            return refuse(stream, shutting_down());
+            return refuse(socket, shutting_down());
         }
         state.take_reports();
         if state.admitted.total() >= state.connections_max {
             state.counters.refused_full += 1;
             let sentence = format!("the gateway is full: {} connections", state.connections_max);
-            return refuse(stream, Refusal::new(Code::ConnectionLimit, sentence));
+            return refuse(socket, Refusal::new(Code::ConnectionLimit, sentence));
         }
-        let home = state.placement.home(pass.member.hash);
+        let home = state.placement.home(admission.client.hash);
         let adoption = Box::new(Adoption {
-            stream,
-            encoding: responder.encoding,
-            member: pass.member,
-            greeting: pass.greeting,
+            socket,
+            protocol: responder.protocol,
+            client: admission.client,
+            response_head: admission.response_head,
             // Made for each: it has a `Date`, and a page must be allowed to read why.
             refusal: responder.refusal(&per_user_refusal()).into(),
             leftover,
-            connection_id: pass.connection_id,
+            connection_id: admission.connection_id,
         });
         match state.shard(home).control(Control::Adopt(adoption)) {
             Ok(()) => {
-                *state.admitted.of(responder.encoding.transport()) += 1;
+                *state.admitted.of(responder.protocol) += 1;
                 Ok(())
             }
-            Err(Refused(Control::Adopt(adoption))) => refuse(adoption.stream, overloaded()),
+            Err(Refused(Control::Adopt(adoption))) => refuse(adoption.socket, overloaded()),
             Err(Refused(other)) => panic!("a lane gives back what it was given, not {other:?}"),
         }
     }
@@ -342,11 +341,9 @@ impl State {
                     Report::Interest { tenant, channel, present } => {
                         self.interest.update(index, &tenant, channel.as_deref(), present);
                     }
-                    Report::Closed { transport } => {
-                        let count = self.admitted.of(transport);
-                        let left = count.checked_sub(1);
-                        *count =
-                            left.expect("a client is reported closed once, after its adoption");
+                    Report::Closed { protocol } => {
+                        let count = self.admitted.of(protocol);
+                        *count = count.checked_sub(1).expect("an admitted client closes once");
                     }
                     Report::Replied(reply) => reply.deliver(),
                     Report::Disk(health) => *disk = health,
@@ -360,12 +357,11 @@ impl State {
         }
     }
 
-    /// The transports a notification must be encoded for. A message is kept as its WebSocket frame.
-    const fn readers(&self) -> Readers {
-        Readers {
-            websocket: self.lifetimes.keeps_messages || self.admitted.websocket > 0,
-            sse: self.admitted.sse > 0,
-        }
+    /// The encodings a notification is made in. What may be kept is kept as text, so that a reader
+    /// of text who comes while it is on its way to the shards can have it.
+    fn encodings(&self) -> Encodings {
+        let read = self.admitted.encodings();
+        if self.lifetimes.keeps_messages { read.with(Encoding::AraText) } else { read }
     }
 
     fn shard(&self, index: usize) -> &ShardLink {

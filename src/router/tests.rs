@@ -14,6 +14,8 @@ use ara_shards::notification::Priority;
 use ara_shards::worker::{self, ShardSetup, Unstarted};
 use serde_json::value::RawValue;
 
+use ara_shards::protocol::Transport;
+
 use super::*;
 use crate::intake::trigger::{Event, Target, Trigger};
 use crate::listener::stream::Responder;
@@ -139,7 +141,7 @@ fn an_event_source_is_told_in_a_stream_that_a_shard_has_no_room() {
 /// What an SSE client that asks with this `Accept` is answered.
 fn refused(router: &Router, accept: &str) -> String {
     let request = http::Request::builder().uri("/sse").header("accept", accept).body(()).unwrap();
-    let member = Client {
+    let client = Client {
         tenant: "default".into(),
         user: "ann".into(),
         hash: router.recipient("default".into(), "ann").hash,
@@ -149,15 +151,16 @@ fn refused(router: &Router, accept: &str) -> String {
         notify_settled: false,
         seen: None,
     };
-    let pass = Admission {
+    let admission = Admission {
         responder: Responder::new(&request.into_parts().0, Transport::Sse, None),
-        member,
-        greeting: Box::default(),
+        client,
+        response_head: Box::default(),
         connection_id: ara_shards::base::id::NotificationId([1; 16]),
     };
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (_stream, response) = router.admit(stream, pass, Box::default()).unwrap_err();
+    let address = listener.local_addr().unwrap();
+    let socket = Socket::new(std::net::TcpStream::connect(address).unwrap(), address);
+    let (_socket, response) = router.admit(socket, admission, Box::default()).unwrap_err();
     String::from_utf8(response).unwrap()
 }
 

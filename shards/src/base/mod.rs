@@ -1,6 +1,6 @@
-//! What every part of the engine names: identities, time, bounds, counters, placement.
+//! What every part of the engine names: identities, time, bounds, counters, placement, sockets.
 //!
-//! **Runs on**: any thread (plain values). **Owns**: nothing. **Never**: knows a part above it.
+//! **Runs on**: any thread (plain values). **Owns**: nothing but a socket its descriptor. **Never**: knows a part above it.
 
 pub mod clock;
 pub mod counters;
@@ -9,6 +9,8 @@ pub mod id;
 pub mod limits;
 pub mod pin;
 pub mod placement;
+pub mod socket;
+pub mod timer;
 pub mod transport;
 
 pub(crate) mod table;

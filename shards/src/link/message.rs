@@ -5,16 +5,17 @@
 //!
 //! The star: the router is the only sender to shards, and shards report only to the router.
 
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::counters::ShardSnapshot;
+pub use crate::base::disk_health::DiskHealth;
 use crate::base::id::{NotificationId, RequestId};
 use crate::base::placement::UserHash;
-pub use crate::base::{disk_health::DiskHealth, transport::Transport};
+use crate::base::socket::Socket;
 use crate::link::reply::ReplyTo;
 use crate::notification::{Metadata, Notification, SharedMessage};
+use crate::protocol::Protocol;
 
 /// Router → shard, control lane: never behind deliveries. Each is answered by a [`Report`].
 #[derive(Debug)]
@@ -41,39 +42,17 @@ pub struct Drain {
     pub grace: Duration,
 }
 
-/// How what a client is sent is put on its socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Encoding {
-    /// RFC 6455 frames.
-    WebSocket,
-    /// Events, each in a chunk of an HTTP/1.1 response.
-    ChunkedEvents,
-    /// Events as they are, to the end of the connection: for HTTP/1.0, which knows no chunks.
-    PlainEvents,
-}
-
-impl Encoding {
-    /// The transport it belongs to.
-    #[must_use]
-    pub const fn transport(self) -> Transport {
-        match self {
-            Self::WebSocket => Transport::WebSocket,
-            Self::ChunkedEvents | Self::PlainEvents => Transport::Sse,
-        }
-    }
-}
-
 /// An admitted client on its way to its home shard: the socket and who is behind it.
 #[derive(Debug)]
 pub struct Adoption {
-    /// The client's socket, non-blocking.
-    pub stream: TcpStream,
-    /// How it is spoken to.
-    pub encoding: Encoding,
-    /// Who it is and what it may hear.
-    pub member: Client,
+    /// The client's socket.
+    pub socket: Socket,
+    /// What is spoken with it.
+    pub protocol: Protocol,
+    /// Who it is and what its token allows.
+    pub client: Client,
     /// What must be written first, as it is: the 101 or 200 response head.
-    pub greeting: Box<[u8]>,
+    pub response_head: Box<[u8]>,
     /// What is written instead, as it is, when the user has too many connections already.
     pub refusal: Arc<[u8]>,
     /// Bytes the client sent after its request head.
@@ -355,8 +334,8 @@ pub enum Report {
     },
     /// An adopted client's socket is closed and its place in the admission count is free.
     Closed {
-        /// How it spoke.
-        transport: Transport,
+        /// What was spoken with it.
+        protocol: Protocol,
     },
     /// The reply to a query.
     Replied(Reply),

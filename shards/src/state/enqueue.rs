@@ -88,7 +88,7 @@ impl State {
         let kept = self.put(slot, message);
         let late = |key: &ConnectionKey| {
             let session = self.directory.session(*key);
-            session.is_some_and(|session| notification.bytes(session.transport).is_empty())
+            session.is_some_and(|session| !notification.is_encoded_in(session.protocol.encoding()))
                 && self.matches_audience(*key, head.audience.as_deref())
         };
         if is_window_full || self.directory.user_connections(slot).iter().any(late) {
@@ -174,7 +174,7 @@ impl State {
     pub(super) fn arm_expiry(&mut self, slot: u32, first: Tick) {
         let Some(queue) = self.directory.queue_mut(slot) else { return };
         if first < Tick(u32::MAX) && queue.timer_at.is_none_or(|at| first < at) {
-            queue.timer_at = Some(self.expiries.arm(ConnectionKey(slot), first));
+            queue.timer_at = Some(self.expiries.arm(slot, first));
         }
     }
 

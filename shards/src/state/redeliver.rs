@@ -10,7 +10,7 @@ use super::{Outgoing, State};
 use crate::base::id::{ConnectionKey, NotificationId, Tick};
 use crate::base::limits::{LETTERS_PER_TURN, OVERDUE_PER_TURN};
 use crate::outbound::{Frame, Repeated, Unsent};
-use crate::protocol::ara::ServerMessage;
+use crate::protocol::Event;
 
 impl State {
     /// Takes back what a connection that is leaving had not written, and, if it was the user's
@@ -185,8 +185,7 @@ impl State {
             session.is_some_and(|session| session.notify_settled) && Some(*key) != from
         }));
         for key in others.drain(..) {
-            let message = ServerMessage::Settled { notification_id: id.to_string() };
-            self.reply(key, &message, out);
+            self.tell(key, &Event::Settled(id), out);
         }
         self.told = others;
         self.directory.tidy_user(slot);
@@ -240,7 +239,7 @@ impl State {
     fn expire_some(&mut self) -> bool {
         let mut fired = Vec::new();
         self.expiries.expire(self.now, &mut fired);
-        self.expiring.extend(fired.into_iter().map(|(slot, due)| (slot.0, due)));
+        self.expiring.extend(fired);
         let mut budget = LETTERS_PER_TURN;
         while let Some((slot, due)) = self.expiring.pop_front() {
             if !self.expire_messages(slot, due, &mut budget) {

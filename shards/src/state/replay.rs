@@ -4,6 +4,8 @@
 //! **Never**: floods an outbox, or starves other users: so many messages a user and turn, and none
 //! while much waits for the reader.
 
+use std::rc::Rc;
+
 use super::enqueue::End;
 use super::user_queue::QueuedMessage;
 use super::waiting::Seen;
@@ -12,7 +14,8 @@ use crate::base::id::{ConnectionKey, NotificationId, Tick};
 use crate::base::limits::{
     LETTERS_PER_TURN, REPLAY_BACKLOG_BYTES, REPLAYS_PER_TURN, REPLAYS_PER_USER,
 };
-use crate::outbound::Frame;
+use crate::outbound::{Frame, Repeated};
+use crate::protocol::Marks;
 
 impl State {
     /// Begins the replay of a user who has come back. What it says it has seen is settled first.
@@ -159,7 +162,7 @@ impl State {
     ) -> bool {
         let attempts_before = message.attempts();
         let message = message.sent(attempts_before.saturating_add(1));
-        let frame = Frame::queued(&message, replayed);
+        let frame = self.frame_of(slot, &message, replayed);
         let (mut copies, mut has_reader) = (0, false);
         for key in self.directory.user_connections(slot) {
             if self.matches_audience(*key, message.audience()) {
@@ -193,6 +196,16 @@ impl State {
         }
         self.depart(slot, message);
         true
+    }
+
+    /// A message as it is sent from the queue (`replayed`) or again, for all who are there to read it.
+    fn frame_of(&self, slot: u32, message: &QueuedMessage, replayed: bool) -> Rc<Frame> {
+        let sessions = self.directory.user_connections(slot).iter();
+        let sessions = sessions.filter_map(|key| self.directory.session(*key));
+        let readers = sessions.map(|session| session.protocol.encoding()).collect();
+        let marks = Marks { replayed, attempt: message.attempts() };
+        let repeated = Repeated::new(message.kept(), message.sequence(), marks, readers);
+        Rc::new(Frame::QueuedMessage(Box::new(repeated)))
     }
 
     /// Asks to be told when one of a user's connections has written all. Those that have already

@@ -14,14 +14,16 @@ use ara_shards::base::clock::Clock;
 use ara_shards::base::counters::ShardSnapshot;
 use ara_shards::base::id::{NotificationId, RequestId, Tick};
 use ara_shards::base::placement::UserHash;
+use ara_shards::base::socket::Socket;
+use ara_shards::encoding::Encodings;
 use ara_shards::link::doorbell::Doorbell;
 use ara_shards::link::message::{
-    Adoption, Client, Control, Delivery, DeliveryCounts, Encoding, InitialSubscriptions, Query,
-    Recipient, Recipients, Reply, Report, Transport,
+    Adoption, Client, Control, Delivery, DeliveryCounts, InitialSubscriptions, Query, Recipient,
+    Recipients, Reply, Report,
 };
 use ara_shards::link::reply::ReplyTo;
-use ara_shards::notification::{Metadata, Notification, Priority, Readers};
-use ara_shards::protocol::Ara;
+use ara_shards::notification::{Metadata, Notification, Priority};
+use ara_shards::protocol::{Protocol, Transport};
 use ara_shards::worker::{self, Ending, ShardSetup, Unstarted};
 use ara_shards::{Limits, ShardLink};
 use crossbeam_channel::{Receiver, bounded};
@@ -32,7 +34,7 @@ use tokio::sync::oneshot;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) const TENANT: &str = "acme";
-const GREETING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+const RESPONSE_HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
 const REFUSAL: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\r\n";
 
 #[expect(clippy::disallowed_methods, reason = "a test's deadlines are real time")]
@@ -86,7 +88,7 @@ impl Rig {
             router.unpark();
         };
         let unstarted = self.unstarted.take().unwrap();
-        self.thread = Some(unstarted.spawn(Ara, on_thread, on_end).unwrap());
+        self.thread = Some(unstarted.spawn(on_thread, on_end).unwrap());
         self.ended = Some(ended);
     }
 
@@ -159,16 +161,16 @@ impl Rig {
     }
 
     /// Hands a client to the shard.
-    pub(crate) fn adopt(&self, user: &str, encoding: Encoding, leftover: &[u8]) -> TestClient {
+    pub(crate) fn adopt(&self, user: &str, protocol: Protocol, leftover: &[u8]) -> TestClient {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (stream, _) = listener.accept().unwrap();
+        let (stream, peer) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
-        let subscribes_to = match encoding.transport() {
+        let subscribes_to = match protocol.transport() {
             Transport::WebSocket => InitialSubscriptions::Nothing,
             Transport::Sse => InitialSubscriptions::Everything,
         };
-        let member = Client {
+        let client = Client {
             tenant: TENANT.into(),
             user: user.into(),
             hash: hash(user),
@@ -179,10 +181,10 @@ impl Rig {
             seen: None,
         };
         let adoption = Adoption {
-            stream,
-            encoding,
-            member,
-            greeting: GREETING.into(),
+            socket: Socket::new(stream, peer),
+            protocol,
+            client,
+            response_head: RESPONSE_HEAD.into(),
             refusal: REFUSAL.into(),
             leftover: leftover.into(),
             connection_id: NotificationId([7; 16]),
@@ -193,7 +195,7 @@ impl Rig {
 
     /// A WebSocket client that has been told `connected`.
     pub(crate) fn join(&self, user: &str) -> TestClient {
-        let mut client = self.adopt(user, Encoding::WebSocket, b"");
+        let mut client = self.adopt(user, Protocol::AraWebSocket, b"");
         client.greeted();
         client
     }
@@ -224,11 +226,10 @@ fn hash(user: &str) -> UserHash {
 
 /// A notification that carries a number and some padding.
 pub(crate) fn notification(number: u64, priority: Priority, padding: usize) -> Arc<Notification> {
-    let readers = Readers { websocket: true, sse: true };
     let text = json!({"type": "notification", "n": number, "padding": "p".repeat(padding)});
     let id = NotificationId([1; 16]);
     let head = Metadata { id, audience: None, expires_at: Tick(u32::MAX), priority };
-    Arc::new(Notification::encode(head, text.to_string().as_bytes(), readers))
+    Arc::new(Notification::encode(head, text.to_string().as_bytes(), Encodings::ALL))
 }
 
 pub(crate) fn recipient(user: &str) -> Recipient {
@@ -304,7 +305,7 @@ impl TestClient {
     }
 
     fn greeted(&mut self) {
-        assert_eq!(self.read_to(b"\r\n\r\n"), GREETING);
+        assert_eq!(self.read_to(b"\r\n\r\n"), RESPONSE_HEAD);
         let Heard::Text(message) = self.next() else { panic!("not greeted") };
         assert_eq!(message["type"], "connected");
     }

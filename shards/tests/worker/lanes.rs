@@ -10,8 +10,9 @@ use std::time::Duration;
 use ara_shards::base::limits::{
     CONTROL_LANE_CAPACITY, DELIVERIES_PER_TURN, Limits, REPORT_LANE_CAPACITY,
 };
-use ara_shards::link::message::{Control, DeliveryCounts, Encoding, Query, Reply, Report};
+use ara_shards::link::message::{Control, DeliveryCounts, Query, Reply, Report};
 use ara_shards::notification::Priority;
+use ara_shards::protocol::Protocol;
 use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::harness::{
@@ -102,7 +103,7 @@ fn a_query_that_is_dropped_fails_for_whoever_asked() {
 #[test]
 fn urgent_deliveries_overtake_and_each_lane_keeps_its_order() {
     let mut rig = Rig::waiting(quiet(), 1_000);
-    let mut client = rig.adopt("ann", Encoding::WebSocket, b"");
+    let mut client = rig.adopt("ann", Protocol::AraWebSocket, b"");
     let per_lane = 100;
     for number in 0..per_lane {
         for (rank, priority) in (0..).zip(Priority::ALL) {

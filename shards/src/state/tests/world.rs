@@ -11,18 +11,18 @@ use serde_json::json;
 
 use super::reference::{Person, Reference};
 use super::steps::{Audience, CHANNELS, Newcomer, Step, TENANTS, Target, USERS, Utterance};
-use super::wire::{Effects, Got, Wire};
+use super::wire::{Effects, Got, Wire, protocol};
 use super::{ask, drain};
 use crate::base::id::{ConnectionKey, NotificationId, RequestId, Tick};
 use crate::base::limits::{Limits, PROMPT_RECIPIENTS_MAX};
 use crate::base::placement::UserHash;
 use crate::link::message::{
     Client, Delivery, DeliveryCounts, InitialSubscriptions, Query, Recipient, Recipients, Report,
-    Transport,
 };
 use crate::notification::{self, Notification};
-use crate::protocol::ara;
-use crate::state::{CloseReason, State};
+use crate::protocol::{Transport, ara};
+use crate::state::State;
+use crate::wire::close::CloseReason;
 
 #[derive(Debug)]
 pub(super) struct World {
@@ -111,7 +111,8 @@ impl World {
             seen: None,
         };
         let taken = self.reference.connect(key, who, self.now);
-        let armed = self.state.handle_connect(ConnectionKey(key), member, who.transport, self.now);
+        let protocol = protocol(who.transport, key);
+        let armed = self.state.handle_connect(ConnectionKey(key), member, protocol, self.now);
         assert_eq!(armed.is_ok(), taken, "admission of {who:?}");
         match armed {
             Ok(next) => self.arm(key, next),

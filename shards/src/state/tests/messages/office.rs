@@ -17,12 +17,14 @@ use crate::base::id::{ConnectionKey, NotificationId, RequestId, Tick};
 use crate::base::limits::Limits;
 use crate::link::message::{
     Client, Delivery, DeliveryCounts, DiskHealth, InitialSubscriptions, Query, Recipient,
-    Recipients, Report, Source, Transport, UserQueueView,
+    Recipients, Report, Source, UserQueueView,
 };
-use crate::notification::{Audience, Metadata, Notification, Priority, Readers};
-use crate::protocol::ara::ClientMessage;
+use crate::notification::{Audience, Metadata, Notification, Priority};
+use crate::protocol::{ClientMessage, Protocol};
+use crate::state::State;
+use crate::state::tests::steps::encodings;
 use crate::state::tests::{ask, drain};
-use crate::state::{CloseReason, State};
+use crate::wire::close::CloseReason;
 
 #[derive(Debug)]
 pub(super) struct Office {
@@ -119,6 +121,7 @@ impl Office {
         }
         let key = self.sockets.free_key();
         let socket = self.sockets.open(key, who.user, who.transport);
+        let protocol = socket.protocol;
         socket.in_role = who.in_role;
         socket.notify_settled = who.notify_settled;
         let member = Client {
@@ -132,7 +135,7 @@ impl Office {
             seen,
         };
         let key = ConnectionKey(key);
-        self.state.handle_connect(key, member, who.transport, self.now).unwrap();
+        self.state.handle_connect(key, member, protocol, self.now).unwrap();
         self.account(&facts);
     }
 
@@ -175,7 +178,7 @@ impl Office {
         self.ids.push(id);
         let audience: Audience = Audience::Roles(Box::new(["x".into()]));
         let audience = trigger.for_role.then(|| Arc::new(audience));
-        let readers = Readers { websocket: true, sse: trigger.for_sse };
+        let readers = encodings(true, trigger.for_sse);
         let json = format!(r#"{{"n":{}}}"#, number(id));
         let most = self.limits.queue.map(|queue| queue.ttl);
         let ttl = trigger.ttl.into_iter().chain(most).min();
@@ -192,7 +195,7 @@ impl Office {
         let is_reader = |key: &u32| {
             let socket = &self.sockets.open[key];
             (socket.in_role || !trigger.for_role)
-                && (socket.transport == Transport::WebSocket || trigger.for_sse)
+                && (socket.protocol == Protocol::AraWebSocket || trigger.for_sse)
         };
         let has_reader: Vec<bool> = (0..USERS.len())
             .map(|user| self.sockets.of(user).any(|(key, _)| is_reader(&key)))
@@ -293,7 +296,7 @@ impl Office {
         let socket = &self.sockets.open[&key];
         let owner = socket.owner;
         let theirs: Vec<u64> = self.ledger.of(owner).map(|(number, _)| number).collect();
-        if socket.transport == Transport::Sse || self.ids.is_empty() {
+        if !socket.protocol.is_two_way() || self.ids.is_empty() {
             return;
         }
         let id = if any || theirs.is_empty() {
@@ -306,7 +309,7 @@ impl Office {
         let is_awaited = self.expect_settled(name, &mut facts);
         let listeners = self.listeners(owner, Some(key));
         let text = id.to_string();
-        let message = ClientMessage::Ack(text.as_str().into());
+        let message = ClientMessage::Ack(Some(id));
         self.state.handle_message(ConnectionKey(key), Ok(message), self.now, &mut self.sockets);
         let answer = if is_awaited { format!("acked {text}") } else { "error ACK_UNKNOWN".into() };
         let told = if is_awaited { listeners } else { BTreeSet::new() };
