@@ -14,7 +14,7 @@ use crate::base::limits::SSE_RETRY_MS;
 use crate::link::message::{Encoding, Transport};
 use crate::notification::{Notification, Priority};
 use crate::protocol::ara::{self, ServerMessage};
-use crate::state::user_queue::QueuedMessage;
+use crate::queued_message::QueuedMessage;
 use crate::wire::{sse, websocket};
 
 /// A frame on its way to one or more connections of this shard.
@@ -78,7 +78,7 @@ impl Frame {
     #[must_use]
     pub fn queued(message: &QueuedMessage, replayed: bool) -> Rc<Self> {
         let (id, attempts) = (message.id(), message.attempts());
-        let json = ara::repeated(message.kept().json(), replayed, attempts);
+        let json = ara::repeated(message.shared().json(), replayed, attempts);
         Rc::new(Self::QueuedMessage(Box::new(Repeated {
             id,
             sequence: message.sequence(),

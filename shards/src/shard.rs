@@ -18,7 +18,7 @@ use crate::link::message::{Adoption, Control, Drain, Query, Reply, Report, Trans
 use crate::outbound::Frame;
 use crate::protocol::{Protocol, Sender};
 use crate::state::{CloseReason, Outgoing, State, Urgency};
-use crate::store::disk::Recovered;
+use crate::store::Recovered;
 use crate::wire::websocket::{self, Event, Violation};
 use stall::Schedule;
 
@@ -86,13 +86,13 @@ impl Shard {
     }
 
     /// Takes over what an earlier run has left on disk.
-    pub(crate) fn restore(&mut self, recovered: Recovered) {
-        self.state.restore(recovered);
+    pub(crate) fn restore(&mut self, recovered: Recovered, now: Tick) {
+        self.state.restore(recovered, now);
     }
 
     /// Waits until what is kept on disk is there.
     pub(crate) fn close(&mut self) -> io::Result<()> {
-        self.state.take_store().map_or(Ok(()), |store| store.close())
+        self.state.take_store().close()
     }
 
     /// One turn: everything it does is bounded, and nothing in it waits.
@@ -151,9 +151,7 @@ impl Shard {
         let more_messages = self.state.handle_deadlines(now, &mut self.connections)
             | self.state.poll_replays(now, &mut self.connections)
             | self.state.poll_store(now);
-        if let Some(store) = &self.state.store {
-            store.check()?;
-        }
+        self.state.store().check()?;
         if !self.hand_over_reports() {
             return Ok(Flow::Held);
         }
@@ -171,8 +169,8 @@ impl Shard {
             return Ok(Flow::Again);
         }
         let timer = self.wheel.next().map(|running| self.state.on_clock(running));
-        let disk = self.state.store.as_ref().and_then(|store| store.next_look_at(now));
-        let times = [timer, self.state.next_deadline(), disk];
+        let store = self.state.store().next_poll_at(now);
+        let times = [timer, self.state.next_deadline(), store];
         Ok(Flow::Idle(times.into_iter().flatten().min()))
     }
 

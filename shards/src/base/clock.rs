@@ -44,7 +44,11 @@ impl Clock {
     /// A tick as milliseconds since 1970; [`Tick::NEVER`] as the last of those.
     #[must_use]
     pub fn unix_ms_of(&self, tick: Tick) -> u64 {
-        if tick == Tick::NEVER { u64::MAX } else { self.epoch_unix_ms.saturating_add(tick.as_millis()) }
+        if tick == Tick::NEVER {
+            u64::MAX
+        } else {
+            self.epoch_unix_ms.saturating_add(tick.as_millis())
+        }
     }
 
     /// The other way; a time before the clock began is [`Tick::START`].

@@ -10,4 +10,5 @@ pub mod pin;
 pub mod placement;
 pub mod timer;
 
+pub(crate) mod side_table;
 pub(crate) mod table;

@@ -7,22 +7,15 @@
 //! waits in `reports` until the worker has handed it to the router.
 
 pub mod directory;
-pub mod in_flight;
 pub mod session;
 pub mod subscriptions;
-pub mod user_queue;
-pub mod waiting;
 
 mod broadcast;
 mod channels;
-mod enqueue;
 mod query;
-mod recent;
-mod redeliver;
-mod replay;
+mod queueing;
 mod running;
 mod silence;
-mod storing;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -32,19 +25,14 @@ use std::time::Duration;
 use crate::base::counters::Counters;
 use crate::base::id::{ConnectionKey, Tick};
 use crate::base::limits::Limits;
-use crate::base::timer::Wheel;
 use crate::link::message::{Client, Drain, InitialSubscriptions, Report, Transport};
 use crate::outbound::{Frame, Unsent};
 use crate::protocol::ara::{ClientMessage, ServerMessage, is_channel_name, parse_id};
-use crate::store::disk::DiskStore;
+use crate::queue::Queues;
 use crate::wire::websocket;
 use directory::Directory;
-use in_flight::InFlight;
-use recent::Recent;
 use running::RunningTime;
 use session::{Grants, Session};
-use user_queue::QueuedMessage;
-use waiting::Waiting;
 
 /// Where frames go and connections end: the sockets, or a model of them in tests.
 pub trait Outgoing {
@@ -113,30 +101,12 @@ pub struct State {
     /// Asks a quiet client whether it is there, where no heartbeat does.
     ping: Rc<Frame>,
     random: fastrand::Rng,
-    /// Messages on their way to be acknowledged.
-    pub(crate) flights: InFlight,
-    /// Where messages are kept on disk; `None` = in memory only.
-    pub(crate) store: Option<Box<DiskStore>>,
-    /// Users whose replay goes on in the next turn.
-    replays: VecDeque<u32>,
-    /// When messages expire, by user.
-    expiries: Wheel<u32>,
-    /// Users some of whose messages have expired, and when that was due.
-    expiring: VecDeque<(u32, Tick)>,
-    /// Messages that were cleared: their records are to be released.
-    cleared: VecDeque<Waiting>,
-    /// Users one of whose connections has left: the others may have written all they had.
-    looks: Vec<u32>,
-    /// The order in which deliveries were taken; 0 is never used.
-    sequence: u64,
-    /// Where in that order the last ones stood.
-    recent: Recent,
+    /// Every message of the shard's users, from acceptance to its end.
+    pub(crate) queues: Queues,
     /// Scratch: connections whose outbox refused a frame of the current delivery.
     refused: Vec<ConnectionKey>,
     /// Scratch: connections that are told something.
     told: Vec<ConnectionKey>,
-    /// Scratch: messages that end together.
-    ending: Vec<QueuedMessage>,
     /// Scratch: one bit a connection, for deliveries over several channels.
     seen: Vec<u64>,
 }
@@ -146,6 +116,7 @@ impl State {
     #[must_use]
     pub fn new(limits: Limits, seed: u64) -> Self {
         Self {
+            queues: Queues::new(&limits),
             limits,
             directory: Directory::default(),
             counters: Counters::default(),
@@ -155,18 +126,8 @@ impl State {
             ping: Frame::raw(websocket::ping_frame()),
             heartbeats: [Transport::WebSocket, Transport::Sse].map(Frame::heartbeat),
             random: fastrand::Rng::with_seed(seed),
-            flights: InFlight::default(),
-            store: None,
-            replays: VecDeque::new(),
-            expiries: Wheel::new(Tick::default()),
-            expiring: VecDeque::new(),
-            cleared: VecDeque::new(),
-            looks: Vec::new(),
-            sequence: 0,
-            recent: Recent::default(),
             refused: Vec::new(),
             told: Vec::new(),
-            ending: Vec::new(),
             seen: Vec::new(),
         }
     }
@@ -190,7 +151,7 @@ impl State {
         let mut session = Session::new(transport, grants, came_at, heartbeat_at);
         session.notify_settled = member.notify_settled;
         let next = self.next_check(&session);
-        self.directory.join(key, &member, session);
+        let user = self.directory.join(key, &member, session);
         match member.subscribes_to {
             InitialSubscriptions::Nothing => {}
             InitialSubscriptions::Channels(names) => {
@@ -205,17 +166,20 @@ impl State {
             }
         }
         self.counters.connections_opened += 1;
-        if let Some(session) = self.directory.session(key) {
-            self.begin_replay(session.home.user, member.seen);
+        let (queues, mut cx) = self.queues();
+        if let Some(id) = member.seen {
+            queues.acknowledge_seen(&mut cx, user, id);
         }
+        queues.begin_replay(user);
         Ok(next)
     }
 
     /// Forgets a connection; nothing of it stays in any index. What it had not written goes back
     /// to its user's queue. Unknown keys are ignored.
     pub fn handle_disconnect(&mut self, key: ConnectionKey, unsent: Vec<Unsent>) {
-        self.take_back(key, unsent);
-        if self.directory.leave(key, &mut self.reports) {
+        self.take_back(key, &unsent);
+        if let Some(user) = self.directory.leave(key, &mut self.reports) {
+            self.queues.tidy(&mut self.directory, user);
             self.counters.connections_closed += 1;
         }
     }
@@ -249,10 +213,12 @@ impl State {
         let Some(session) = self.directory.session(key) else { return };
         let user = session.home.user;
         let id = parse_id(id);
-        let Some(id) = id.filter(|id| self.settle(user, *id)) else {
+        let (queues, mut cx) = self.queues();
+        let Some(id) = id.filter(|id| queues.acknowledge(&mut cx, user, *id)) else {
             return self.refuse(key, "ACK_UNKNOWN", "no such notification awaits your Ack", out);
         };
         self.notify_settled_to_others(user, id, Some(key), out);
+        self.queues.tidy(&mut self.directory, user);
         self.reply(key, &ServerMessage::Acked { notification_id: id.to_string() }, out);
     }
 
@@ -319,8 +285,10 @@ impl State {
     ) {
         let flush = reason.flush && (!self.keeps_messages() || reason == CloseReason::SHUTDOWN);
         let reason = CloseReason { flush, ..reason };
-        if reason == CloseReason::SHUTDOWN {
-            self.leave_unwritten(key);
+        if reason == CloseReason::SHUTDOWN
+            && let Some(session) = self.directory.session(key)
+        {
+            self.queues.leave_unwritten(session.home.user);
         }
         let unsent = out.close(key, reason);
         self.handle_disconnect(key, unsent);
@@ -329,7 +297,7 @@ impl State {
     /// Whether what was not written is kept for later.
     #[must_use]
     pub const fn keeps_messages(&self) -> bool {
-        self.limits.queue.is_some() || self.limits.ack.is_some()
+        self.queues.is_on()
     }
 
     /// Tells a client to go and come back later, each after a delay of its own.
