@@ -63,6 +63,10 @@ impl Outgoing for Taker {
         true
     }
 
+    fn encoding(&self, _: ConnectionKey) -> Option<Encoding> {
+        None
+    }
+
     fn backlog_bytes(&self, _: ConnectionKey) -> Option<usize> {
         Some(0)
     }

@@ -13,4 +13,5 @@ pub mod socket;
 pub mod timer;
 pub mod transport;
 
+pub(crate) mod side_table;
 pub(crate) mod table;
