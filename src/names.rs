@@ -2,7 +2,7 @@
 //!
 //! **Runs on**: any thread. **Owns**: nothing. **Never**: normalizes: a name is itself or refused.
 
-pub use ara_shards::protocol::ara::is_channel_name as is_channel;
+pub use ara_shards::base::id::is_channel_name as is_channel;
 
 /// The longest user id, in bytes.
 pub const USER_BYTES_MAX: usize = 128;

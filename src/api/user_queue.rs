@@ -5,9 +5,8 @@
 
 use std::sync::Arc;
 
-use ara_shards::base::id::NotificationId;
+use ara_shards::base::id::{NotificationId, parse_id};
 use ara_shards::link::message::{Client, Query, QueuedMessageView, Recipient, Reply, Source};
-use ara_shards::protocol::ara::parse_id;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

@@ -148,7 +148,7 @@ impl Pool {
     /// Links an entry behind another, or before all (`None`).
     fn link(&mut self, outbox: &mut Outbox, slot: Slot, before: Option<Slot>) {
         let next = match before {
-            Some(before) => std::mem::replace(&mut self.entry_mut(before).next, Some(slot)),
+            Some(before) => self.entry_mut(before).next.replace(slot),
             None => outbox.head.replace(slot),
         };
         self.entry_mut(slot).next = next;

@@ -31,11 +31,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::base::counters::Counters;
-use crate::base::id::{ConnectionKey, NotificationId, Tick};
+use crate::base::id::{ConnectionKey, NotificationId, Tick, is_channel_name};
 use crate::base::limits::Limits;
 use crate::link::message::{Client, Drain, InitialSubscriptions, Report};
 use crate::outbound::{Frame, Unsent};
-use crate::protocol::ara::is_channel_name;
 use crate::protocol::{ClientMessage, ErrorCode, Event, Protocol};
 use crate::store::disk::DiskStore;
 use crate::wire::close::CloseReason;
