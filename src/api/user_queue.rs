@@ -5,11 +5,10 @@
 
 use std::sync::Arc;
 
-use ara_shards::base::id::NotificationId;
+use ara_shards::base::id::{NotificationId, parse_id};
 use ara_shards::link::message::{
     Client, Query, QueuedMessageView, Recipient, Source, UserQueueView,
 };
-use ara_shards::protocol::ara::parse_id;
 use bytes::Bytes;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
