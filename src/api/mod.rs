@@ -107,7 +107,7 @@ impl<'a> Route<'a> {
             ["api", "v1", "channels", name] => Self::Channel(name),
             ["api", "v1", "users", user, "subscriptions"] => Self::Subscriptions(user),
             ["api", "v1", "users", user, "queue"] => Self::Letters(user, Source::Queue),
-            ["api", "v1", "users", user, "dead-messages"] => {
+            ["api", "v1", "users", user, "dead-letters"] => {
                 Self::Letters(user, Source::DeadLetters)
             }
             ["api", "v1", "acks"] => Self::Acks,

@@ -47,7 +47,7 @@ impl<'a> QueuedMessage<'a> {
     }
 }
 
-/// `GET` and `DELETE /api/v1/users/{user_id}/queue` and `…/dead-messages`.
+/// `GET` and `DELETE /api/v1/users/{user_id}/queue` and `…/dead-letters`.
 pub(super) async fn show(
     router: &Router,
     tenant: Arc<str>,
