@@ -51,8 +51,8 @@ pub(super) fn read(sources: &Sources, faults: &mut Vec<Fault>) -> Raw {
     let lines = dotenv.iter().map(|(name, line)| (name, format!(".env, line {}", line.number)));
     let variables = sources.environment.keys().map(|name| (name, "environment".to_owned()));
     for (name, place) in lines.chain(variables) {
-        if let Some(matches) = near_miss(name) {
-            raw.warnings.push(format!("{name} ({place}) is not read; is {matches} matches?"));
+        if let Some(meant) = near_miss(name) {
+            raw.warnings.push(format!("{name} ({place}) is not read; is {meant} meant?"));
         }
     }
     raw
@@ -256,7 +256,7 @@ fn unknown_fault(path: &str, origin: Origin) -> Fault {
     let (allowed, fix) = match nearest(path) {
         Some(key) => (
             format!("the nearest known key is {}", key.name),
-            format!("write {} if that is matches, or remove the line", key.name),
+            format!("write {} if that is meant, or remove the line", key.name),
         ),
         None => (String::new(), "remove the line".to_owned()),
     };

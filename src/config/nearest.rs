@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_slip_is_told_from_another_programs_name() {
-        for (name, matches) in [
+        for (name, meant) in [
             ("JWT_PUBLIC_KEY", "JWT_PUBLICKEY"),
             ("SERVER_PROT", "SERVER_PORT"),
             ("CORS_ORIGIN", "CORS_ORIGINS"),
@@ -80,7 +80,7 @@ mod tests {
             ("server_port", "SERVER_PORT"),
             ("QUEUE_ENABLE", "QUEUE_ENABLED"),
         ] {
-            assert_eq!(near_miss(name), Some(matches), "{name}");
+            assert_eq!(near_miss(name), Some(meant), "{name}");
         }
         for name in [
             "SERVER_PORT",

@@ -42,9 +42,9 @@ fn a_slip_in_a_name_of_the_environment_is_warned_about() {
     assert_eq!(
         warnings[..],
         [
-            "SERVER_PROT (.env, line 2) is not read; is SERVER_PORT matches?",
-            "APIKEY (environment) is not read; is API_KEY matches?",
-            "JWT_PUBLIC_KEY (environment) is not read; is JWT_PUBLICKEY matches?",
+            "SERVER_PROT (.env, line 2) is not read; is SERVER_PORT meant?",
+            "APIKEY (environment) is not read; is API_KEY meant?",
+            "JWT_PUBLIC_KEY (environment) is not read; is JWT_PUBLICKEY meant?",
         ]
     );
     assert!(show::effective(&loaded).contains("# warning: SERVER_PROT"));

@@ -319,3 +319,6 @@ fn refused(report: Report) -> Report {
     }
     Report::Delivered { request, total, parts }
 }
+
+#[cfg(test)]
+mod bounds;
