@@ -58,7 +58,7 @@ pub struct Counters {
     pub ack_expired: u64,
     /// Messages given up after the last attempt.
     pub dead_letters: u64,
-    /// Dead messages whose time was over.
+    /// Dead letters whose time was over.
     pub dead_letters_expired: u64,
     /// Sum of the times from sending to Ack, in milliseconds.
     pub ack_latency_ms_sum: u64,

@@ -33,7 +33,7 @@ pub struct QueueLimits {
     pub per_user_max: usize,
     /// How long a message waits at most, whatever its own time to live.
     pub ttl: Duration,
-    /// How long a dead message is kept to be looked at. Zero = until it is cleared or makes room.
+    /// How long a dead letter is kept to be looked at. Zero = until it is cleared or makes room.
     pub dead_letter_ttl: Duration,
 }
 
