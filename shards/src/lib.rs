@@ -6,6 +6,7 @@
 //! **Never**: knows HTTP, Redis, tokens, metrics exporters or configuration files; locks; calls up.
 
 pub mod base;
+pub mod encoding;
 pub mod journal;
 pub mod link;
 pub mod notification;

@@ -29,19 +29,6 @@ pub(super) enum Kind {
     Channels,
 }
 
-impl Kind {
-    pub(super) fn from_path(segment: &str) -> Option<Self> {
-        Some(match segment {
-            "send" => Self::Send,
-            "send-to-users" => Self::SendToUsers,
-            "broadcast" => Self::Broadcast,
-            "channel" => Self::Channel,
-            "channels" => Self::Channels,
-            _ => return None,
-        })
-    }
-}
-
 /// The body of every trigger; each kind uses one of the target fields.
 #[derive(Deserialize)]
 struct Request<'a> {

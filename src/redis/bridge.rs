@@ -9,7 +9,7 @@ use ara_shards::notification::Priority as Lane;
 
 use super::{Priority, RedisTarget, RedisTrigger};
 use crate::intake::trigger::{Event, Target, Trigger};
-use crate::listener::handshake::DEFAULT_TENANT;
+use crate::names::DEFAULT_TENANT;
 use crate::refusal::Refusal;
 use crate::router::Router;
 

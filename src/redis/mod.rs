@@ -13,6 +13,7 @@ pub mod backoff;
 pub mod breaker;
 pub mod bridge;
 mod connection;
+mod fault;
 pub mod message;
 mod resp;
 pub mod subscriber;

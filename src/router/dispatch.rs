@@ -9,16 +9,16 @@ use std::time::{Duration, SystemTime};
 use ara_shards::Limits;
 use ara_shards::base::clock::Clock;
 use ara_shards::base::id::{NotificationId, Tick};
-use ara_shards::link::message::{Delivery, DeliveryCounts, Recipient, Recipients};
+use ara_shards::link::message::{Delivery, Recipient, Recipients};
 use ara_shards::notification::{Audience, Metadata, Notification};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::interest::ShardSet;
-use super::pending::Outcome;
-use super::{Phase, Router, State, overloaded, queue_unavailable, shutting_down, wait};
+pub use super::pending::Receipt;
+use super::{Phase, Router, State, in_time, overloaded, queue_unavailable, shutting_down};
 use crate::intake::trigger::{Target, Trigger};
-use crate::refusal::{Code, Refusal};
+use crate::refusal::Refusal;
 
 /// A trigger the shards have taken.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub struct Dispatched {
     pub id: NotificationId,
     /// When it happened, RFC 3339.
     pub occurred_at: String,
-    outcome: oneshot::Receiver<Outcome>,
+    outcome: oneshot::Receiver<Receipt>,
     router: Router,
 }
 
@@ -60,15 +60,6 @@ impl Lifetimes {
     }
 }
 
-/// What became of a trigger.
-#[derive(Debug)]
-pub struct Receipt {
-    /// The sum over all connections.
-    pub total: DeliveryCounts,
-    /// One entry per target user or channel, in the trigger's order.
-    pub targets: Vec<DeliveryCounts>,
-}
-
 impl Dispatched {
     /// Waits until every shard has reported.
     ///
@@ -76,15 +67,12 @@ impl Dispatched {
     ///
     /// A shard did not report in time, or nobody is there and the disk takes nothing.
     pub async fn receipt(self) -> Result<Receipt, Refusal> {
-        match wait(self.outcome).await? {
-            Outcome::Counts { total, .. }
-                if total.refused > 0 && total.delivered == 0 && total.queued == 0 =>
-            {
-                Err(queue_unavailable(self.router.disk()))
-            }
-            Outcome::Counts { total, targets } => Ok(Receipt { total, targets }),
-            Outcome::Replies(_) => Err(Refusal::new(Code::Internal, "mixed-up report")),
+        let receipt = in_time(self.outcome).await?;
+        let total = receipt.total;
+        if total.refused > 0 && total.delivered == 0 && total.queued == 0 {
+            return Err(queue_unavailable(self.router.disk()));
         }
+        Ok(receipt)
     }
 }
 
@@ -119,7 +107,7 @@ impl Router {
         let priority = trigger.event.priority;
         let has_room = |share: &ShardPart| {
             let messages = shares.iter().filter(|other| other.shard == share.shard).count();
-            state.shards.get(share.shard).is_some_and(|shard| shard.has_room(priority, messages))
+            state.shard(share.shard).has_room(priority, messages)
         };
         if !shares.iter().all(has_room) {
             state.counters.overloaded += 1;
@@ -130,15 +118,14 @@ impl Router {
             Target::Everyone => 0,
         };
         let places = shares.iter().map(|share| (share.shard, share.targets.clone())).collect();
-        let (request, outcome) = state.pending.open_trigger(targets, places);
+        let (request, outcome) = state.pending.open(targets, places);
         state.counters.triggers += 1;
         for share in shares {
             let delivery = Delivery { request, audience: share.recipients };
-            let Some(shard) = state.shards.get(share.shard) else { continue };
-            // There was room a moment ago, and the router is the only sender.
-            if shard.deliver(priority, delivery).is_err() {
-                return Err(overloaded());
-            }
+            let shard = state.shard(share.shard);
+            // Not a refusal: another shard may have been sent its part already.
+            let sent = shard.deliver(priority, delivery);
+            sent.expect("there was room a moment ago, and nobody else sends to a shard");
             shard.ring();
         }
         Ok(Dispatched { id, occurred_at, outcome, router: self.clone() })
@@ -158,7 +145,7 @@ impl State {
             let audience = audience.cloned().map(Arc::new);
             let expires_at = self.lifetimes.end_of(event.ttl);
             let head = Metadata { id, audience, expires_at, priority: event.priority };
-            Arc::new(Notification::encode(head, &json, self.readers()))
+            Arc::new(Notification::encode(head, &json, self.encodings()))
         };
         let encode = |channel: Option<&str>| encode_for(channel, trigger.event.audience.as_ref());
         match &trigger.target {
@@ -258,10 +245,10 @@ impl State {
         groups.resize_with(self.shards.len(), Default::default);
         for (place, user) in users {
             let hash = self.placement.hash(tenant, &user);
-            if let Some((group, targets)) = groups.get_mut(self.placement.home(hash)) {
-                group.push(Recipient { tenant: Arc::clone(tenant), user, hash });
-                targets.push(place);
-            }
+            let home = groups.get_mut(self.placement.home(hash));
+            let (group, targets) = home.expect("every user's home is one of the shards");
+            group.push(Recipient { tenant: Arc::clone(tenant), user, hash });
+            targets.push(place);
         }
         let groups = groups.into_iter().enumerate().filter(|(_, (group, _))| !group.is_empty());
         groups.map(|(shard, (group, targets))| (shard, group.into(), targets)).collect()

@@ -16,8 +16,8 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use ara_gateway::config::settings::{ClientCertificate, Redis, RedisTls};
 use ara_gateway::redis::{Options, RedisTrigger, Status, Timing, run_with};
+use ara_gateway::settings::{ClientCertificate, Redis, RedisTls};
 use ara_gateway::supervise::spawn_unsupervised;
 use tokio::task::{JoinHandle, LocalSet};
 

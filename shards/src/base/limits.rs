@@ -4,6 +4,10 @@
 
 use std::time::Duration;
 
+/// The most shards a gateway can have: as many as a large machine has cores, and still only four words
+/// in each set of shards.
+pub const SHARDS_MAX: usize = 256;
+
 /// The bounds a shard works within. Built by the gateway from its configuration.
 #[derive(Debug, Clone)]
 pub struct Limits {

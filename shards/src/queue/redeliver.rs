@@ -86,7 +86,7 @@ impl Queues {
                 Content::Personal(notification, sequence)
                     if notification.head().expires_at > Tick::NOW_OR_NEVER =>
                 {
-                    self.requeue(cx, user, QueuedMessage::new(notification.keep(), sequence));
+                    self.requeue(cx, user, QueuedMessage::new(notification.share(), sequence));
                 }
                 Content::Personal(..) | Content::Shared(_) => cx.counters.frames_discarded += 1,
                 Content::Other => {}

@@ -226,8 +226,8 @@ impl<O: Outgoing> Broadcast<'_, O> {
                 .audience
                 .as_deref()
                 .is_none_or(|audience| matches_audience(self.directory, session, audience));
-            // No encoding for its transport: it was admitted after the trigger, so not a recipient.
-            if !matches || notification.bytes(session.transport).is_empty() {
+            // Not encoded for it: it was admitted after the trigger, so not a recipient.
+            if !matches || !notification.is_encoded_in(session.protocol.encoding()) {
                 return;
             }
         }

@@ -16,13 +16,14 @@ use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::channels::{Channels, Index};
+use super::channels::{ChannelSlot, Channels, Index};
 use super::session::Session;
 use super::subscriptions::Subscription;
 use crate::base::id::{ConnectionKey, UserSlot};
 use crate::base::placement::UserHash;
 use crate::base::table::Table;
-use crate::link::message::{Client, Report, Transport};
+use crate::link::message::{Client, Report};
+use crate::protocol::Transport;
 
 /// Why a user's slot is followed without a question.
 const KNOWN: &str = "a session, and the index of names, name only users that are known";
@@ -151,7 +152,7 @@ impl Directory {
             session.home.member_at = narrow(tenant.members.len());
             tenant.members.push(key);
         }
-        *self.total_of(session.transport) += 1;
+        *self.total_of(session.protocol.transport()) += 1;
         if self.sessions.len() <= key.index() {
             self.sessions.resize_with(key.index() + 1, || None);
         }
@@ -261,7 +262,7 @@ impl Directory {
         for entry in session.subscriptions.iter() {
             reports.extend(self.leave_channel(home.tenant, entry));
         }
-        *self.total_of(session.transport) -= 1;
+        *self.total_of(session.protocol.transport()) -= 1;
         let tenant = self.tenants.get_mut(home.tenant as usize);
         let tenant = tenant.expect("a tenant stays while it has users");
         let moved_member = swap_remove(&mut tenant.members, home.member_at);
@@ -306,8 +307,8 @@ impl Directory {
         self.channel_of(session, name).is_some()
     }
 
-    /// The number of a channel that a session is subscribed to.
-    fn channel_of(&self, session: &Session, name: &str) -> Option<u32> {
+    /// The slot of a channel that a session is subscribed to.
+    fn channel_of(&self, session: &Session, name: &str) -> Option<ChannelSlot> {
         let tenant = self.tenants.get(session.home.tenant as usize)?;
         let channel = self.channels.find(&tenant.channels, name)?;
         session.subscriptions.has(channel).then_some(channel)
@@ -319,7 +320,7 @@ impl Directory {
         let tenant = self.tenants.get_mut(session.home.tenant as usize)?;
         let known = self.channels.find(&tenant.channels, name);
         let (channel, at) = match known {
-            Some(channel) => (channel, self.channels.push(channel, key)?),
+            Some(channel) => (channel, self.channels.push(channel, key)),
             None => (self.channels.insert(&mut tenant.channels, name, key), 0),
         };
         session.subscriptions.insert(Subscription { channel, at });
@@ -346,7 +347,7 @@ impl Directory {
     fn leave_channel(&mut self, tenant: u32, entry: Subscription) -> Option<Report> {
         self.totals.subscriptions -= 1;
         if let Some(moved) = self.channels.swap_remove(entry.channel, entry.at) {
-            self.session_mut(moved)?.subscriptions.set_place(entry.channel, entry.at);
+            self.session_mut(moved)?.subscriptions.set_index(entry.channel, entry.at);
             return None;
         }
         if !self.channels.subscribers(entry.channel).is_empty() {

@@ -4,6 +4,7 @@
 //! **Runs on**: a shard; in tests, virtual time. **Owns**: nothing beyond the call. **Never**: knows
 //! how messages are kept; it is the one place where a queued message meets an outbound frame.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::directory::Directory;
@@ -12,8 +13,8 @@ use crate::base::id::{ConnectionKey, NotificationId, Tick, UserSlot};
 use crate::base::placement::UserHash;
 use crate::link::message::{DeliveryCounts, Recipient, Report};
 use crate::notification::{Audience, Notification};
-use crate::outbound::{Frame, Unsent};
-use crate::protocol::ara::ServerMessage;
+use crate::outbound::{Frame, Repeated, Unsent};
+use crate::protocol::{Event, Marks};
 use crate::queue::{Accepted, Content, Context, Now, Outboxes, Queues, Unwritten, Users};
 use crate::queued_message::QueuedMessage;
 use crate::store::{Recovered, Store, UserNames};
@@ -55,7 +56,10 @@ impl<O: Outgoing> Outboxes for Frames<'_, O> {
     }
 
     fn send(&mut self, message: &QueuedMessage, is_replayed: bool, to: &[ConnectionKey]) -> u32 {
-        let frame = Frame::queued(message, is_replayed);
+        let readers = to.iter().filter_map(|key| self.0.encoding(*key)).collect();
+        let marks = Marks { replayed: is_replayed, attempt: message.attempts() };
+        let repeated = Repeated::new(message.shared(), message.sequence(), marks, readers);
+        let frame = Rc::new(Frame::QueuedMessage(Box::new(repeated)));
         let mut copies = 0;
         for key in to {
             copies += u32::from(self.0.offer(*key, &frame, Urgency::Prompt));
@@ -77,7 +81,7 @@ fn unwritten(unsent: &Unsent) -> Unwritten<'_> {
         },
         Frame::Personal(notification, sequence) => Content::Personal(notification, *sequence),
         Frame::Notification(notification) => Content::Shared(notification.head().id),
-        Frame::Event(_) | Frame::Bytes(_) => Content::Other,
+        Frame::Bytes(_) => Content::Other,
     };
     Unwritten { content, is_begun: unsent.is_begun }
 }
@@ -113,7 +117,7 @@ impl State {
             return offered;
         }
         let slot = self.directory.enter_user(&user.tenant, &user.user, user.hash);
-        let message = QueuedMessage::new(notification.keep(), sequence);
+        let message = QueuedMessage::new(notification.share(), sequence);
         let (queues, mut cx) = self.queues();
         if is_taken {
             queues.track(&mut cx, slot, message);
@@ -126,7 +130,7 @@ impl State {
         };
         let late = |key: &ConnectionKey| {
             let session = self.directory.session(*key);
-            session.is_some_and(|session| notification.bytes(session.transport).is_empty())
+            session.is_some_and(|session| !notification.is_encoded_in(session.protocol.encoding()))
                 && self.directory.matches_audience(*key, head.audience.as_deref())
         };
         if self.directory.user_connections(slot).iter().any(late) {
@@ -236,8 +240,7 @@ impl State {
             session.is_some_and(|session| session.notify_settled) && Some(*key) != from
         }));
         for key in others.drain(..) {
-            let message = ServerMessage::Settled { notification_id: id.to_string() };
-            self.reply(key, &message, out);
+            self.tell(key, &Event::Settled(id), out);
         }
         self.told = others;
     }

@@ -5,13 +5,13 @@
 
 use super::subscriptions::Subscriptions;
 use crate::base::id::{Tick, UserSlot};
-use crate::link::message::Transport;
+use crate::protocol::Protocol;
 
 /// A connection's record.
 #[derive(Debug)]
 pub struct Session {
-    /// How it speaks.
-    pub transport: Transport,
+    /// What is spoken with its client.
+    pub protocol: Protocol,
     /// What its token allows; `None` = no roles and all channels.
     pub grants: Option<Box<Grants>>,
     /// Whether it owes us a sign of life, in running time.
@@ -89,14 +89,14 @@ pub fn is_granted(allowed: Option<&[Box<str>]>, channel: &str) -> bool {
 
 impl Session {
     pub(super) fn new(
-        transport: Transport,
+        protocol: Protocol,
         grants: Option<Box<Grants>>,
         came_at: Tick,
         heartbeat_at: Tick,
     ) -> Self {
         let home = Home::NOT_ENTERED;
         Self {
-            transport,
+            protocol,
             grants,
             contact: Contact::Heard(came_at),
             heartbeat_at,

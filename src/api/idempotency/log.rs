@@ -21,7 +21,7 @@ const COMPACTION_BYTES: usize = 256 * 1024;
 pub(super) struct Log {
     journal: Journal,
     places: BTreeMap<u64, Places>,
-    /// StoredResponses on their way to the disk; their beginnings go once they are there.
+    /// Answers on their way to the disk; their beginnings go once they are there.
     answers: VecDeque<(CommitPoint, u64)>,
     /// Everything below this serial is forgotten. What has places all the same is to be noted.
     floor: u64,
