@@ -43,7 +43,7 @@ struct QueuedMessage<'a> {
 
 impl<'a> QueuedMessage<'a> {
     fn new(view: &'a QueuedMessageView) -> Self {
-        let notification = serde_json::from_slice(view.kept.json());
+        let notification = serde_json::from_slice(view.message.json());
         let notification = notification.expect("a notification is JSON: the gateway wrote it");
         Self { attempts: view.attempts, in_flight: view.in_flight, notification }
     }

@@ -55,7 +55,7 @@ pub(super) struct Held {
     pub(super) sequence: u64,
     pub(super) sent_at: Tick,
     expires_at: Tick,
-    /// When it is forgotten, if it is a dead message.
+    /// When it is forgotten, if it is a dead letter.
     pub(super) dead_until: Tick,
 }
 

@@ -38,7 +38,7 @@ pub(super) fn number(id: NotificationId) -> u64 {
     u64::from_be_bytes(*id.0.first_chunk::<8>().unwrap())
 }
 
-fn letter_id(frame: &Frame) -> Option<NotificationId> {
+fn notification_id(frame: &Frame) -> Option<NotificationId> {
     match frame {
         Frame::Notification(notification) | Frame::Personal(notification, _) => {
             Some(notification.head().id)
@@ -54,7 +54,7 @@ fn sending(owner: usize, frame: &Frame) -> Option<(Name, u8)> {
 }
 
 fn weight(frame: &Frame) -> usize {
-    letter_id(frame).map_or(100, |id| WEIGHTS[usize::from(id.0[8])])
+    notification_id(frame).map_or(100, |id| WEIGHTS[usize::from(id.0[8])])
 }
 
 /// One connection.
@@ -194,7 +194,8 @@ impl Sockets {
 
     /// Whether a connection holds the message unread.
     pub(super) fn holds(&self, name: Name) -> bool {
-        let is_it = |frame: &Rc<Frame>| letter_id(frame).is_some_and(|id| number(id) == name.1);
+        let is_it =
+            |frame: &Rc<Frame>| notification_id(frame).is_some_and(|id| number(id) == name.1);
         self.of(name.0).any(|(_, socket)| socket.outbox.iter().any(is_it))
     }
 
@@ -257,8 +258,9 @@ impl Sockets {
         let mut is_begun = socket.is_begun && !abrupt;
         for frame in socket.outbox.drain(..) {
             if flushes {
-                kept_back.extend(letter_id(&frame).map(number));
-                self.left_writing.extend(letter_id(&frame).map(|id| (socket.owner, number(id))));
+                kept_back.extend(notification_id(&frame).map(number));
+                self.left_writing
+                    .extend(notification_id(&frame).map(|id| (socket.owner, number(id))));
             } else if frame.is_notification() {
                 unsent.push(Unsent { frame, is_begun });
             }
@@ -267,7 +269,7 @@ impl Sockets {
         let given_back = unsent
             .iter()
             .map(|unsent| Returned {
-                number: number(letter_id(&unsent.frame).unwrap()),
+                number: number(notification_id(&unsent.frame).unwrap()),
                 is_begun: unsent.is_begun,
                 is_queued: matches!(&*unsent.frame, Frame::QueuedMessage(_)),
                 is_read_by_another: sending(socket.owner, &unsent.frame)
@@ -306,7 +308,7 @@ impl Outgoing for Sockets {
         let bytes = frame.bytes(socket.protocol.encoding());
         assert!(!bytes.is_empty(), "an empty frame for {to:?}");
         let key = to.0;
-        self.events.push(match letter_id(frame) {
+        self.events.push(match notification_id(frame) {
             Some(id) => {
                 let name = (socket.owner, number(id));
                 Event::Taken { key, name, kind: kind(frame, socket.protocol) }
