@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 
 use super::pump::{self, DEEP, is_queued, pump};
-use super::setup::{Scratch, check_letters, letters, with_queue};
+use super::setup::{Scratch, check_held, held, with_queue};
 use crate::caller::ENVELOPE_BYTES;
 use crate::cli::{Common, QueueArgs, Store};
 use crate::fault::{Context, Outcome, failed};
@@ -19,7 +19,7 @@ use crate::figures::{Figure, join};
 use crate::frame::{self, Opcode};
 use crate::gateway::Gateway;
 use crate::report::Group;
-use crate::scenario::SETTLE;
+use crate::scenario::QUIET;
 use crate::stop::Stop;
 use crate::subscriber::Transport;
 use crate::swarm::Swarm;
@@ -31,11 +31,11 @@ const DEPTHS: [(u32, &str); 3] =
     [(100, "waiting_100_us"), (1_000, "waiting_1000_us"), (10_000, "waiting_10000_us")];
 /// Notifications the gateway sends a user who acknowledges none; the rest waits.
 const IN_FLIGHT: u32 = 1_000;
-/// Acks in a round, so many between two pongs.
+/// Acks in a round; a ping and its pong separate the batches of `ACKS_AT_ONCE`.
 const ACKS: u32 = 20_000;
 const ACKS_AT_ONCE: u32 = 500;
-/// Puts on a full queue in a round.
-const PUTS: u32 = 20_000;
+/// Messages enqueued on a full queue in a round.
+const ENQUEUES: u32 = 20_000;
 /// Live records that compaction moves, whoever they belong to.
 const LIVE: u32 = 20_000;
 /// What makes the log worth compacting: so many of the largest notifications, which expire at once.
@@ -43,7 +43,7 @@ const FILLERS: u32 = 1_200;
 const FILLER_BYTES: usize = 50_000;
 /// What is left when they are gone.
 const COMPACTED_BYTES_MAX: u64 = 48 * 1024 * 1024;
-const PATIENCE: Duration = Duration::from_secs(60);
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 type Operation = fn(&QueueArgs, u32, &Scratch, &Stop) -> Outcome<f64>;
 
@@ -51,7 +51,7 @@ type Operation = fn(&QueueArgs, u32, &Scratch, &Stop) -> Outcome<f64>;
 pub(super) fn measure(args: &QueueArgs, scratch: &Scratch, stop: &Stop) -> Outcome<Vec<Group>> {
     let operations: [(&str, &str, Operation); 3] = [
         ("an Ack of an unknown id", "Shard's CPU per Ack", unknown_acks),
-        ("a put on a full queue", "Shard's CPU per put", full_puts),
+        ("enqueueing on a full queue", "Shard's CPU per message", full_enqueues),
         ("compaction", "Shard's CPU per live record moved, fillers included", compaction),
     ];
     let mut groups = Vec::new();
@@ -86,8 +86,8 @@ fn us_each(before: u64, after: u64, count: u32) -> f64 {
     after.saturating_sub(before) as f64 / 1000.0 / f64::from(count)
 }
 
-/// A connected user has as many in flight as may be, and the rest waits. It acknowledges what nobody
-/// has sent.
+/// A connected user has as many messages in flight as the gateway allows, and the rest waits. The
+/// user then acknowledges ids that were never sent.
 fn unknown_acks(args: &QueueArgs, depth: u32, scratch: &Scratch, stop: &Stop) -> Outcome<f64> {
     let common = with_queue(&args.common, Store::Memory, &scratch.fresh()?, true);
     let (gateway, mut swarm) = start(&common, stop)?;
@@ -95,40 +95,40 @@ fn unknown_acks(args: &QueueArgs, depth: u32, scratch: &Scratch, stop: &Stop) ->
     pump(&mut swarm, DEEP, IN_FLIGHT + depth, |number| api.to_user(0, number), is_queued)?;
     let mut client = Client::connect(&gateway, 0)?;
     client.read_until(IN_FLIGHT, |text| text.contains(r#""type":"notification""#))?;
-    check_letters(&gateway, u64::from(depth), u64::from(IN_FLIGHT))?;
+    check_held(&gateway, u64::from(depth), u64::from(IN_FLIGHT))?;
     client.acknowledge_unknown(ACKS_AT_ONCE)?;
     let before = shard_cpu_ns(&gateway)?;
     for _ in 0..ACKS / ACKS_AT_ONCE {
         client.acknowledge_unknown(ACKS_AT_ONCE)?;
     }
     let after = shard_cpu_ns(&gateway)?;
-    check_letters(&gateway, u64::from(depth), u64::from(IN_FLIGHT))?;
+    check_held(&gateway, u64::from(depth), u64::from(IN_FLIGHT))?;
     drop((client, swarm));
     gateway.end()?;
     Ok(us_each(before, after, ACKS))
 }
 
-/// The queue of an absent user is full, so that each new letter makes the oldest give way.
-fn full_puts(args: &QueueArgs, depth: u32, scratch: &Scratch, stop: &Stop) -> Outcome<f64> {
+/// The queue of an absent user is full, so that each new message drops the oldest.
+fn full_enqueues(args: &QueueArgs, depth: u32, scratch: &Scratch, stop: &Stop) -> Outcome<f64> {
     let most = [("QUEUE_MAX_SIZE_PER_USER".to_owned(), depth.to_string())];
     let common = args.common.with_environment(most.into_iter());
     let common = with_queue(&common, Store::Memory, &scratch.fresh()?, false);
     let (gateway, mut swarm) = start(&common, stop)?;
     let api = gateway.api((args.json_bytes as usize).saturating_sub(ENVELOPE_BYTES));
-    let warm_up = depth + PUTS / 4;
+    let warm_up = depth + ENQUEUES / 4;
     pump(&mut swarm, DEEP, warm_up, |number| api.to_user(0, number), is_queued)?;
-    swarm.run_for(SETTLE)?;
+    swarm.run_for(QUIET)?;
     let before = shard_cpu_ns(&gateway)?;
-    pump(&mut swarm, DEEP, PUTS, |number| api.to_user(0, number), is_queued)?;
+    pump(&mut swarm, DEEP, ENQUEUES, |number| api.to_user(0, number), is_queued)?;
     let after = shard_cpu_ns(&gateway)?;
-    check_letters(&gateway, u64::from(depth), 0)?;
+    check_held(&gateway, u64::from(depth), 0)?;
     drop(swarm);
     gateway.end()?;
-    Ok(us_each(before, after, PUTS))
+    Ok(us_each(before, after, ENQUEUES))
 }
 
-/// The same number of letters is live, of many users or of few, and is moved because what came
-/// behind it has expired.
+/// The same number of messages is live, of many users or of few. They are moved because the
+/// messages written after them have expired.
 fn compaction(args: &QueueArgs, depth: u32, scratch: &Scratch, stop: &Stop) -> Outcome<f64> {
     let common = with_queue(&args.common, Store::Never, &scratch.fresh()?, false);
     let (gateway, mut swarm) = start(&common, stop)?;
@@ -137,13 +137,13 @@ fn compaction(args: &QueueArgs, depth: u32, scratch: &Scratch, stop: &Stop) -> O
     pump(&mut swarm, DEEP, LIVE, |number| api.to_user(number % users, number), is_queued)?;
     let filler = gateway.api(FILLER_BYTES);
     let absent = crate::caller::Users::new(users, 1);
-    swarm.run_for(SETTLE)?;
+    swarm.run_for(QUIET)?;
     let before = shard_cpu_ns(&gateway)?;
     let request = |number| filler.to_users(&absent, number, Some(1));
     pump(&mut swarm, pump::WIDE, FILLERS, request, is_queued)?;
-    let is_done = stop.poll(PATIENCE, || {
-        swarm.run_for(SETTLE)?;
-        let is_expired = letters(&gateway)?.waiting == u64::from(LIVE);
+    let is_done = stop.poll(STALL_TIMEOUT, || {
+        swarm.run_for(QUIET)?;
+        let is_expired = held(&gateway)?.waiting == u64::from(LIVE);
         let is_compacted = disk_bytes(&gateway)? < COMPACTED_BYTES_MAX;
         Ok((is_expired && is_compacted).then_some(()))
     })?;
@@ -174,7 +174,7 @@ fn disk_bytes(gateway: &Gateway) -> Outcome<u64> {
     Ok(stats.queue.disk.bytes)
 }
 
-/// A client that says what the generator's clients never would.
+/// A blocking client for messages that the generator's clients never send.
 struct Client {
     stream: TcpStream,
     input: VecDeque<u8>,
@@ -190,7 +190,7 @@ impl Client {
             http::WS_KEY
         );
         let mut stream = TcpStream::connect(gateway.address).context("cannot connect")?;
-        stream.set_read_timeout(Some(PATIENCE)).context("cannot bound a read")?;
+        stream.set_read_timeout(Some(STALL_TIMEOUT)).context("cannot bound a read")?;
         stream.write_all(request.as_bytes()).context("cannot send a handshake")?;
         let mut client = Self { stream, input: VecDeque::new() };
         loop {
