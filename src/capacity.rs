@@ -1,14 +1,14 @@
-//! How many shards there are, and how many connections this process can hold by its file limit.
+//! How many shards there are, and how many connections the open-file limit allows.
 //!
-//! **Runs on**: main, at start. **Owns**: nothing. **Never**: promises more than the limit holds, nor
-//! says ready where that is next to nothing.
+//! **Runs on**: main, at start. **Owns**: nothing. **Never**: allows more than the limit holds, nor
+//! lets the gateway start where it leaves no room for clients.
 
 use ara_shards::base::pin;
 
 use crate::boot::Failure;
 use crate::router::interest::SHARDS_MAX;
 
-/// What the open-file limit is shared out to.
+/// How the open-file limit is shared out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
     /// The limit itself.
@@ -17,25 +17,27 @@ pub struct Capacity {
     pub clients: usize,
     /// Callers of the HTTP API at a time.
     pub callers: usize,
-    /// Sockets at each door that have not said who they are, or are being refused.
+    /// Sockets at each door whose handshake is not complete, or that are being refused.
     pub newcomers_per_door: usize,
 }
 
-/// The most newcomers at all doors, however large the limit is. A head of 16 KiB each: 64 MiB.
-const NEWCOMERS_MAX: usize = 4096;
-/// The least of them.
-const NEWCOMERS_MIN: usize = 16;
+/// The most sockets in handshake at all doors, however large the limit is. Each may hold a head of
+/// 16 KiB, together 64 MiB.
+const HANDSHAKES_MAX: usize = 4096;
+/// The least room for sockets in handshake, however small the limit is.
+const HANDSHAKES_MIN: usize = 16;
 /// Logs, configuration, listeners, epoll and event descriptors of the process itself.
 const OWN: usize = 64;
-/// Descriptors of one shard: its poller twice, its bell, its runtime's three, its listener.
+/// Descriptors of one shard: its poller twice, its doorbell, its runtime's three, its listener.
 const PER_SHARD: usize = 8;
 /// The most API callers, however large the limit is.
 const CALLERS_MAX: usize = 4096;
-/// The least.
+/// The least room for API callers, however small the limit is.
 const CALLERS_MIN: usize = 16;
 
-/// The least room for clients that is worth a start: with less, the limit is a mistake. 128 open
-/// files, the smallest limit in use anywhere, are below it; 256, that of some desktops, are not.
+/// The least room for clients to start with: where there is less, the limit is surely a mistake.
+/// 128 open files, the smallest limit in use anywhere, are below it; 256, that of some desktops,
+/// are not.
 const CLIENTS_MIN: usize = 64;
 
 /// How many shards run, where `wanted` were asked for (0 = as many as suit the cores).
@@ -66,7 +68,7 @@ pub fn claim(shards: usize, wanted: usize) -> Result<Capacity, Failure> {
 
 fn too_few_files(capacity: Capacity, shards: usize, enough: usize) -> String {
     let Capacity { files, clients, .. } = capacity;
-    // What is reserved grows with the limit, so it is tried rather than computed.
+    // The reserved part grows with the limit, so the needed limit is searched for.
     let holds = |files: &usize| share(*files, shards, 0).clients >= enough;
     let needed = (files..).find(holds).unwrap_or(usize::MAX);
     format!(
@@ -78,11 +80,11 @@ fn too_few_files(capacity: Capacity, shards: usize, enough: usize) -> String {
 
 fn share(files: usize, shards: usize, wanted: usize) -> Capacity {
     let callers = (files / 32).clamp(CALLERS_MIN, CALLERS_MAX);
-    let newcomers = (files / 32).clamp(NEWCOMERS_MIN, NEWCOMERS_MAX);
-    let reserved = callers + newcomers + OWN + PER_SHARD * shards;
+    let handshakes = (files / 32).clamp(HANDSHAKES_MIN, HANDSHAKES_MAX);
+    let reserved = callers + handshakes + OWN + PER_SHARD * shards;
     let fits = files.saturating_sub(reserved);
     let clients = if wanted == 0 { fits } else { wanted.min(fits) };
-    let newcomers_per_door = (newcomers / shards.max(1)).max(8);
+    let newcomers_per_door = (handshakes / shards.max(1)).max(8);
     Capacity { files, clients, callers, newcomers_per_door }
 }
 
