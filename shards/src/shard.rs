@@ -214,9 +214,8 @@ impl Shard {
         let user = client.user.clone();
         let Ok(next) = self.state.handle_connect(key, client, protocol, now) else {
             self.connections.finish(key, Some(Box::from(&*adoption.refusal)), true);
-            if let Some(protocol) = self.connections.release(key) {
-                self.state.push_report(Report::Closed { protocol });
-            }
+            self.connections.release(key);
+            self.state.push_report(Report::Closed { protocol });
             return;
         };
         self.connections.push_bytes(key, adoption.response_head);

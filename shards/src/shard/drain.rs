@@ -46,7 +46,7 @@ impl Shard {
             let Some(key) = draining.untold.pop_front() else { break };
             if self.connections.is_open(key) {
                 self.state.close_for_shutdown(key, draining.order, &mut self.connections);
-            } else {
+            } else if self.connections.contains(key) {
                 // It was leaving by itself: from now on it has no more time than the others.
                 let grace_ends_at = self.state.on_clock(draining.grace_ends_at);
                 self.arm(key, now.after(STOP_LINGER).min(grace_ends_at));
