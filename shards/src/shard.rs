@@ -256,7 +256,7 @@ impl Shard {
                 continue;
             }
             if !self.connections.is_open(key) {
-                match self.linger_until(key, now) {
+                match self.linger_until(key) {
                     Some(until) if until > now => self.arm(key, until),
                     // It had its time to answer and go.
                     _ => self.remove_connection(key),
@@ -288,7 +288,7 @@ impl Shard {
             self.remove_connection(key);
         }
         while let Some(key) = self.connections.next_closing() {
-            let until = self.linger_until(key, now);
+            let until = self.linger_until(key);
             self.arm(key, until.unwrap_or_else(|| now.after(LINGER)));
         }
     }

@@ -325,8 +325,8 @@ impl Connections {
     }
 
     /// When the client last took bytes of ours, or was last owed none.
-    pub(crate) fn moved_at(&self, key: ConnectionKey) -> Option<Tick> {
-        self.slots.get(key.index()).map(|connection| connection.moved_at)
+    pub(crate) fn moved_at(&self, key: ConnectionKey) -> Tick {
+        self.slots.get(key.index()).expect(IN_USE).moved_at
     }
 
     pub(crate) fn next_broken(&mut self) -> Option<ConnectionKey> {
