@@ -12,12 +12,14 @@ pub mod link;
 pub mod notification;
 pub mod outbound;
 pub mod protocol;
+pub mod queued_message;
 pub mod state;
 pub mod store;
 pub mod wire;
 pub mod worker;
 
 mod io;
+mod queue;
 mod shard;
 
 pub use base::limits::Limits;

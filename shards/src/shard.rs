@@ -15,7 +15,7 @@ use crate::link::inbox::{Inbox, Refused};
 use crate::link::message::{Adoption, Control, Query, Reply, Report};
 use crate::protocol::Event;
 use crate::state::{Outgoing, State};
-use crate::store::disk::Recovered;
+use crate::store::Recovered;
 use drain::Draining;
 use stall::Schedule;
 
@@ -74,13 +74,13 @@ impl Shard {
     }
 
     /// Takes over what an earlier run has left on disk.
-    pub(crate) fn restore(&mut self, recovered: Recovered) {
-        self.state.restore(recovered);
+    pub(crate) fn restore(&mut self, recovered: Recovered, now: Tick) {
+        self.state.restore(recovered, now);
     }
 
     /// Waits until what is kept on disk is there.
     pub(crate) fn close(&mut self) -> io::Result<()> {
-        self.state.take_store().map_or(Ok(()), |store| store.close())
+        self.state.take_store().close()
     }
 
     /// One turn: everything it does is bounded, and nothing in it waits.
@@ -134,9 +134,7 @@ impl Shard {
         let more_messages = self.state.handle_deadlines(now, &mut self.connections)
             | self.state.poll_replays(now, &mut self.connections)
             | self.state.poll_store(now);
-        if let Some(store) = &self.state.store {
-            store.check()?;
-        }
+        self.state.store().check()?;
         if !self.hand_over_reports() {
             return Ok(NextTurn::WhenReportsFit);
         }
@@ -152,8 +150,8 @@ impl Shard {
             return Ok(NextTurn::AtOnce);
         }
         let timer = self.wheel.next().map(|running| self.state.on_clock(running));
-        let disk = self.state.store.as_ref().and_then(|store| store.next_look_at(now));
-        let times = [timer, self.state.next_deadline(), disk, self.grace_ends_at()];
+        let store = self.state.store().next_poll_at(now);
+        let times = [timer, self.state.next_deadline(), store, self.grace_ends_at()];
         Ok(NextTurn::OnWake(times.into_iter().flatten().min()))
     }
 

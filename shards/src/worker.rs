@@ -29,7 +29,8 @@ use crate::journal::{OpenError, Options};
 use crate::link::doorbell::Doorbell;
 use crate::link::inbox::{self, Inbox, ShardLink};
 use crate::shard::{NextTurn, Shard};
-use crate::store::disk::{self, Recovered};
+use crate::store::Recovered;
+use crate::store::disk::{self, Summary};
 
 /// Where a shard runs and within which bounds.
 #[derive(Debug, Clone)]
@@ -86,14 +87,17 @@ pub fn prepare(
 }
 
 impl Unstarted {
-    /// Opens the journal the shard's messages are kept in and reads it. Blocks until all is read.
+    /// Opens the journal the shard's messages are kept in and reads it; returns what there is to say of
+    /// it. Blocks until all is read.
     pub fn recover(
         &mut self,
         options: &Options,
         placement: &Placement,
-    ) -> Result<&Recovered, OpenError> {
-        let recovered = disk::open(options, self.setup.clock, placement, Arc::clone(&self.bell))?;
-        Ok(self.recovered.insert(recovered))
+    ) -> Result<Summary, OpenError> {
+        let bell = Arc::clone(&self.bell);
+        let (recovered, summary) = disk::open(options, self.setup.clock, placement, bell)?;
+        self.recovered = Some(recovered);
+        Ok(summary)
     }
 
     /// Starts the thread. `on_thread` runs there first, inside the runtime: what it spawns (a
@@ -140,7 +144,7 @@ impl Unstarted {
             let mut shard =
                 Shard::new(self.setup.limits, clock.now(), connections, self.inbox, core);
             if let Some(recovered) = self.recovered {
-                shard.restore(recovered);
+                shard.restore(recovered, clock.now());
             }
             serve(shard, poller, &clock).await
         })

@@ -63,6 +63,10 @@ impl Outgoing for Taker {
         true
     }
 
+    fn encoding(&self, _: ConnectionKey) -> Option<Encoding> {
+        panic!("nothing is sent from a queue");
+    }
+
     fn backlog_bytes(&self, _: ConnectionKey) -> Option<usize> {
         Some(0)
     }

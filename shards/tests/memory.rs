@@ -18,6 +18,7 @@ use std::sync::Arc;
 use ara_shards::Limits;
 use ara_shards::base::id::{ConnectionKey, Tick};
 use ara_shards::base::placement::UserHash;
+use ara_shards::encoding::Encoding;
 use ara_shards::link::message::{Client, InitialSubscriptions};
 use ara_shards::outbound::{Frame, Unsent};
 use ara_shards::protocol::{Event, Protocol, ara};
@@ -61,6 +62,10 @@ impl Outgoing for Nowhere {
 
     fn offer(&mut self, _: ConnectionKey, _: &Rc<Frame>, _: Urgency) -> bool {
         true
+    }
+
+    fn encoding(&self, _: ConnectionKey) -> Option<Encoding> {
+        Some(Encoding::AraText)
     }
 
     fn backlog_bytes(&self, _: ConnectionKey) -> Option<usize> {

@@ -27,7 +27,7 @@ use ara_shards::base::pin;
 use ara_shards::base::placement::Placement;
 use ara_shards::journal::Options;
 use ara_shards::link::doorbell::Doorbell;
-use ara_shards::store::disk::{Recovered, Summary};
+use ara_shards::store::disk::Summary;
 use ara_shards::worker::{self, ShardSetup, Unstarted};
 use core_affinity::CoreId;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -232,7 +232,7 @@ fn recover(shards: &mut [Unstarted], storage: &Storage) -> Result<(), Failure> {
     let begun = Instant::now();
     let read = |shard: &mut Unstarted, options: &Options| {
         let recovered = shard.recover(options, storage.placement());
-        recovered.map(Recovered::summary).map_err(|error| Failure(format!("queue.path: {error}")))
+        recovered.map_err(|error| Failure(format!("queue.path: {error}")))
     };
     let summaries: Vec<Result<Summary, Failure>> = std::thread::scope(|scope| {
         let shards = shards.iter_mut().zip(storage.options());

@@ -137,7 +137,7 @@ pub const STALL: Duration = Duration::from_secs(1);
 
 /// Messages that expire, are cleared, or are looked at because a client has seen them, in one turn:
 /// a few hundred microseconds. The rest follows in the next turns.
-pub const LETTERS_PER_TURN: usize = 1024;
+pub const MESSAGES_PER_TURN: usize = 1024;
 
 /// The most messages of one user that wait without an index: they are looked through. More than the
 /// default of `queue.max_size_per_user`. Tests cross it all the time.

@@ -11,4 +11,5 @@ pub mod placement;
 pub mod socket;
 pub mod timer;
 
+pub(crate) mod side_table;
 pub(crate) mod table;

@@ -56,6 +56,7 @@ impl<T> Table<T> {
     }
 
     /// Whether there is none.
+    #[cfg(test)]
     pub(crate) const fn is_empty(&self) -> bool {
         self.len == 0
     }

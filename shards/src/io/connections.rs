@@ -19,6 +19,7 @@ use super::outbox::{Outbox, Pool, Written};
 use crate::base::id::{ConnectionKey, Tick};
 use crate::base::limits::{FAN_OUT_FLUSHES_PER_TURN, POLLER_EVENTS};
 use crate::base::socket::{PolledSocket, Socket};
+use crate::encoding::Encoding;
 use crate::outbound::{EventFrames, Frame, Unsent};
 use crate::protocol::{Event, Protocol};
 use crate::state::{Outgoing, Urgency};
@@ -414,6 +415,10 @@ impl Outgoing for Connections {
         }
         self.enqueue(to, frame, length, urgency);
         true
+    }
+
+    fn encoding(&self, key: ConnectionKey) -> Option<Encoding> {
+        self.slots.get(key.index()).map(|connection| connection.protocol.encoding())
     }
 
     fn backlog_bytes(&self, key: ConnectionKey) -> Option<usize> {

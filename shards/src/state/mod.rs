@@ -7,22 +7,15 @@
 //! waits in `reports` until the worker has handed it to the router.
 
 pub mod directory;
-pub mod in_flight;
 pub mod session;
 pub mod subscriptions;
-pub mod user_queue;
-pub mod waiting;
 
 mod broadcast;
 mod channels;
-mod enqueue;
 mod query;
-mod recent;
-mod redeliver;
-mod replay;
+mod queueing;
 mod running;
 mod silence;
-mod storing;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -32,20 +25,16 @@ use std::time::Duration;
 use crate::base::counters::Counters;
 use crate::base::id::{ConnectionKey, NotificationId, Tick};
 use crate::base::limits::Limits;
-use crate::base::timer::Wheel;
+use crate::encoding::Encoding;
 use crate::link::message::{Client, Drain, InitialSubscriptions, Report};
 use crate::outbound::{Frame, Unsent};
 use crate::protocol::ara::is_channel_name;
 use crate::protocol::{ClientMessage, ErrorCode, Event, Protocol};
-use crate::store::disk::DiskStore;
+use crate::queue::Queues;
 use crate::wire::close::CloseReason;
 use directory::Directory;
-use in_flight::InFlight;
-use recent::Recent;
 use running::RunningTime;
 use session::{Grants, Session};
-use user_queue::QueuedMessage;
-use waiting::Waiting;
 
 /// Where events and frames go and connections end: the sockets, or a model of them in tests.
 pub trait Outgoing {
@@ -56,6 +45,9 @@ pub trait Outgoing {
     /// Puts a frame into a connection's outbox; false if it is full or the connection is leaving.
     /// `urgency` says what is flushed first.
     fn offer(&mut self, to: ConnectionKey, frame: &Rc<Frame>, urgency: Urgency) -> bool;
+
+    /// What a connection's frames are encoded in; `None` if it is gone.
+    fn encoding(&self, key: ConnectionKey) -> Option<Encoding>;
 
     /// Bytes waiting for a connection; `None` if it is leaving or gone.
     fn backlog_bytes(&self, key: ConnectionKey) -> Option<usize>;
@@ -92,30 +84,12 @@ pub struct State {
     /// What peers are measured by.
     running: RunningTime,
     random: fastrand::Rng,
-    /// Messages on their way to be acknowledged.
-    pub(crate) flights: InFlight,
-    /// Where messages are kept on disk; `None` = in memory only.
-    pub(crate) store: Option<Box<DiskStore>>,
-    /// Users whose replay goes on in the next turn.
-    replays: VecDeque<u32>,
-    /// When messages expire, by user.
-    expiries: Wheel<u32>,
-    /// Users some of whose messages have expired, and when that was due.
-    expiring: VecDeque<(u32, Tick)>,
-    /// Messages that were cleared: their records are to be released.
-    cleared: VecDeque<Waiting>,
-    /// Users one of whose connections has left: the others may have written all they had.
-    looks: Vec<u32>,
-    /// The order in which deliveries were taken; 0 is never used.
-    sequence: u64,
-    /// Where in that order the last ones stood.
-    recent: Recent,
+    /// Every message of the shard's users, from acceptance to its end.
+    pub(crate) queues: Queues,
     /// Scratch: connections whose outbox refused a frame of the current delivery.
     refused: Vec<ConnectionKey>,
     /// Scratch: connections that are told something.
     told: Vec<ConnectionKey>,
-    /// Scratch: messages that end together.
-    ending: Vec<QueuedMessage>,
     /// Scratch: one bit a connection, for deliveries over several channels.
     seen: Vec<u64>,
 }
@@ -125,6 +99,7 @@ impl State {
     #[must_use]
     pub fn new(limits: Limits, seed: u64) -> Self {
         Self {
+            queues: Queues::new(&limits),
             limits,
             directory: Directory::default(),
             counters: Counters::default(),
@@ -132,18 +107,8 @@ impl State {
             now: Tick::default(),
             running: RunningTime::default(),
             random: fastrand::Rng::with_seed(seed),
-            flights: InFlight::default(),
-            store: None,
-            replays: VecDeque::new(),
-            expiries: Wheel::new(Tick::default()),
-            expiring: VecDeque::new(),
-            cleared: VecDeque::new(),
-            looks: Vec::new(),
-            sequence: 0,
-            recent: Recent::default(),
             refused: Vec::new(),
             told: Vec::new(),
-            ending: Vec::new(),
             seen: Vec::new(),
         }
     }
@@ -167,7 +132,7 @@ impl State {
         let mut session = Session::new(protocol, grants, came_at, heartbeat_at);
         session.notify_settled = member.notify_settled;
         let next = self.next_check(&session);
-        self.directory.join(key, &member, session);
+        let user = self.directory.join(key, &member, session);
         match member.subscribes_to {
             InitialSubscriptions::Nothing => {}
             InitialSubscriptions::Channels(names) => {
@@ -182,17 +147,20 @@ impl State {
             }
         }
         self.counters.connections_opened += 1;
-        if let Some(session) = self.directory.session(key) {
-            self.begin_replay(session.home.user, member.seen);
+        let (queues, mut cx) = self.queues();
+        if let Some(id) = member.seen {
+            queues.acknowledge_seen(&mut cx, user, id);
         }
+        queues.begin_replay(user);
         Ok(next)
     }
 
     /// Forgets a connection; nothing of it stays in any index. What it had not written goes back
     /// to its user's queue. Unknown keys are ignored.
     pub fn handle_disconnect(&mut self, key: ConnectionKey, unsent: Vec<Unsent>) {
-        self.take_back(key, unsent);
-        if self.directory.leave(key, &mut self.reports) {
+        self.take_back(key, &unsent);
+        if let Some(user) = self.directory.leave(key, &mut self.reports) {
+            self.queues.tidy(&mut self.directory, user);
             self.counters.connections_closed += 1;
         }
     }
@@ -230,11 +198,13 @@ impl State {
     ) {
         let Some(session) = self.directory.session(key) else { return };
         let user = session.home.user;
-        let Some(id) = id.filter(|id| self.settle(user, *id)) else {
+        let (queues, mut cx) = self.queues();
+        let Some(id) = id.filter(|id| queues.acknowledge(&mut cx, user, *id)) else {
             let sentence = "no such notification awaits your Ack";
             return self.refuse(key, ErrorCode::AckUnknown, sentence, out);
         };
         self.notify_settled_to_others(user, id, Some(key), out);
+        self.queues.tidy(&mut self.directory, user);
         self.tell(key, &Event::Acked(id), out);
     }
 
@@ -301,8 +271,10 @@ impl State {
     ) {
         let flush = reason.flush && (!self.keeps_messages() || reason == CloseReason::SHUTDOWN);
         let reason = CloseReason { flush, ..reason };
-        if reason == CloseReason::SHUTDOWN {
-            self.leave_unwritten(key);
+        if reason == CloseReason::SHUTDOWN
+            && let Some(session) = self.directory.session(key)
+        {
+            self.queues.leave_unwritten(session.home.user);
         }
         let unsent = out.close(key, reason);
         self.handle_disconnect(key, unsent);
@@ -311,7 +283,7 @@ impl State {
     /// Whether what was not written is kept for later.
     #[must_use]
     pub const fn keeps_messages(&self) -> bool {
-        self.limits.queue.is_some() || self.limits.ack.is_some()
+        self.queues.is_on()
     }
 
     /// Tells a client to go and come back later, each after a delay of its own.

@@ -131,11 +131,12 @@ fn a_shard_whose_journal_has_lost_its_writer_ends() {
         fsync: Fsync::Never,
     };
     let bell = Arc::new(Doorbell::new(|| {}));
-    let recovered = disk::open(&options, Clock::start(), &Placement::new(1), bell).unwrap();
+    let (recovered, _summary) =
+        disk::open(&options, Clock::start(), &Placement::new(1), bell).unwrap();
     let mut bench = Bench::new(timed(0, 0));
-    bench.shard.restore(recovered);
+    bench.shard.restore(recovered, bench.now);
     bench.settle();
-    bench.shard.state.store.as_mut().unwrap().lose_writer();
+    bench.shard.state.queues.disk_store().lose_writer();
     let ended = bench.shard.turn(bench.now).unwrap_err();
     assert!(ended.to_string().contains("panicked"), "{ended}");
 }

@@ -197,14 +197,18 @@ fn two_letters_may_have_one_id() {
         let key = ConnectionKey(0);
         state.handle_connect(key, member, Protocol::AraWebSocket, Tick(2)).unwrap();
         while state.poll_replays(Tick(2), &mut sockets) {}
-        assert_eq!(state.flights.len(), 2);
+        assert_eq!(state.queues.in_flight_total(), 2);
         if ack.is_some() {
             let slot = state.directory.find_user("acme", "ann", user.hash).unwrap();
-            assert_eq!([(); 3].map(|()| state.settle(slot, id)), [true, true, false]);
+            let mut acknowledge = || {
+                let (queues, mut cx) = state.queues();
+                queues.acknowledge(&mut cx, slot, id)
+            };
+            assert_eq!([(); 3].map(|()| acknowledge()), [true, true, false]);
         }
         let unsent = sockets.remove(0, true, false);
         state.handle_disconnect(key, unsent);
-        assert!(state.flights.is_empty());
+        assert_eq!(state.queues.in_flight_total(), 0);
         let asked = Query::UserQueue { user, source: Source::Queue, clear: false };
         let Reply::UserQueue { count, .. } = state.handle_query(&asked, Tick(3), &mut sockets)
         else {

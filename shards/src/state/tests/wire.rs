@@ -9,6 +9,7 @@ use std::rc::Rc;
 use serde_json::Value;
 
 use crate::base::id::ConnectionKey;
+use crate::encoding::Encoding;
 use crate::notification::{Notification, Priority};
 use crate::outbound::{Frame, Unsent};
 use crate::protocol::{Event, Protocol, Transport};
@@ -152,6 +153,10 @@ impl Outgoing for Wire {
         self.effects.taken.entry(to.0).or_default().push(got);
         self.effects.fanned_out += u32::from(urgency == Urgency::FanOut);
         true
+    }
+
+    fn encoding(&self, key: ConnectionKey) -> Option<Encoding> {
+        self.posts.get(&key.0).map(|post| post.protocol.encoding())
     }
 
     fn backlog_bytes(&self, key: ConnectionKey) -> Option<usize> {

@@ -462,6 +462,7 @@ impl World {
         }
         self.audit();
         assert!(self.state.directory.is_clear(), "left behind: {:?}", self.state.directory);
+        assert!(self.state.queues.is_clear(), "left behind: {:?}", self.state.queues);
         assert!(self.interest.is_empty());
     }
 }

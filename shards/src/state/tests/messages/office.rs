@@ -184,9 +184,9 @@ impl Office {
         let ttl = trigger.ttl.into_iter().chain(most).min();
         let is_now_or_never = trigger.ttl == Some(Duration::ZERO);
         let expires_at = match ttl {
-            Some(Duration::ZERO) => Tick(0),
+            Some(Duration::ZERO) => Tick::NOW_OR_NEVER,
             Some(ttl) => self.now.after(ttl),
-            None => Tick(u32::MAX),
+            None => Tick::NEVER,
         };
         let priority = trigger.priority;
         let head = Metadata { id, audience, expires_at, priority };
@@ -215,7 +215,7 @@ impl Office {
             };
             let users: Vec<usize> = users.collect();
             self.state.handle_delivery(delivery, self.now, &mut self.sockets);
-            self.recent.insert(number(id), self.state.sequence);
+            self.recent.insert(number(id), self.state.queues.sequence());
             let parts = self.acknowledge_delivery(number(id), &users, is_now_or_never);
             for (user, part) in users.iter().zip(parts) {
                 let is_tried = part.delivered + part.failed > 0;
@@ -443,12 +443,13 @@ impl Office {
             self.leave(key, false);
             self.account(&Facts::default());
         }
-        assert!(self.state.flights.is_empty());
+        assert_eq!(self.state.queues.in_flight_total(), 0);
         for user in 0..USERS.len() {
             self.clear(user, Source::Queue);
             assert!(!self.ledger.has(user, Place::Waiting));
             self.clear(user, Source::DeadLetters);
         }
         assert!(self.state.directory.is_clear(), "left behind: {:?}", self.state.directory);
+        assert!(self.state.queues.is_clear(), "left behind: {:?}", self.state.queues);
     }
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::super::wire::{event_and_json, protocol, said};
 use crate::base::id::{ConnectionKey, NotificationId};
+use crate::encoding::Encoding;
 use crate::outbound::{Frame, Unsent};
 use crate::protocol::{Event as Told, Protocol, Transport};
 use crate::state::{Outgoing, Urgency};
@@ -296,6 +297,10 @@ impl Outgoing for Sockets {
         });
         socket.outbox.push_back(Rc::clone(frame));
         true
+    }
+
+    fn encoding(&self, key: ConnectionKey) -> Option<Encoding> {
+        self.open.get(&key.0).map(|socket| socket.protocol.encoding())
     }
 
     fn backlog_bytes(&self, key: ConnectionKey) -> Option<usize> {
