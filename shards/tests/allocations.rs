@@ -64,7 +64,7 @@ impl Outgoing for Taker {
     }
 
     fn encoding(&self, _: ConnectionKey) -> Option<Encoding> {
-        None
+        panic!("nothing is sent from a queue");
     }
 
     fn backlog_bytes(&self, _: ConnectionKey) -> Option<usize> {

@@ -65,7 +65,7 @@ impl Outgoing for Nowhere {
     }
 
     fn encoding(&self, _: ConnectionKey) -> Option<Encoding> {
-        None
+        Some(Encoding::AraText)
     }
 
     fn backlog_bytes(&self, _: ConnectionKey) -> Option<usize> {
