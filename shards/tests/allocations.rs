@@ -91,7 +91,7 @@ fn allocations(connections: usize) -> [u64; 2] {
             seen: None,
         };
         let key = ConnectionKey::from_index(number).unwrap();
-        let protocol = Protocol::ALL[number % 3];
+        let protocol = *Protocol::ALL.get(number % 3).unwrap();
         state.handle_connect(key, member, protocol, Tick(0)).unwrap();
     }
     let id = NotificationId([1; 16]);
