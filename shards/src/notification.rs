@@ -91,7 +91,7 @@ impl SharedMessage {
 
     /// What is known of it.
     #[must_use]
-    pub fn head(&self) -> &Metadata {
+    pub fn metadata(&self) -> &Metadata {
         &self.0.header.header
     }
 
@@ -104,7 +104,7 @@ impl SharedMessage {
 
 impl std::fmt::Debug for SharedMessage {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.head().fmt(formatter)
+        self.metadata().fmt(formatter)
     }
 }
 
@@ -148,8 +148,8 @@ impl Notification {
 
     /// What is known of it.
     #[must_use]
-    pub fn head(&self) -> &Metadata {
-        self.message.head()
+    pub fn metadata(&self) -> &Metadata {
+        self.message.metadata()
     }
 
     /// A share of it, to keep.

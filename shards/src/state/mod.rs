@@ -34,7 +34,7 @@ use crate::base::counters::Counters;
 use crate::base::id::{ConnectionKey, NotificationId, Tick, is_channel_name};
 use crate::base::limits::Limits;
 use crate::link::message::{Client, Drain, InitialSubscriptions, Report};
-use crate::outbound::{Frame, Unsent};
+use crate::outbound::{OutboundMessage, Unsent};
 use crate::protocol::{ClientMessage, ErrorCode, Event, Protocol};
 use crate::store::disk::DiskStore;
 use crate::wire::close::CloseReason;
@@ -55,7 +55,7 @@ pub trait Outgoing {
 
     /// Puts a frame into a connection's outbox; false if it is full or the connection is leaving.
     /// `urgency` says what is flushed first.
-    fn offer(&mut self, to: ConnectionKey, frame: &Rc<Frame>, urgency: Urgency) -> bool;
+    fn offer(&mut self, to: ConnectionKey, frame: &Rc<OutboundMessage>, urgency: Urgency) -> bool;
 
     /// Bytes waiting for a connection; `None` if it is leaving or gone.
     fn backlog_bytes(&self, key: ConnectionKey) -> Option<usize>;

@@ -9,7 +9,7 @@ use super::user_queue::QueuedMessage;
 use super::{Outgoing, State};
 use crate::base::id::{ConnectionKey, NotificationId, Tick};
 use crate::base::limits::{LETTERS_PER_TURN, OVERDUE_PER_TURN};
-use crate::outbound::{Frame, Repeated, Unsent};
+use crate::outbound::{OutboundMessage, Redelivery, Unsent};
 use crate::protocol::Event;
 
 impl State {
@@ -50,9 +50,9 @@ impl State {
     fn take_back_some(&mut self, slot: u32, unsent: &[Unsent]) {
         for Unsent { frame, is_begun } in unsent {
             match &**frame {
-                Frame::QueuedMessage(repeated) => {
-                    if repeated.give_back() {
-                        self.put_back_unwritten(slot, repeated);
+                OutboundMessage::Redelivery(redelivery) => {
+                    if redelivery.give_back() {
+                        self.put_back_unwritten(slot, redelivery);
                     }
                 }
                 _ => self.counters.frames_discarded += u64::from(!is_begun),
@@ -66,10 +66,12 @@ impl State {
     fn take_back_last(&mut self, slot: u32, unsent: &[Unsent]) {
         for Unsent { frame, .. } in unsent {
             match &**frame {
-                Frame::QueuedMessage(repeated) => self.put_back_unwritten(slot, repeated),
+                OutboundMessage::Redelivery(redelivery) => {
+                    self.put_back_unwritten(slot, redelivery)
+                }
                 // It becomes a message now: of all its frames only this one is left to come back.
-                Frame::Personal(notification, sequence)
-                    if notification.head().expires_at > Tick(0) =>
+                OutboundMessage::Personal(notification, sequence)
+                    if notification.metadata().expires_at > Tick(0) =>
                 {
                     self.put_back(slot, QueuedMessage::new(notification.keep(), *sequence));
                 }
@@ -86,8 +88,8 @@ impl State {
 
     /// Nobody has written a message that was sent without acknowledgement: it waits again, unless
     /// it has ended meanwhile.
-    fn put_back_unwritten(&mut self, slot: u32, repeated: &Repeated) {
-        let entry = self.flights.find_one(slot, repeated.id, repeated.sequence);
+    fn put_back_unwritten(&mut self, slot: u32, redelivery: &Redelivery) {
+        let entry = self.flights.find_one(slot, redelivery.id, redelivery.sequence);
         let Some(InFlightMessage { message, .. }) = entry.and_then(|entry| self.land(entry)) else {
             return;
         };

@@ -14,7 +14,7 @@ use crate::base::id::{ConnectionKey, NotificationId, Tick};
 use crate::base::limits::{
     LETTERS_PER_TURN, REPLAY_BACKLOG_BYTES, REPLAYS_PER_TURN, REPLAYS_PER_USER,
 };
-use crate::outbound::{Frame, Repeated};
+use crate::outbound::{OutboundMessage, Redelivery};
 use crate::protocol::Marks;
 
 impl State {
@@ -179,8 +179,8 @@ impl State {
             self.put(slot, message.sent(attempts_before));
             return false;
         }
-        if let Frame::QueuedMessage(repeated) = &*frame {
-            repeated.set_copies(copies);
+        if let OutboundMessage::Redelivery(redelivery) = &*frame {
+            redelivery.set_copies(copies);
         }
         if replayed {
             self.counters.queue_replayed += 1;
@@ -199,13 +199,13 @@ impl State {
     }
 
     /// A message as it is sent from the queue (`replayed`) or again, for all who are there to read it.
-    fn frame_of(&self, slot: u32, message: &QueuedMessage, replayed: bool) -> Rc<Frame> {
+    fn frame_of(&self, slot: u32, message: &QueuedMessage, replayed: bool) -> Rc<OutboundMessage> {
         let sessions = self.directory.user_connections(slot).iter();
         let sessions = sessions.filter_map(|key| self.directory.session(*key));
         let readers = sessions.map(|session| session.protocol.encoding()).collect();
         let marks = Marks { replayed, attempt: message.attempts() };
-        let repeated = Repeated::new(message.kept(), message.sequence(), marks, readers);
-        Rc::new(Frame::QueuedMessage(Box::new(repeated)))
+        let redelivery = Redelivery::new(message.kept(), message.sequence(), marks, readers);
+        Rc::new(OutboundMessage::Redelivery(Box::new(redelivery)))
     }
 
     /// Asks to be told when one of a user's connections has written all. Those that have already
