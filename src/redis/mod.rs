@@ -11,7 +11,6 @@ use std::cell::Cell;
 
 pub mod backoff;
 pub mod breaker;
-pub mod bridge;
 mod connection;
 pub mod message;
 mod resp;
@@ -20,7 +19,7 @@ pub mod tls;
 
 pub use breaker::BreakerState;
 pub use connection::{check_url, is_tls};
-pub use message::{Priority, RedisEvent, RedisTarget, RedisTrigger, Rejected, Rejection};
+pub use message::{Rejected, Rejection, Tenants};
 pub use subscriber::{Options, Timing, run, run_with};
 
 /// Where the connection to Redis stands, in the words of `/health`.

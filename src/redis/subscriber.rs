@@ -21,11 +21,12 @@ use tracing::{info, warn};
 use super::backoff::Backoff;
 use super::breaker::{Breaker, BreakerState, Permit};
 use super::connection::{Endpoint, Fault, Link};
-use super::message::{self, RedisTrigger, Rejected, Rejection};
+use super::message::{self, Rejection, Tenants};
 use super::resp::Frame;
 use super::tls::Tls;
 use super::{State, Status, add_one};
 use crate::config::settings::Redis;
+use crate::intake::Trigger;
 use crate::telemetry::LogLimiter;
 
 /// Messages handled before other tasks have their turn: about a tenth of a millisecond of parsing.
@@ -67,21 +68,23 @@ pub struct Options {
 /// Subscribes and hands each valid trigger to `sink`, for ever. Dropping the future disconnects.
 pub async fn run(
     settings: Redis,
+    tenants: Tenants,
     status: Rc<Status>,
-    sink: impl FnMut(RedisTrigger),
+    sink: impl FnMut(Trigger),
 ) -> Infallible {
-    run_with(settings, Options::default(), status, sink).await
+    run_with(settings, tenants, Options::default(), status, sink).await
 }
 
 /// [`run`] with a clockwork of one's own.
 pub async fn run_with(
     settings: Redis,
+    tenants: Tenants,
     options: Options,
     status: Rc<Status>,
-    sink: impl FnMut(RedisTrigger),
+    sink: impl FnMut(Trigger),
 ) -> Infallible {
-    let intake =
-        Intake { status: Rc::clone(&status), limiter: LogLimiter::new(WARN_INTERVAL), sink };
+    let limiter = LogLimiter::new(WARN_INTERVAL);
+    let receiver = Receiver { tenants, status: Rc::clone(&status), limiter, sink };
     let mut subscriber = Subscriber {
         endpoint: Endpoint::parse(&settings.url),
         timing: options.timing,
@@ -94,7 +97,7 @@ pub async fn run_with(
         backoff: Backoff::new(settings.backoff_initial, settings.backoff_max, fastrand::u64(..)),
         status,
         was_connected: false,
-        intake,
+        receiver,
     };
     subscriber.show(State::Reconnecting);
     loop {
@@ -112,10 +115,10 @@ struct Subscriber<S> {
     backoff: Backoff,
     status: Rc<Status>,
     was_connected: bool,
-    intake: Intake<S>,
+    receiver: Receiver<S>,
 }
 
-impl<S: FnMut(RedisTrigger)> Subscriber<S> {
+impl<S: FnMut(Trigger)> Subscriber<S> {
     /// Connects, subscribes and listens until something ends it.
     async fn life(&mut self) -> Fault {
         // One moment for all: the inner deadline has more to tell than this one.
@@ -133,7 +136,7 @@ impl<S: FnMut(RedisTrigger)> Subscriber<S> {
     async fn connect(&mut self, deadline: tokio::time::Instant) -> Result<Link, Fault> {
         let endpoint = self.endpoint.as_ref().map_err(|error| Fault::Url(error.clone()))?;
         let mut link = Link::open(endpoint, &mut self.tls, deadline).await?;
-        link.subscribe(endpoint, &self.tls, |frame| self.intake.take(frame)).await?;
+        link.subscribe(endpoint, &self.tls, |frame| self.receiver.take(frame)).await?;
         Ok(link)
     }
 
@@ -176,7 +179,7 @@ impl<S: FnMut(RedisTrigger)> Subscriber<S> {
                     match frame {
                         // A refused ping (an ACL without it) is an answer like any other.
                         Frame::Pong | Frame::Refused(_) => self.answered(&mut pulse, start),
-                        frame => self.intake.take(frame),
+                        frame => self.receiver.take(frame),
                     }
                     burst += 1;
                     if burst == BURST {
@@ -249,25 +252,26 @@ impl<S: FnMut(RedisTrigger)> Subscriber<S> {
 }
 
 /// Where messages go: counted, checked, and handed on or logged.
-struct Intake<S> {
+struct Receiver<S> {
+    tenants: Tenants,
     status: Rc<Status>,
     limiter: LogLimiter,
     sink: S,
 }
 
-impl<S: FnMut(RedisTrigger)> Intake<S> {
+impl<S: FnMut(Trigger)> Receiver<S> {
     fn take(&mut self, frame: Frame) {
         match frame {
             Frame::Message { channel, payload } => {
                 add_one(&self.status.messages_received);
-                match message::parse(&channel, &payload) {
+                match message::parse(&channel, &payload, &self.tenants) {
                     Ok(trigger) => (self.sink)(trigger),
                     Err(rejection) => self.reject(&rejection, &channel, payload.len()),
                 }
             }
             Frame::Oversize => {
                 add_one(&self.status.messages_received);
-                self.reject(&Rejected::TooLarge.into(), b"", message::MESSAGE_BYTES_MAX);
+                self.reject(&Rejection::TooLarge, b"", message::MESSAGE_BYTES_MAX);
             }
             Frame::Subscribed | Frame::Pong | Frame::Okay | Frame::Refused(_) => {}
         }
@@ -275,11 +279,11 @@ impl<S: FnMut(RedisTrigger)> Intake<S> {
 
     /// The payload is not logged: it may hold anything, and it is the publisher's.
     fn reject(&mut self, rejection: &Rejection, channel: &[u8], bytes: usize) {
-        self.status.count_rejected(rejection.reason);
+        self.status.count_rejected(rejection.reason());
         if let Some(suppressed) = self.limiter.admit(Instant::now()) {
             let channel = String::from_utf8_lossy(channel);
             let channel = text::cut(&channel, SHOWN_BYTES_MAX);
-            let reason = rejection.reason.reason();
+            let reason = rejection.reason().reason();
             let problem = rejection.to_string();
             warn!(reason, problem, ?channel, bytes, suppressed, "rejected a message from Redis");
         }

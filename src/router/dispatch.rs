@@ -23,10 +23,9 @@ use crate::refusal::{Code, Refusal};
 /// A trigger the shards have taken.
 #[derive(Debug)]
 pub struct Dispatched {
-    /// The notification's id.
-    pub id: NotificationId,
-    /// When it happened, RFC 3339.
-    pub occurred_at: String,
+    id: NotificationId,
+    occurred_at: String,
+    target: Target,
     outcome: oneshot::Receiver<Outcome>,
     router: Router,
 }
@@ -63,10 +62,23 @@ impl Lifetimes {
 /// What became of a trigger.
 #[derive(Debug)]
 pub struct Receipt {
+    /// The notification's id.
+    pub id: NotificationId,
+    /// When it happened, RFC 3339.
+    pub occurred_at: String,
+    /// Who was meant.
+    pub target: Target,
     /// The sum over all connections.
     pub total: DeliveryCounts,
-    /// One entry per target user or channel, in the trigger's order.
-    pub targets: Vec<DeliveryCounts>,
+    /// One entry per name of the target, in its order.
+    counts: Vec<DeliveryCounts>,
+}
+
+impl Receipt {
+    /// Each user or channel that was named, with what became of its part.
+    pub fn of_each(&self) -> impl Iterator<Item = (&str, &DeliveryCounts)> {
+        self.target.names().iter().map(|name| &**name).zip(&self.counts)
+    }
 }
 
 impl Dispatched {
@@ -82,7 +94,10 @@ impl Dispatched {
             {
                 Err(queue_unavailable(self.router.disk()))
             }
-            Outcome::Counts { total, targets } => Ok(Receipt { total, targets }),
+            Outcome::Counts { total, targets: counts } => {
+                let Self { id, occurred_at, target, .. } = self;
+                Ok(Receipt { id, occurred_at, target, total, counts })
+            }
             Outcome::Replies(_) => Err(Refusal::new(Code::Internal, "mixed-up report")),
         }
     }
@@ -104,7 +119,7 @@ impl Router {
     /// The gateway is stopping, or a shard has no room; then no shard was sent anything.
     pub fn dispatch(
         &self,
-        trigger: &Trigger<'_>,
+        trigger: Trigger,
         id: Option<NotificationId>,
     ) -> Result<Dispatched, Refusal> {
         let mut state = self.0.borrow_mut();
@@ -115,7 +130,7 @@ impl Router {
         state.take_reports();
         let id = id.unwrap_or_else(|| NotificationId(*Uuid::now_v7().as_bytes()));
         let occurred_at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        let shares = state.shares(trigger, id, &occurred_at);
+        let shares = state.shares(&trigger, id, &occurred_at);
         let priority = trigger.event.priority;
         let has_room = |share: &ShardPart| {
             let messages = shares.iter().filter(|other| other.shard == share.shard).count();
@@ -125,10 +140,7 @@ impl Router {
             state.counters.overloaded += 1;
             return Err(overloaded());
         }
-        let targets = match &trigger.target {
-            Target::Users(names) | Target::Channels(names) => names.len(),
-            Target::Everyone => 0,
-        };
+        let targets = trigger.target.names().len();
         let places = shares.iter().map(|share| (share.shard, share.targets.clone())).collect();
         let (request, outcome) = state.pending.open_trigger(targets, places);
         state.counters.triggers += 1;
@@ -141,14 +153,15 @@ impl Router {
             }
             shard.ring();
         }
-        Ok(Dispatched { id, occurred_at, outcome, router: self.clone() })
+        let target = trigger.target;
+        Ok(Dispatched { id, occurred_at, target, outcome, router: self.clone() })
     }
 }
 
 impl State {
     pub(super) fn shares(
         &self,
-        trigger: &Trigger<'_>,
+        trigger: &Trigger,
         id: NotificationId,
         occurred_at: &str,
     ) -> Vec<ShardPart> {
@@ -209,7 +222,7 @@ impl State {
     /// What waits for the users an audience names, if it is to wait for them.
     fn absent_shares(
         &self,
-        trigger: &Trigger<'_>,
+        trigger: &Trigger,
         encode: impl FnOnce() -> Arc<Notification>,
     ) -> impl Iterator<Item = ShardPart> {
         let users = match &trigger.event.audience {
