@@ -9,6 +9,7 @@ pub mod boot;
 pub mod capacity;
 pub mod cli;
 pub mod config;
+pub mod idempotency;
 pub mod intake;
 pub mod listener;
 pub mod names;

@@ -7,7 +7,6 @@ mod body;
 mod caller;
 mod framing;
 mod health;
-mod idempotency;
 mod notifications;
 mod queries;
 mod requests;
@@ -32,6 +31,7 @@ use hyper::body::Incoming;
 use serde::Serialize;
 
 use crate::config::settings::Settings;
+use crate::idempotency::{ResponseStore, StoredResponses};
 use crate::listener::handshake::Handshake;
 use crate::names;
 use crate::origin;
@@ -40,8 +40,6 @@ use crate::redis::Status as RedisStatus;
 use crate::refusal::{Code, NO_STORE, Refusal};
 use crate::router::Router;
 use crate::supervise::Supervisor;
-pub use idempotency::ResponseStore;
-use idempotency::StoredResponses;
 use watch::Watch;
 
 /// The body of every response: complete before it is sent.
@@ -244,15 +242,7 @@ impl Api {
             Route::Trigger(kind) => {
                 let tenant = self.tenant(&parts.headers)?;
                 let bytes = body::read(parts, body).await?;
-                let key = idempotency::key(&parts.headers)?;
-                let request =
-                    idempotency::Request { tenant: &tenant, path: parts.uri.path(), body: &bytes };
-                let (router, tenant, body) =
-                    (self.router.clone(), Arc::clone(&tenant), bytes.clone());
-                let work = move |id| async move {
-                    notifications::trigger(&router, tenant, kind, &body, id).await
-                };
-                self.answers.once(key, &request, work).await
+                notifications::serve(self, parts, tenant, kind, bytes).await
             }
             Route::Acks => {
                 let user = self.gate.user(parts)?;
@@ -313,8 +303,8 @@ fn json(status: StatusCode, value: &impl Serialize) -> HttpResponse {
     json_bytes(status, serde_json::to_vec(value).unwrap_or_default())
 }
 
-fn json_bytes(status: StatusCode, body: Vec<u8>) -> HttpResponse {
-    let mut reply = Response::new(Full::new(Bytes::from(body)));
+fn json_bytes(status: StatusCode, body: impl Into<Bytes>) -> HttpResponse {
+    let mut reply = Response::new(Full::new(body.into()));
     *reply.status_mut() = status;
     let kind = HeaderValue::from_static("application/json");
     reply.headers_mut().insert(header::CONTENT_TYPE, kind);

@@ -9,10 +9,13 @@ use ara_shards::base::id::NotificationId;
 use ara_shards::link::message::DeliveryCounts;
 use bytes::Bytes;
 use http::StatusCode;
+use http::header::{HeaderMap, HeaderValue};
+use http::request::Parts;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{HttpResponse, body, json};
+use super::{Api, HttpResponse, body, json_bytes};
+use crate::idempotency::{KEY_RULE, Key, Reply, Request, Response};
 use crate::intake::draft::{self, AudienceDraft, EventDraft, TargetDraft};
 use crate::intake::fault::Problem;
 use crate::intake::trigger::Payload;
@@ -65,18 +68,57 @@ struct Body<'a> {
 /// Where a notification comes from when the caller does not say.
 const SOURCE: &str = "http-api";
 
-/// Sends what the body asks for, by the name of `id` if there is one, and answers with the exact
-/// counts.
-pub(super) async fn trigger(
-    router: &Router,
+/// Sends what the body asks for, once for an `Idempotency-Key`, and answers with the exact counts.
+pub(super) async fn serve(
+    api: &Api,
+    parts: &Parts,
     tenant: Arc<str>,
     kind: Kind,
+    bytes: Bytes,
+) -> Result<HttpResponse, Refusal> {
+    let Some(key) = idempotency_key(&parts.headers)? else {
+        let Response { status, body } = send(&api.router, kind, tenant, &bytes, None).await?;
+        return Ok(json_bytes(status, body));
+    };
+    let (router, owner, body) = (api.router.clone(), Arc::clone(&tenant), bytes.clone());
+    let work = move |id| async move { send(&router, kind, owner, &body, id).await };
+    let request = Request { tenant: &tenant, key, path: parts.uri.path(), body: &bytes };
+    let Reply { response: Response { status, body }, is_repeated } =
+        api.answers.once(request, work).await?;
+    let mut response = json_bytes(status, body);
+    if is_repeated {
+        let value = HeaderValue::from_static("true");
+        response.headers_mut().insert("idempotent-replayed", value);
+    }
+    Ok(response)
+}
+
+/// The request's key, if it has one.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<Key>, Refusal> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = value.to_str().ok().and_then(Key::new);
+    key.map(Some)
+        .ok_or_else(|| Refusal::field("Idempotency-Key", format!("`Idempotency-Key` {KEY_RULE}")))
+}
+
+/// Parse, dispatch and answer; by the name of `id` if there is one.
+async fn send(
+    router: &Router,
+    kind: Kind,
+    tenant: Arc<str>,
     bytes: &Bytes,
     id: Option<NotificationId>,
-) -> Result<HttpResponse, Refusal> {
+) -> Result<Response, Refusal> {
     let trigger = parse(kind, tenant, bytes).map_err(|fault| body::refuse(&fault))?;
     let receipt = router.dispatch(trigger, id)?.receipt().await?;
-    Ok(json(StatusCode::OK, &TriggerResponse::new(kind, &receipt)))
+    Ok(answer(kind, &receipt))
+}
+
+/// What a caller hears of what became of its trigger.
+fn answer(kind: Kind, receipt: &Receipt) -> Response {
+    let body = serde_json::to_vec(&TriggerResponse::new(kind, receipt))
+        .expect("memory takes whatever has string keys");
+    Response { status: StatusCode::OK, body: body.into() }
 }
 
 /// The trigger that the body of a request asks for.
@@ -89,7 +131,7 @@ fn parse(kind: Kind, tenant: Arc<str>, bytes: &Bytes) -> Result<Trigger, Fault> 
         payload: Payload::within(bytes, body.payload),
         priority: body.priority,
         ttl: body.ttl,
-        source: body.source.map_or(SOURCE.into(), Cow::Owned),
+        source: body.source.map_or(Cow::Borrowed(SOURCE), Cow::Owned),
         correlation_id: body.correlation_id,
         audience: body.audience,
         queue: body.queue.unwrap_or(false),

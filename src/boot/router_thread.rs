@@ -17,10 +17,11 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
 
+use crate::api::Api;
 use crate::api::serve::{Server, turn_away};
-use crate::api::{Api, ResponseStore};
 use crate::capacity::Capacity;
 use crate::config::settings::Settings;
+use crate::idempotency::ResponseStore;
 use crate::listener::accept::Arrival;
 use crate::listener::handshake::Handshake;
 use crate::redis::{self, Status as RedisStatus, Tenants};
