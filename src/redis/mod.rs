@@ -112,7 +112,7 @@ impl Status {
     /// How many messages were not taken for this reason.
     #[must_use]
     pub fn rejected(&self, reason: Rejected) -> u64 {
-        self.rejected.get(reason as usize).map_or(0, Cell::get)
+        self.rejected_counter(reason).get()
     }
 
     /// Counts a valid trigger that was not sent.
@@ -121,9 +121,11 @@ impl Status {
     }
 
     fn count_rejected(&self, reason: Rejected) {
-        if let Some(count) = self.rejected.get(reason as usize) {
-            add_one(count);
-        }
+        add_one(self.rejected_counter(reason));
+    }
+
+    fn rejected_counter(&self, reason: Rejected) -> &Cell<u64> {
+        self.rejected.get(reason as usize).expect("there is a counter for every reason")
     }
 }
 
