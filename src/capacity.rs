@@ -1,12 +1,9 @@
-//! How many shards there are, and how many connections this process can hold by its file limit.
+//! How many connections this process can hold by its file limit.
 //!
 //! **Runs on**: main, at start. **Owns**: nothing. **Never**: promises more than the limit holds, nor
 //! says ready where that is next to nothing.
 
-use ara_shards::base::pin;
-
-use crate::boot::Failure;
-use crate::router::interest::SHARDS_MAX;
+use crate::failure::Failure;
 
 /// What the open-file limit is shared out to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,13 +15,13 @@ pub struct Capacity {
     /// Callers of the HTTP API at a time.
     pub callers: usize,
     /// Sockets at each door that have not said who they are, or are being refused.
-    pub newcomers_per_door: usize,
+    pub handshakes_per_door: usize,
 }
 
-/// The most newcomers at all doors, however large the limit is. A head of 16 KiB each: 64 MiB.
-const NEWCOMERS_MAX: usize = 4096;
+/// The most handshakes at all doors, however large the limit is. A head of 16 KiB each: 64 MiB.
+const HANDSHAKES_MAX: usize = 4096;
 /// The least of them.
-const NEWCOMERS_MIN: usize = 16;
+const HANDSHAKES_MIN: usize = 16;
 /// Logs, configuration, listeners, epoll and event descriptors of the process itself.
 const OWN: usize = 64;
 /// Descriptors of one shard: its poller twice, its bell, its runtime's three, its listener.
@@ -37,13 +34,6 @@ const CALLERS_MIN: usize = 16;
 /// The least room for clients that is worth a start: with less, the limit is a mistake. 128 open
 /// files, the smallest limit in use anywhere, are below it; 256, that of some desktops, are not.
 const CLIENTS_MIN: usize = 64;
-
-/// How many shards run, where `wanted` were asked for (0 = as many as suit the cores).
-#[must_use]
-pub fn shards(wanted: usize, cores: usize) -> usize {
-    let count = if wanted == 0 { pin::default_shard_count(cores) } else { wanted };
-    count.clamp(1, SHARDS_MAX)
-}
 
 /// Raises the open-file limit to its hard maximum and shares it out. `wanted` client connections
 /// (0 = as many as fit) are never more than what fits.
@@ -68,7 +58,7 @@ fn too_few_files(capacity: Capacity, shards: usize, enough: usize) -> String {
     let Capacity { files, clients, .. } = capacity;
     // What is reserved grows with the limit, so it is tried rather than computed.
     let holds = |files: &usize| share(*files, shards, 0).clients >= enough;
-    let needed = (files..).find(holds).unwrap_or(usize::MAX);
+    let needed = (files..).find(holds).expect("what is reserved has a bound");
     format!(
         "the open-file limit of {files} leaves room for {clients} clients, and each client is an \
          open file: raise the hard limit to {needed} at the very least, better to the number of \
@@ -78,12 +68,12 @@ fn too_few_files(capacity: Capacity, shards: usize, enough: usize) -> String {
 
 fn share(files: usize, shards: usize, wanted: usize) -> Capacity {
     let callers = (files / 32).clamp(CALLERS_MIN, CALLERS_MAX);
-    let newcomers = (files / 32).clamp(NEWCOMERS_MIN, NEWCOMERS_MAX);
-    let reserved = callers + newcomers + OWN + PER_SHARD * shards;
+    let handshakes = (files / 32).clamp(HANDSHAKES_MIN, HANDSHAKES_MAX);
+    let reserved = callers + handshakes + OWN + PER_SHARD * shards;
     let fits = files.saturating_sub(reserved);
     let clients = if wanted == 0 { fits } else { wanted.min(fits) };
-    let newcomers_per_door = (newcomers / shards.max(1)).max(8);
-    Capacity { files, clients, callers, newcomers_per_door }
+    let handshakes_per_door = (handshakes / shards).max(8);
+    Capacity { files, clients, callers, handshakes_per_door }
 }
 
 #[cfg(test)]

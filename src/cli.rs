@@ -14,9 +14,9 @@ use serde::Serialize;
 
 use crate::config::error::{Fault, Faults, Origin};
 use crate::config::raw::Sources;
-use crate::config::settings::Jwt;
 use crate::config::{self, show};
 use crate::listener::auth::Verifier;
+use crate::settings::Jwt;
 
 /// The exit code of a configuration (or command line) that cannot be used.
 pub const EXIT_BAD_CONFIGURATION: u8 = 2;

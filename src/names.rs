@@ -4,6 +4,8 @@
 
 pub use ara_shards::protocol::ara::is_channel_name as is_channel;
 
+/// The tenant of everyone where tenants are off, and of tokens that name none.
+pub const DEFAULT_TENANT: &str = "default";
 /// The longest user id, in bytes.
 pub const USER_BYTES_MAX: usize = 128;
 /// The longest event type, source, correlation id, or name in an audience, in bytes.

@@ -26,8 +26,8 @@ use ara_shards::journal::storage::file_system_bytes;
 use ara_shards::journal::{Fsync, Options};
 use ara_shards::store::disk;
 
-use crate::boot::Failure;
-use crate::config::settings::Disk;
+use crate::failure::Failure;
+use crate::settings::Disk;
 use layout::Layout;
 
 /// The least a shard's journal needs: four segments of the least length that holds any record.

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use crate::cli::{self, TokenRequest};
-use crate::config::settings::{RunMode, Settings};
+use crate::settings::{RunMode, Settings};
 use crate::telemetry::output::Output;
 
 /// The user of the printed token.

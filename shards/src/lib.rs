@@ -6,17 +6,20 @@
 //! **Never**: knows HTTP, Redis, tokens, metrics exporters or configuration files; locks; calls up.
 
 pub mod base;
+pub mod encoding;
 pub mod journal;
 pub mod link;
 pub mod notification;
 pub mod outbound;
 pub mod protocol;
+pub mod queued_message;
 pub mod state;
 pub mod store;
 pub mod wire;
 pub mod worker;
 
 mod io;
+mod queue;
 mod shard;
 
 pub use base::limits::Limits;

@@ -1,4 +1,4 @@
-//! One event, encoded once for every reader it will ever have.
+//! A notification: its canonical JSON once, and its bytes in each encoding that has readers.
 //!
 //! **Runs on**: made on the router, read on any shard. **Owns**: immutable bytes.
 //! **Never**: is encoded again for a recipient, changed, or copied per delivery.
@@ -8,8 +8,9 @@ use std::sync::Arc;
 use triomphe::ThinArc;
 
 use crate::base::id::{NotificationId, Tick};
-use crate::link::message::Transport;
-use crate::wire::{sse, websocket};
+use crate::encoding::{Encoding, Encodings};
+use crate::protocol::{self, Marks};
+use crate::wire::websocket;
 
 /// How urgent a notification is. The order is the order of the delivery lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -58,10 +59,10 @@ pub enum Audience {
     Channels(Box<[Box<str>]>),
 }
 
-/// What is known of an event besides its bytes.
+/// What is known of a notification besides its bytes.
 #[derive(Debug)]
 pub struct Metadata {
-    /// Its identity, the same on every transport and every repetition.
+    /// Its identity, the same in every encoding and every repetition.
     pub id: NotificationId,
     /// Who is meant; `None` = every recipient.
     pub audience: Option<Arc<Audience>>,
@@ -71,16 +72,21 @@ pub struct Metadata {
     pub priority: Priority,
 }
 
-/// An event's head and its complete WebSocket frame in one allocation: what is kept of it for
-/// whoever is to get it later. The JSON is the frame's end.
+/// A notification's metadata and JSON in one allocation: what is kept of it for whoever is to get
+/// it later. The JSON is the end of a text frame, so that the frame costs four bytes and no copy.
 #[derive(Clone)]
 pub struct SharedMessage(ThinArc<Metadata, u8>);
 
 impl SharedMessage {
+    /// The encoding that the kept bytes are in.
+    const ENCODING: Encoding = Encoding::AraText;
+
     /// From the complete notification object.
     #[must_use]
-    pub fn new(head: Metadata, json: &[u8]) -> Self {
-        Self(ThinArc::from_header_and_slice(head, &websocket::text_frame(json)))
+    pub fn new(metadata: Metadata, json: &[u8]) -> Self {
+        let (id, marks) = (metadata.id, Marks::default());
+        let text = protocol::encode_notification(Self::ENCODING, id, json, marks);
+        Self(ThinArc::from_header_and_slice(metadata, &text))
     }
 
     /// What is known of it.
@@ -89,16 +95,10 @@ impl SharedMessage {
         &self.0.header.header
     }
 
-    /// The complete WebSocket frame.
-    #[must_use]
-    pub fn frame(&self) -> &[u8] {
-        &self.0.slice
-    }
-
     /// The notification object.
     #[must_use]
     pub fn json(&self) -> &[u8] {
-        websocket::payload_of(self.frame())
+        websocket::payload_of(&self.0.slice)
     }
 }
 
@@ -108,59 +108,68 @@ impl std::fmt::Debug for SharedMessage {
     }
 }
 
-/// One event in the form each transport writes it.
+/// A notification's bytes in some encodings.
+#[derive(Debug, Default)]
+pub struct Prepared([Option<Box<[u8]>>; Encoding::COUNT]);
+
+impl Prepared {
+    /// Encodes `json` (the complete notification object) in each of these encodings.
+    #[must_use]
+    pub fn new(encodings: Encodings, id: NotificationId, json: &[u8], marks: Marks) -> Self {
+        let encode = |encoding| protocol::encode_notification(encoding, id, json, marks);
+        Self(Encoding::ALL.map(|encoding| encodings.contains(encoding).then(|| encode(encoding))))
+    }
+
+    /// The bytes in an encoding; `None` if it was not among those asked for.
+    #[must_use]
+    pub fn bytes(&self, encoding: Encoding) -> Option<&[u8]> {
+        self.0.get(encoding.index())?.as_deref()
+    }
+}
+
+/// A notification on its way to its readers.
 #[derive(Debug)]
 pub struct Notification {
-    kept: SharedMessage,
-    sse: Box<[u8]>,
+    message: SharedMessage,
+    encodings: Encodings,
+    /// All of `encodings` but the one that `message` is in.
+    others: Prepared,
 }
 
 impl Notification {
-    /// Encodes `json` (the complete notification object) for the transports in use.
-    ///
-    /// A transport without a reader gets no encoding: `readers` says which have one.
+    /// Encodes `json` (the complete notification object) in the encodings that have readers; for
+    /// others there are no bytes.
     #[must_use]
-    pub fn encode(head: Metadata, json: &[u8], readers: Readers) -> Self {
-        let sse = if readers.sse {
-            sse::event("notification", Some(head.id), json)
-        } else {
-            Box::default()
-        };
-        let kept = if readers.websocket {
-            SharedMessage::new(head, json)
-        } else {
-            SharedMessage(ThinArc::from_header_and_slice(head, &[]))
-        };
-        Self { kept, sse }
+    pub fn encode(metadata: Metadata, json: &[u8], encodings: Encodings) -> Self {
+        let others = encodings.without(SharedMessage::ENCODING);
+        let others = Prepared::new(others, metadata.id, json, Marks::default());
+        Self { message: SharedMessage::new(metadata, json), encodings, others }
     }
 
     /// What is known of it.
     #[must_use]
     pub fn head(&self) -> &Metadata {
-        self.kept.head()
+        self.message.head()
     }
 
     /// A share of it, to keep.
     #[must_use]
     pub fn keep(&self) -> SharedMessage {
-        self.kept.clone()
+        self.message.clone()
     }
 
-    /// The bytes to write on a transport; empty if it was made without readers there.
+    /// Whether it was encoded for such readers.
     #[must_use]
-    pub fn bytes(&self, transport: Transport) -> &[u8] {
-        match transport {
-            Transport::WebSocket => self.kept.frame(),
-            Transport::Sse => &self.sse,
-        }
+    pub const fn is_encoded_in(&self, encoding: Encoding) -> bool {
+        self.encodings.contains(encoding)
     }
-}
 
-/// The transports that have at least one connection anywhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Readers {
-    /// Some client uses WebSocket.
-    pub websocket: bool,
-    /// Some client uses SSE.
-    pub sse: bool,
+    /// The bytes to write to a reader of an encoding; `None` if it was made without such readers.
+    #[must_use]
+    pub fn bytes(&self, encoding: Encoding) -> Option<&[u8]> {
+        if encoding == SharedMessage::ENCODING {
+            return self.encodings.contains(encoding).then(|| &self.message.0.slice);
+        }
+        self.others.bytes(encoding)
+    }
 }

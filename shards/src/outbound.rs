@@ -1,34 +1,27 @@
-//! What waits in an outbox: bytes for one transport, shared by all who get them.
+//! What waits in an outbox: bytes, shared by all connections that get them.
 //!
 //! **Runs on**: one shard (`Rc`, so that a recipient costs no atomic operation). **Owns**: the
-//! bytes, or a share of the notification. **Never**: crosses a thread.
+//! bytes, or a share of the notification. **Never**: crosses a thread; knows what the bytes say.
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tungstenite::protocol::frame::coding::OpCode;
-
 use crate::base::id::NotificationId;
-use crate::base::limits::SSE_RETRY_MS;
-use crate::link::message::{Encoding, Transport};
-use crate::notification::{Notification, Priority};
-use crate::protocol::ara::{self, ServerMessage};
-use crate::state::user_queue::QueuedMessage;
-use crate::wire::{sse, websocket};
+use crate::encoding::{Encoding, Encodings};
+use crate::notification::{Notification, Prepared, Priority, SharedMessage};
+use crate::protocol::{Event, Marks, Protocol};
 
 /// A frame on its way to one or more connections of this shard.
 #[derive(Debug)]
 pub enum Frame {
-    /// A notification: the bytes depend on the reader's transport.
+    /// A notification: the bytes depend on the reader's encoding.
     Notification(Arc<Notification>),
     /// A notification to single users, and its number in the order in which the shard took them.
     Personal(Arc<Notification>, u64),
     /// A message from a user's queue, or sent again.
     QueuedMessage(Box<Repeated>),
-    /// A message of the server's to an SSE client: a chunk with one event.
-    Event(Box<[u8]>),
-    /// Bytes to be written as they are: frames for a WebSocket, or a response head.
+    /// Bytes for one connection, or for several of one protocol, to be written as they are.
     Bytes(Box<[u8]>),
 }
 
@@ -41,8 +34,8 @@ pub struct Unsent {
     pub is_begun: bool,
 }
 
-/// A message in the form each transport writes when it is sent again. It names the message, which
-/// stays with its owner: a frame that comes back brings none.
+/// A queued message as it is sent. It names the message, which stays with its owner: a frame that
+/// comes back brings none.
 #[derive(Debug)]
 pub struct Repeated {
     /// Which notification it is.
@@ -54,11 +47,25 @@ pub struct Repeated {
     priority: Priority,
     /// Connections that have taken it and not given it back.
     copies: Cell<u32>,
-    websocket: Box<[u8]>,
-    sse: Box<[u8]>,
+    prepared: Prepared,
 }
 
 impl Repeated {
+    /// The `sequence`-th message of its shard, marked as sent from the queue or again, for readers of
+    /// these encodings.
+    #[must_use]
+    pub fn new(message: &SharedMessage, sequence: u64, marks: Marks, readers: Encodings) -> Self {
+        let metadata = message.head();
+        Self {
+            id: metadata.id,
+            sequence,
+            attempts: marks.attempt,
+            priority: metadata.priority,
+            copies: Cell::new(0),
+            prepared: Prepared::new(readers, metadata.id, message.json(), marks),
+        }
+    }
+
     /// So many connections have taken it.
     pub(crate) fn set_copies(&self, copies: u32) {
         self.copies.set(copies);
@@ -74,22 +81,6 @@ impl Repeated {
 }
 
 impl Frame {
-    /// A message that is sent from a queue (`replayed`) or again.
-    #[must_use]
-    pub fn queued(message: &QueuedMessage, replayed: bool) -> Rc<Self> {
-        let (id, attempts) = (message.id(), message.attempts());
-        let json = ara::repeated(message.kept().json(), replayed, attempts);
-        Rc::new(Self::QueuedMessage(Box::new(Repeated {
-            id,
-            sequence: message.sequence(),
-            attempts,
-            priority: message.priority(),
-            copies: Cell::new(0),
-            websocket: websocket::text_frame(&json),
-            sse: sse::event("notification", Some(id), &json),
-        })))
-    }
-
     /// How urgent it is, if it is a notification.
     #[must_use]
     pub fn priority(&self) -> Option<Priority> {
@@ -98,7 +89,7 @@ impl Frame {
                 Some(notification.head().priority)
             }
             Self::QueuedMessage(repeated) => Some(repeated.priority),
-            Self::Event(_) | Self::Bytes(_) => None,
+            Self::Bytes(_) => None,
         }
     }
 
@@ -110,90 +101,31 @@ impl Frame {
                 Some(notification.head().id)
             }
             Self::QueuedMessage(repeated) => Some(repeated.id),
-            Self::Event(_) | Self::Bytes(_) => None,
+            Self::Bytes(_) => None,
         }
     }
 
     /// Whether it is a notification, to anybody.
     #[must_use]
     pub const fn is_notification(&self) -> bool {
-        !matches!(self, Self::Event(_) | Self::Bytes(_))
+        !matches!(self, Self::Bytes(_))
     }
 
     /// The bytes a connection of that encoding is written.
+    ///
+    /// # Panics
+    ///
+    /// If it is a notification that was not encoded so: such a connection is no recipient.
     #[must_use]
     pub fn bytes(&self, encoding: Encoding) -> &[u8] {
         let bytes = match self {
             Self::Notification(notification) | Self::Personal(notification, _) => {
-                notification.bytes(encoding.transport())
+                notification.bytes(encoding)
             }
-            Self::QueuedMessage(repeated) => match encoding.transport() {
-                Transport::WebSocket => &repeated.websocket,
-                Transport::Sse => &repeated.sse,
-            },
-            Self::Event(chunk) => chunk,
-            Self::Bytes(bytes) => return bytes,
+            Self::QueuedMessage(repeated) => repeated.prepared.bytes(encoding),
+            Self::Bytes(bytes) => Some(&**bytes),
         };
-        if encoding == Encoding::PlainEvents { sse::in_chunk(bytes) } else { bytes }
-    }
-
-    /// The first message on every connection. An SSE client's reconnection time is set in the same
-    /// block: one of its own would be an event without data to many client libraries.
-    #[must_use]
-    pub fn connected(
-        connection_id: NotificationId,
-        user_id: &str,
-        transport: Transport,
-    ) -> Rc<Self> {
-        let connection_id = connection_id.to_string();
-        let message = ServerMessage::Connected { connection_id, user_id };
-        match transport {
-            Transport::WebSocket => Self::message(&message, transport),
-            Transport::Sse => {
-                let (name, json) = (message.event_name(), message.json());
-                Rc::new(Self::Event(sse::event_with_retry(name, &json, SSE_RETRY_MS)))
-            }
-        }
-    }
-
-    /// A server message in a transport's form.
-    #[must_use]
-    pub fn message(message: &ServerMessage<'_>, transport: Transport) -> Rc<Self> {
-        let json = message.json();
-        Rc::new(match transport {
-            Transport::WebSocket => Self::Bytes(websocket::text_frame(&json)),
-            Transport::Sse => Self::Event(sse::event(message.event_name(), None, &json)),
-        })
-    }
-
-    /// A heartbeat: the message, and on WebSocket a protocol ping that makes the client answer.
-    #[must_use]
-    pub fn heartbeat(transport: Transport) -> Rc<Self> {
-        match transport {
-            Transport::WebSocket => {
-                let mut bytes = websocket::text_frame(&ServerMessage::Heartbeat.json()).into_vec();
-                bytes.extend_from_slice(&websocket::ping_frame());
-                Self::raw(bytes.into_boxed_slice())
-            }
-            Transport::Sse => Self::message(&ServerMessage::Heartbeat, transport),
-        }
-    }
-
-    /// A goodbye with the delay after which the client should come back. An SSE client's own
-    /// reconnection is set to it as well.
-    #[must_use]
-    pub fn shutdown(transport: Transport, reconnect_after_ms: u32) -> Rc<Self> {
-        let message = ServerMessage::Shutdown {
-            reason: "server shutting down",
-            reconnect_after_seconds: f64::from(reconnect_after_ms) / 1000.0,
-        };
-        match transport {
-            Transport::WebSocket => Self::message(&message, transport),
-            Transport::Sse => {
-                let (name, json) = (message.event_name(), message.json());
-                Rc::new(Self::Event(sse::event_with_retry(name, &json, reconnect_after_ms)))
-            }
-        }
+        bytes.expect("a notification is offered only to readers of what it is encoded in")
     }
 
     /// A frame with these bytes as they are.
@@ -201,10 +133,42 @@ impl Frame {
     pub fn raw(bytes: Box<[u8]>) -> Rc<Self> {
         Rc::new(Self::Bytes(bytes))
     }
+}
 
-    /// An unfragmented message frame, text or binary.
-    #[must_use]
-    pub fn websocket(opcode: OpCode, payload: &[u8]) -> Rc<Self> {
-        Rc::new(Self::Bytes(websocket::frame(opcode, payload)))
+/// Makes frames of events. Those that are the same for all connections of a protocol are made once,
+/// so that a heartbeat costs no copy.
+#[derive(Debug)]
+pub(crate) struct EventFrames([Constant; Protocol::COUNT]);
+
+#[derive(Debug)]
+struct Constant {
+    pong: Option<Rc<Frame>>,
+    heartbeat: Option<Rc<Frame>>,
+    probe: Option<Rc<Frame>>,
+}
+
+impl Default for EventFrames {
+    fn default() -> Self {
+        Self(Protocol::ALL.map(|protocol| {
+            let frame = |event| protocol.encode(&event).map(Frame::raw);
+            Constant {
+                pong: frame(Event::Pong),
+                heartbeat: frame(Event::Heartbeat),
+                probe: frame(Event::Probe),
+            }
+        }))
+    }
+}
+
+impl EventFrames {
+    /// An event in a protocol; `None` where the protocol has no word for it.
+    pub(crate) fn frame(&self, protocol: Protocol, event: &Event<'_>) -> Option<Rc<Frame>> {
+        let constant = self.0.get(protocol.index()).expect("every protocol has its frames");
+        match event {
+            Event::Pong => constant.pong.clone(),
+            Event::Heartbeat => constant.heartbeat.clone(),
+            Event::Probe => constant.probe.clone(),
+            other => protocol.encode(other).map(Frame::raw),
+        }
     }
 }

@@ -2,39 +2,38 @@
 //!
 //! **Runs on**: its worker's thread. **Owns**: all four. **Never**: awaits, or reads a clock.
 
-use std::collections::VecDeque;
 use std::io;
 
 use crate::base::id::{ConnectionKey, Tick};
 use crate::base::limits::{
-    CONTROLS_PER_TURN, DELIVERIES_PER_TURN, FAN_OUT_FLUSHES_PER_TURN, FRAMES_PER_TURN, LINGER,
-    Limits, POLLER_EVENTS, READ_BUFFER_BYTES, READS_PER_TURN, STOP_LINGER, TIMERS_PER_TURN,
-    UNFINISHED_BYTES_MAX,
+    CONTROLS_PER_TURN, DELIVERIES_PER_TURN, FRAMES_PER_TURN, LINGER, Limits, POLLER_EVENTS,
+    READ_BUFFER_BYTES, READS_PER_TURN, TIMERS_PER_TURN,
 };
-use crate::io::connections::{Connections, Received};
+use crate::base::timer::Wheel;
+use crate::io::connections::Connections;
 use crate::link::inbox::{Inbox, Refused};
-use crate::link::message::{Adoption, Control, Drain, Query, Reply, Report, Transport};
-use crate::outbound::Frame;
-use crate::protocol::{Protocol, Sender};
-use crate::state::timer::Wheel;
-use crate::state::{CloseReason, Outgoing, State, Urgency};
-use crate::store::disk::Recovered;
-use crate::wire::websocket::{self, Event, Violation};
+use crate::link::message::{Adoption, Control, Query, Reply, Report};
+use crate::protocol::Event;
+use crate::state::{Outgoing, State};
+use crate::store::Recovered;
+use drain::Draining;
 use stall::Schedule;
 
+mod drain;
+mod receive;
 mod stall;
 
-/// What the loop does after a turn.
+/// When the turn after this one is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Flow {
-    /// Wait for the bell, the poller or this time.
-    Idle(Option<Tick>),
-    /// There is more to do at once.
-    Again,
-    /// The router must make room for reports first.
-    Held,
-    /// End the thread.
-    Stop,
+pub(crate) enum NextTurn {
+    /// When the bell or the poller wakes the shard, or at this time.
+    OnWake(Option<Tick>),
+    /// At once: there is more to do.
+    AtOnce,
+    /// When the router has made room for reports: this turn was held, and has not done all.
+    WhenReportsFit,
+    /// Never: the thread ends.
+    Never,
 }
 
 /// One shard.
@@ -42,25 +41,14 @@ pub(crate) struct Shard {
     state: State,
     connections: Connections,
     /// The connections' timers, in running time.
-    wheel: Wheel,
+    wheel: Wheel<ConnectionKey>,
     inbox: Inbox,
     core: Option<usize>,
     limits: Limits,
     buffer: Vec<u8>,
     fired: Vec<(ConnectionKey, Tick)>,
-    draining: Option<Leaving>,
+    draining: Option<Draining>,
     schedule: Schedule,
-}
-
-/// A drain under way.
-struct Leaving {
-    rest: VecDeque<ConnectionKey>,
-    order: Drain,
-    /// When it began, in running time.
-    since: Tick,
-    /// When its grace is over, in running time.
-    until: Tick,
-    reported: bool,
 }
 
 impl Shard {
@@ -86,33 +74,28 @@ impl Shard {
     }
 
     /// Takes over what an earlier run has left on disk.
-    pub(crate) fn restore(&mut self, recovered: Recovered) {
-        self.state.restore(recovered);
+    pub(crate) fn restore(&mut self, recovered: Recovered, now: Tick) {
+        self.state.restore(recovered, now);
     }
 
     /// Waits until what is kept on disk is there.
     pub(crate) fn close(&mut self) -> io::Result<()> {
-        self.state.take_store().map_or(Ok(()), |store| store.close())
+        self.state.take_store().close()
     }
 
     /// One turn: everything it does is bounded, and nothing in it waits.
-    pub(crate) fn turn(&mut self, conversation: &mut impl Protocol, now: Tick) -> io::Result<Flow> {
+    pub(crate) fn turn(&mut self, now: Tick) -> io::Result<NextTurn> {
         let has_stalled = self.notice_stall(now);
-        let flow = self.take_turn(conversation, now, has_stalled)?;
-        self.schedule.plan(flow, now);
-        Ok(flow)
+        let next = self.take_turn(now, has_stalled)?;
+        self.schedule.plan(next, now);
+        Ok(next)
     }
 
-    fn take_turn(
-        &mut self,
-        conversation: &mut impl Protocol,
-        now: Tick,
-        has_stalled: bool,
-    ) -> io::Result<Flow> {
+    fn take_turn(&mut self, now: Tick, has_stalled: bool) -> io::Result<NextTurn> {
         self.state.counters.turns += 1;
         self.connections.set_now(self.state.running(now));
         if !self.hand_over_reports() {
-            return Ok(Flow::Held);
+            return Ok(NextTurn::WhenReportsFit);
         }
         // The poller first: it swallows the bell's wake-up, and only a bell answered after that
         // rings again for what is sent from now on.
@@ -123,27 +106,27 @@ impl Shard {
         }
         self.inbox.answer_bell();
         // What a held turn has left: a key may be given away again only after that.
-        self.bury(now);
+        self.handle_closing(now);
         for _ in 0..CONTROLS_PER_TURN {
             let Some(control) = self.inbox.next_control() else { break };
             match control {
-                Control::Stop => return Ok(Flow::Stop),
-                other => self.handle_control(other, conversation, now),
+                Control::Stop => return Ok(NextTurn::Never),
+                other => self.handle_control(other, now),
             }
         }
         // A delivery may flush an outbox that it fills: what was reported so far goes first.
         if !self.hand_over_reports() {
-            return Ok(Flow::Held);
+            return Ok(NextTurn::WhenReportsFit);
         }
         self.take_deliveries(now);
         for _ in 0..READS_PER_TURN {
             let Some(key) = self.connections.next_readable() else { break };
-            self.handle_readable(key, conversation, now);
+            self.handle_readable(key, now);
         }
         self.fire_timers(now);
-        self.send_some_away(now);
+        self.continue_drain(now);
         if !self.hand_over_reports() {
-            return Ok(Flow::Held);
+            return Ok(NextTurn::WhenReportsFit);
         }
         while let Some(key) = self.connections.next_drained() {
             self.state.handle_room(key, &mut self.connections);
@@ -151,29 +134,25 @@ impl Shard {
         let more_messages = self.state.handle_deadlines(now, &mut self.connections)
             | self.state.poll_replays(now, &mut self.connections)
             | self.state.poll_store(now);
-        if let Some(store) = &self.state.store {
-            store.check()?;
-        }
+        self.state.store().check()?;
         if !self.hand_over_reports() {
-            return Ok(Flow::Held);
+            return Ok(NextTurn::WhenReportsFit);
         }
         self.connections.flush_touched();
-        self.bury(now);
+        self.handle_closing(now);
         self.report_drained();
         let busy = more_events
             || more_messages
             || !self.fired.is_empty()
             || self.connections.has_work()
             || !self.inbox.is_empty();
-        let open = self.connections.len();
-        let is_leaving = self.draining.as_ref().is_some_and(|leaving| leaving.is_busy(open));
-        if busy || is_leaving || !self.hand_over_reports() {
-            return Ok(Flow::Again);
+        if busy || self.is_drain_busy() || !self.hand_over_reports() {
+            return Ok(NextTurn::AtOnce);
         }
         let timer = self.wheel.next().map(|running| self.state.on_clock(running));
-        let disk = self.state.store.as_ref().and_then(|store| store.next_look_at(now));
-        let times = [timer, self.state.next_deadline(), disk];
-        Ok(Flow::Idle(times.into_iter().flatten().min()))
+        let store = self.state.store().next_poll_at(now);
+        let times = [timer, self.state.next_deadline(), store, self.grace_ends_at()];
+        Ok(NextTurn::OnWake(times.into_iter().flatten().min()))
     }
 
     /// Gives the router every report there is; false if its lane is full.
@@ -196,28 +175,21 @@ impl Shard {
         room
     }
 
-    fn handle_control(&mut self, control: Control, talk: &mut impl Protocol, now: Tick) {
+    fn handle_control(&mut self, control: Control, now: Tick) {
         match control {
-            Control::Adopt(adoption) => self.adopt(*adoption, talk, now),
-            Control::Ask { request, query } => {
-                let reply = self.reply(&query, now);
-                self.state.push_report(Report::Replied { request, reply });
+            Control::Adopt(adoption) => self.adopt(*adoption, now),
+            Control::Ask(query) => {
+                let reply = self.reply(query, now);
+                self.state.push_report(Report::Replied(reply));
             }
-            Control::Drain(order) => {
-                let rest = self.connections.keys().into();
-                let since = self.state.running(now);
-                let until = since.after(order.grace);
-                // A timer of its own would be one more concept: any key serves as an alarm.
-                self.wheel.arm(ConnectionKey(u32::MAX), until);
-                self.draining = Some(Leaving { rest, order, since, until, reported: false });
-            }
-            Control::Stop => {}
+            Control::Drain(order) => self.begin_drain(order, now),
+            Control::Stop => unreachable!("it ends the turn where it is taken"),
         }
     }
 
-    fn reply(&mut self, query: &Query, now: Tick) -> Reply {
+    fn reply(&mut self, query: Query, now: Tick) -> Reply {
         let mut reply = self.state.handle_query(query, now, &mut self.connections);
-        if let Reply::Snapshot(snapshot) = &mut reply {
+        if let Reply::Snapshot(_, snapshot) = &mut reply {
             snapshot.outbox_bytes = self.connections.outbox_bytes();
             snapshot.unfinished_bytes = self.connections.unfinished_bytes;
             snapshot.core = self.core;
@@ -226,39 +198,38 @@ impl Shard {
         reply
     }
 
-    fn adopt<C: Protocol>(&mut self, adoption: Adoption, talk: &mut C, now: Tick) {
-        let transport = adoption.encoding.transport();
-        let member = adoption.member;
-        let key = match self.connections.adopt(adoption.stream, adoption.encoding) {
+    fn adopt(&mut self, adoption: Adoption, now: Tick) {
+        let protocol = adoption.protocol;
+        let (client, peer) = (adoption.client, adoption.socket.peer());
+        let key = match self.connections.adopt(adoption.socket, protocol) {
             Ok(key) if self.draining.is_none() => key,
             Ok(key) => return self.remove_connection(key),
             Err(error) => {
-                tracing::warn!(%error, "a client socket could not be registered");
-                return self.state.push_report(Report::Closed { transport });
+                tracing::warn!(%error, %peer, "a client socket could not be registered");
+                return self.state.push_report(Report::Closed { protocol });
             }
         };
-        let user = member.user.clone();
-        let Ok(next) = self.state.handle_connect(key, member, transport, now) else {
+        let user = client.user.clone();
+        let Ok(next) = self.state.handle_connect(key, client, protocol, now) else {
             self.connections.finish(key, Some(Box::from(&*adoption.refusal)), true);
-            if let Some(transport) = self.connections.release(key) {
-                self.state.push_report(Report::Closed { transport });
+            if let Some(protocol) = self.connections.release(key) {
+                self.state.push_report(Report::Closed { protocol });
             }
             return;
         };
-        self.connections.push_bytes(key, adoption.greeting);
-        if C::GREETS {
-            let hello = Frame::connected(adoption.connection_id, &user, transport);
-            self.connections.offer(key, &hello, Urgency::Prompt);
-        }
+        self.connections.push_bytes(key, adoption.response_head);
+        let hello = Event::Connected { connection_id: adoption.connection_id, user_id: &user };
+        let is_told = self.connections.tell(key, &hello);
+        assert!(is_told, "a connection that was just taken in has an empty outbox");
         self.arm(key, next);
-        if transport == Transport::WebSocket {
+        if protocol.is_two_way() {
             let mut leftover = adoption.leftover;
-            self.decode(key, &mut leftover, talk, now);
+            self.decode(key, protocol, &mut leftover, now);
         }
     }
 
     fn arm(&mut self, key: ConnectionKey, at: Tick) {
-        if at < Tick(u32::MAX) {
+        if at != Tick::NEVER {
             let due = self.wheel.arm(key, self.state.running(at));
             self.connections.set_timer(key, due);
         }
@@ -273,81 +244,6 @@ impl Shard {
             }
             let Some(delivery) = self.inbox.next_delivery() else { return };
             frames += self.state.handle_delivery(delivery, now, &mut self.connections) as usize;
-        }
-    }
-
-    fn handle_readable(&mut self, key: ConnectionKey, talk: &mut impl Protocol, now: Tick) {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        match self.connections.read(key, &mut buffer) {
-            Received::Nothing => {}
-            Received::End if self.connections.end(key) => self.remove_connection(key),
-            Received::End => {
-                // The client may only have shut its own side: it gets what it is owed.
-                let flush = !self.state.keeps_messages();
-                let unsent = self.connections.finish(key, None, flush);
-                self.state.handle_disconnect(key, unsent);
-            }
-            Received::Bytes(count) => {
-                let subscribes_to = self.connections.transport(key) == Some(Transport::WebSocket)
-                    && self.connections.is_open(key);
-                if let Some(bytes) = buffer.get_mut(..count).filter(|_| subscribes_to) {
-                    self.decode(key, bytes, talk, now);
-                }
-            }
-        }
-        self.buffer = buffer;
-    }
-
-    /// Feeds a client's bytes to the codec and does what its messages ask.
-    fn decode<C: Protocol>(
-        &mut self,
-        key: ConnectionKey,
-        bytes: &mut [u8],
-        talk: &mut C,
-        now: Tick,
-    ) {
-        if bytes.is_empty() {
-            return;
-        }
-        let mut unfinished = self.connections.take_unfinished(key);
-        let (state, connections) = (&mut self.state, &mut self.connections);
-        let mut heard = false;
-        let from = Sender { key, now };
-        let result =
-            websocket::decode(bytes, &mut unfinished, self.limits.message_bytes_max, |event| {
-                heard = true;
-                match event {
-                    Event::Text(text) => talk.text(from, text, state, connections),
-                    Event::Binary(bytes) => talk.binary(from, bytes, state, connections),
-                    Event::Ping(payload) => {
-                        let pong = Frame::raw(websocket::pong_frame(payload));
-                        if !connections.offer(key, &pong, Urgency::Prompt) {
-                            state.close_slow_consumer(key, connections);
-                        }
-                    }
-                    Event::Pong | Event::Fragment => {}
-                    Event::Close(code) => {
-                        let last = websocket::close_frame(code, "");
-                        let flush = !state.keeps_messages();
-                        let unsent = connections.finish(key, Some(last), flush);
-                        state.handle_disconnect(key, unsent);
-                    }
-                }
-                connections.is_open(key)
-            });
-        if heard {
-            self.state.handle_frame_received(key, now);
-        }
-        if let Err(Violation { code, reason }) = result {
-            self.state.counters.violations += 1;
-            let reason = CloseReason { code, reason, flush: true };
-            self.state.close_connection(key, reason, &mut self.connections);
-        } else if unfinished.is_some() && self.connections.is_open(key) {
-            self.connections.return_unfinished(key, unfinished);
-            if self.connections.unfinished_bytes > UNFINISHED_BYTES_MAX {
-                self.state.counters.overloads += 1;
-                self.state.close_connection(key, CloseReason::OVERLOADED, &mut self.connections);
-            }
         }
     }
 
@@ -376,49 +272,17 @@ impl Shard {
         self.fired = fired;
     }
 
-    /// Sends the next few clients away while draining, and cuts the rest when its time is over.
-    fn send_some_away(&mut self, now: Tick) {
-        let Some(mut leaving) = self.draining.take() else { return };
-        for _ in 0..FAN_OUT_FLUSHES_PER_TURN {
-            let Some(key) = leaving.rest.pop_front() else { break };
-            if self.connections.is_open(key) {
-                self.state.close_for_shutdown(key, leaving.order, &mut self.connections);
-            } else {
-                // It was leaving by itself: from now on it has no more time than the others.
-                let until = self.state.on_clock(leaving.until);
-                self.arm(key, now.after(STOP_LINGER).min(until));
-            }
-        }
-        if self.state.running(now) >= leaving.until {
-            for key in self.connections.keys() {
-                self.remove_connection(key);
-            }
-        }
-        self.draining = Some(leaving);
-    }
-
-    /// Says once that the last client has left.
-    fn report_drained(&mut self) {
-        if let Some(leaving) = &mut self.draining
-            && !leaving.reported
-            && self.connections.len() == 0
-        {
-            leaving.reported = true;
-            self.state.push_report(Report::Drained);
-        }
-    }
-
     /// Forgets a connection and closes its socket.
     fn remove_connection(&mut self, key: ConnectionKey) {
         let Some(removed) = self.connections.remove(key) else { return };
         self.state.handle_disconnect(key, removed.unsent);
-        if let Some(transport) = removed.counted {
-            self.state.push_report(Report::Closed { transport });
+        if let Some(protocol) = removed.counted {
+            self.state.push_report(Report::Closed { protocol });
         }
     }
 
     /// Closes broken sockets and gives those that are closing their deadline.
-    fn bury(&mut self, now: Tick) {
+    fn handle_closing(&mut self, now: Tick) {
         while let Some(key) = self.connections.next_broken() {
             self.remove_connection(key);
         }
@@ -426,22 +290,6 @@ impl Shard {
             let until = self.linger_until(key, now);
             self.arm(key, until.unwrap_or_else(|| now.after(LINGER)));
         }
-    }
-
-    /// How long a closing connection has, on a stop: while its client takes what it is owed, up to
-    /// the end of the grace; then a moment to answer and go.
-    fn linger_until(&self, key: ConnectionKey, now: Tick) -> Option<Tick> {
-        let leaving = self.draining.as_ref()?;
-        let moved_at = self.connections.moved_at(key).unwrap_or_else(|| self.state.running(now));
-        let until = moved_at.max(leaving.since).after(STOP_LINGER).min(leaving.until);
-        Some(self.state.on_clock(until))
-    }
-}
-
-impl Leaving {
-    /// Whether there is someone to send away, or the end to report.
-    fn is_busy(&self, open: usize) -> bool {
-        !self.rest.is_empty() || (open == 0 && !self.reported)
     }
 }
 

@@ -28,9 +28,9 @@ use crate::io::connections::{BELL, Connections};
 use crate::journal::{OpenError, Options};
 use crate::link::doorbell::Doorbell;
 use crate::link::inbox::{self, Inbox, ShardLink};
-use crate::protocol::Protocol;
-use crate::shard::{Flow, Shard};
-use crate::store::disk::{self, Recovered};
+use crate::shard::{NextTurn, Shard};
+use crate::store::Recovered;
+use crate::store::disk::{self, Summary};
 
 /// Where a shard runs and within which bounds.
 #[derive(Debug, Clone)]
@@ -87,27 +87,29 @@ pub fn prepare(
 }
 
 impl Unstarted {
-    /// Opens the journal the shard's messages are kept in and reads it. Blocks until all is read.
+    /// Opens the journal the shard's messages are kept in and reads it; returns what there is to say of
+    /// it. Blocks until all is read.
     pub fn recover(
         &mut self,
         options: &Options,
         placement: &Placement,
-    ) -> Result<&Recovered, OpenError> {
-        let recovered = disk::open(options, self.setup.clock, placement, Arc::clone(&self.bell))?;
-        Ok(self.recovered.insert(recovered))
+    ) -> Result<Summary, OpenError> {
+        let bell = Arc::clone(&self.bell);
+        let (recovered, summary) = disk::open(options, self.setup.clock, placement, bell)?;
+        self.recovered = Some(recovered);
+        Ok(summary)
     }
 
     /// Starts the thread. `on_thread` runs there first, inside the runtime: what it spawns (a
     /// door) shares the thread. `on_end` hears why the thread ended, whatever ended it.
-    pub fn spawn<C: Protocol>(
+    pub fn spawn(
         self,
-        conversation: C,
         on_thread: impl FnOnce() + Send + 'static,
         on_end: impl FnOnce(Ending) + Send + 'static,
     ) -> io::Result<JoinHandle<()>> {
         let name = format!("shard-{}", self.setup.index);
         Builder::new().name(name).spawn(move || {
-            let run = AssertUnwindSafe(|| self.run(conversation, on_thread));
+            let run = AssertUnwindSafe(|| self.run(on_thread));
             on_end(match catch_unwind(run) {
                 Ok(Ok(())) => Ending::Stopped,
                 Ok(Err(error)) => Ending::Failed(error),
@@ -116,7 +118,7 @@ impl Unstarted {
         })
     }
 
-    fn run<C: Protocol>(self, conversation: C, on_thread: impl FnOnce()) -> io::Result<()> {
+    fn run(self, on_thread: impl FnOnce()) -> io::Result<()> {
         let mut core = None;
         if let Some(wanted) = self.setup.core {
             if pin::pin_current_thread(wanted) {
@@ -142,9 +144,9 @@ impl Unstarted {
             let mut shard =
                 Shard::new(self.setup.limits, clock.now(), connections, self.inbox, core);
             if let Some(recovered) = self.recovered {
-                shard.restore(recovered);
+                shard.restore(recovered, clock.now());
             }
-            serve(shard, conversation, poller, &clock).await
+            serve(shard, poller, &clock).await
         })
     }
 }
@@ -157,16 +159,11 @@ fn watch(poller: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
         .map_err(|error| error.into_parts().1)
 }
 
-async fn serve<C: Protocol>(
-    mut shard: Shard,
-    mut conversation: C,
-    poller: OwnedFd,
-    clock: &Clock,
-) -> io::Result<()> {
+async fn serve(mut shard: Shard, poller: OwnedFd, clock: &Clock) -> io::Result<()> {
     let watch = watch(poller)?;
     loop {
-        match shard.turn(&mut conversation, clock.now())? {
-            Flow::Stop => {
+        match shard.turn(clock.now())? {
+            NextTurn::Never => {
                 if let Err(error) = shard.close() {
                     // All that was said to be kept is. What is missing are ends.
                     tracing::warn!(
@@ -178,10 +175,10 @@ async fn serve<C: Protocol>(
                 return Ok(());
             }
             // Let the door's tasks on this thread have their turn too.
-            Flow::Again => tokio::task::yield_now().await,
+            NextTurn::AtOnce => tokio::task::yield_now().await,
             // Only while the router has no room for reports.
-            Flow::Held => tokio::time::sleep(Duration::from_millis(1)).await,
-            Flow::Idle(next) => {
+            NextTurn::WhenReportsFit => tokio::time::sleep(Duration::from_millis(1)).await,
+            NextTurn::OnWake(next) => {
                 let timer = async {
                     match next {
                         Some(tick) => tokio::time::sleep_until(clock.instant_of(tick).into()).await,

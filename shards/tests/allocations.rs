@@ -16,12 +16,13 @@ use std::sync::Arc;
 use ara_shards::Limits;
 use ara_shards::base::id::{ConnectionKey, NotificationId, RequestId, Tick};
 use ara_shards::base::placement::UserHash;
-use ara_shards::link::message::{
-    Client, Delivery, Encoding, InitialSubscriptions, Recipients, Transport,
-};
-use ara_shards::notification::{Metadata, Notification, Priority, Readers};
+use ara_shards::encoding::{Encoding, Encodings};
+use ara_shards::link::message::{Client, Delivery, InitialSubscriptions, Recipients};
+use ara_shards::notification::{Metadata, Notification, Priority};
 use ara_shards::outbound::{Frame, Unsent};
-use ara_shards::state::{CloseReason, Outgoing, State, Urgency};
+use ara_shards::protocol::{Event, Protocol};
+use ara_shards::state::{Outgoing, State, Urgency};
+use ara_shards::wire::close::CloseReason;
 
 struct Counting;
 
@@ -52,11 +53,18 @@ struct Taker {
 }
 
 impl Outgoing for Taker {
+    fn tell(&mut self, _: ConnectionKey, _: &Event<'_>) -> bool {
+        panic!("a delivery tells nobody anything else");
+    }
+
     fn offer(&mut self, _: ConnectionKey, frame: &Rc<Frame>, _: Urgency) -> bool {
-        let encodings = [Encoding::WebSocket, Encoding::ChunkedEvents, Encoding::PlainEvents];
-        assert!(encodings.iter().all(|encoding| !frame.bytes(*encoding).is_empty()));
+        assert!(Encoding::ALL.iter().all(|encoding| !frame.bytes(*encoding).is_empty()));
         self.frames += usize::from(frame.is_notification());
         true
+    }
+
+    fn encoding(&self, _: ConnectionKey) -> Option<Encoding> {
+        None
     }
 
     fn backlog_bytes(&self, _: ConnectionKey) -> Option<usize> {
@@ -87,15 +95,13 @@ fn allocations(connections: usize) -> [u64; 2] {
             seen: None,
         };
         let key = ConnectionKey::from_index(number).unwrap();
-        let is_even = number % 2 == 0;
-        let transport = if is_even { Transport::WebSocket } else { Transport::Sse };
-        state.handle_connect(key, member, transport, Tick(0)).unwrap();
+        let protocol = Protocol::ALL[number % 3];
+        state.handle_connect(key, member, protocol, Tick(0)).unwrap();
     }
-    let readers = Readers { websocket: true, sse: true };
     let id = NotificationId([1; 16]);
     let (audience, priority) = (None, Priority::Normal);
     let head = Metadata { id, audience, expires_at: Tick(u32::MAX), priority };
-    let notification = Arc::new(Notification::encode(head, b"{}", readers));
+    let notification = Arc::new(Notification::encode(head, b"{}", Encodings::ALL));
     let news: Arc<str> = "news".into();
     let channels: Arc<[_]> = Arc::from([(news, Arc::clone(&notification))]);
     let mut deliver = |audience| {

@@ -18,10 +18,12 @@ use std::sync::Arc;
 use ara_shards::Limits;
 use ara_shards::base::id::{ConnectionKey, Tick};
 use ara_shards::base::placement::UserHash;
-use ara_shards::link::message::{Client, InitialSubscriptions, Transport};
+use ara_shards::encoding::Encoding;
+use ara_shards::link::message::{Client, InitialSubscriptions};
 use ara_shards::outbound::{Frame, Unsent};
-use ara_shards::protocol::ara;
-use ara_shards::state::{CloseReason, Outgoing, State, Urgency};
+use ara_shards::protocol::{Event, Protocol, ara};
+use ara_shards::state::{Outgoing, State, Urgency};
+use ara_shards::wire::close::CloseReason;
 
 struct Adding;
 
@@ -54,8 +56,16 @@ const CHANNELS_EACH: usize = 50;
 struct Nowhere;
 
 impl Outgoing for Nowhere {
+    fn tell(&mut self, _: ConnectionKey, _: &Event<'_>) -> bool {
+        true
+    }
+
     fn offer(&mut self, _: ConnectionKey, _: &Rc<Frame>, _: Urgency) -> bool {
         true
+    }
+
+    fn encoding(&self, _: ConnectionKey) -> Option<Encoding> {
+        None
     }
 
     fn backlog_bytes(&self, _: ConnectionKey) -> Option<usize> {
@@ -90,7 +100,7 @@ fn connected() -> State {
             notify_settled: false,
             seen: None,
         };
-        state.handle_connect(key(number), member, Transport::WebSocket, Tick(0)).unwrap();
+        state.handle_connect(key(number), member, Protocol::AraWebSocket, Tick(0)).unwrap();
     }
     state
 }

@@ -43,11 +43,15 @@ pub(super) async fn discard(mut body: Incoming) -> bool {
     timeout(DISCARD_DEADLINE, read_all).await.is_ok()
 }
 
-/// Reads the body of a request.
-pub(super) async fn read(parts: &Parts, body: &mut Option<Incoming>) -> Result<Bytes, Refusal> {
+/// Reads the body of a request, which has at most `bytes_max` bytes; `None` = its route takes no body.
+pub(super) async fn read(
+    parts: &Parts,
+    body: &mut Option<Incoming>,
+    bytes_max: Option<usize>,
+) -> Result<Bytes, Refusal> {
+    let Some(bytes_max) = bytes_max else { return Ok(Bytes::new()) };
     check_type(parts)?;
     check_encoding(parts)?;
-    let bytes_max = bytes_max(parts);
     let too_large = || {
         let sentence = format!("the body is longer than {bytes_max} bytes");
         Refusal::new(Code::PayloadTooLarge, sentence)
@@ -71,10 +75,6 @@ pub(super) async fn read(parts: &Parts, body: &mut Option<Incoming>) -> Result<B
             compressed.map_or(Ok(bytes), |(_, name)| Err(encoded(name)))
         }
     }
-}
-
-fn bytes_max(parts: &Parts) -> usize {
-    if parts.uri.path().ends_with("/send-to-users") { TARGETS_BYTES_MAX } else { BODY_BYTES_MAX }
 }
 
 fn check_type(parts: &Parts) -> Result<(), Refusal> {

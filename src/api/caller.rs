@@ -11,13 +11,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use ara_shards::base::limits::STOP_LINGER;
+use ara_shards::base::socket::AsyncSocket;
 use http::request::Parts;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::join;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -34,15 +34,15 @@ pub(super) enum Ending {
     /// There is nothing more to say, and nobody to say it to.
     Cut,
     /// The last answer may still be on its way to a caller that is sending.
-    Answered(TcpStream),
+    Answered(AsyncSocket),
     /// As its requests ended; all before is answered.
-    Requests(TcpStream, End),
+    Requests(AsyncSocket, End),
 }
 
 /// Serves one connection, of which `bytes` have been read already. Each request is answered by
 /// `answer`; no further one is waited for once `closing` is true.
 pub(super) async fn converse<A>(
-    stream: TcpStream,
+    socket: AsyncSocket,
     bytes: Vec<u8>,
     deadlines: Deadlines,
     mut closing: watch::Receiver<bool>,
@@ -51,7 +51,7 @@ pub(super) async fn converse<A>(
 where
     A: AsyncFn(Parts, Incoming, &Watch) -> HttpResponse,
 {
-    let (reader, writer) = stream.into_split();
+    let (reader, writer, peer) = socket.into_split();
     let watch = Rc::new(Watch::new(deadlines));
     let requests = Requests::new(reader, bytes, Rc::clone(&watch));
     let io = TokioIo::new(join(requests, WatchedWriter { writer, watch: Rc::clone(&watch) }));
@@ -96,8 +96,8 @@ where
     let (requests, writer) = connection.into_parts().io.into_inner().into_inner();
     let is_over = requests.is_over();
     let (reader, end) = requests.into_end();
-    let Ok(stream) = reader.reunite(writer.writer) else { return Ending::Cut };
-    if is_over || was_idle { Ending::Requests(stream, end) } else { Ending::Answered(stream) }
+    let socket = AsyncSocket::reunite(reader, writer.writer, peer);
+    if is_over || was_idle { Ending::Requests(socket, end) } else { Ending::Answered(socket) }
 }
 
 /// Ready when a deadline has come. What changes one wakes this task anyway, so the timer is only

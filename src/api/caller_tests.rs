@@ -8,10 +8,11 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use ara_shards::base::socket::Socket;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::*;
@@ -24,13 +25,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 const QUIET: Deadlines = Deadlines { head: LONG, idle: LONG, idle_stranger: LONG, write: LONG };
 
-async fn pair() -> (TcpStream, TcpStream) {
+async fn pair() -> (AsyncSocket, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let caller = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    (listener.accept().await.unwrap().0, caller)
+    let (stream, peer) = listener.accept().await.unwrap();
+    (Socket::new(stream, peer), caller)
 }
 
-/// StoredResponses with the path and the body.
+/// Answers with the path and the body.
 async fn echo(parts: Parts, body: Incoming) -> HttpResponse {
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let text = format!("<{} {}>", parts.uri.path(), String::from_utf8_lossy(&body));
@@ -39,22 +41,22 @@ async fn echo(parts: Parts, body: Incoming) -> HttpResponse {
 
 /// Sends `input` at once, and returns what was answered and how it ended.
 async fn exchange(input: &[u8], deadlines: Deadlines) -> (String, Ending) {
-    let (stream, mut caller) = pair().await;
+    let (socket, mut caller) = pair().await;
     let (_sender, closing) = watch::channel(false);
     caller.write_all(input).await.unwrap();
     let serve =
-        converse(stream, Vec::new(), deadlines, closing, async |parts, body, _watch: &_| {
+        converse(socket, Vec::new(), deadlines, closing, async |parts, body, _watch: &_| {
             echo(parts, body).await
         });
     let ending = tokio::time::timeout(PATIENCE, serve).await.unwrap();
     let (ending, mut answers) = (ending, Vec::new());
-    if let Ending::Requests(stream, end) = ending {
+    if let Ending::Requests(socket, end) = ending {
         // The socket is still whole: it may go on to a shard.
-        let (reader, mut writer) = stream.into_split();
+        let (reader, mut writer, peer) = socket.into_split();
         writer.shutdown().await.unwrap();
         caller.read_to_end(&mut answers).await.unwrap();
-        let stream = reader.reunite(writer).unwrap();
-        return (String::from_utf8(answers).unwrap(), Ending::Requests(stream, end));
+        let socket = AsyncSocket::reunite(reader, writer, peer);
+        return (String::from_utf8(answers).unwrap(), Ending::Requests(socket, end));
     }
     (String::new(), ending)
 }
@@ -110,11 +112,11 @@ async fn an_idle_stranger_is_closed_by_its_deadline_whatever_it_was_answered() {
 #[tokio::test]
 async fn a_caller_whose_key_was_checked_has_the_longer_deadline() {
     let deadlines = Deadlines { idle_stranger: LONG, idle: SHORT, ..QUIET };
-    let (stream, mut caller) = pair().await;
+    let (socket, mut caller) = pair().await;
     let (_sender, closing) = watch::channel(false);
     caller.write_all(GET.as_bytes()).await.unwrap();
     let serve =
-        converse(stream, Vec::new(), deadlines, closing, async |parts, body, watch: &Watch| {
+        converse(socket, Vec::new(), deadlines, closing, async |parts, body, watch: &Watch| {
             watch.key_was_valid();
             echo(parts, body).await
         });
@@ -133,12 +135,12 @@ async fn a_head_that_is_never_completed_is_cut_by_its_deadline() {
 #[tokio::test]
 async fn what_came_before_the_end_is_answered_however_long_it_takes() {
     let deadlines = Deadlines { idle_stranger: SHORT, ..QUIET };
-    let (stream, mut caller) = pair().await;
+    let (socket, mut caller) = pair().await;
     let (_sender, closing) = watch::channel(false);
     let release = Notify::new();
     let served = Cell::new(0);
     let serve =
-        converse(stream, Vec::new(), deadlines, closing, async |parts, body, _watch: &_| {
+        converse(socket, Vec::new(), deadlines, closing, async |parts, body, _watch: &_| {
             served.set(served.get() + 1);
             release.notified().await;
             echo(parts, body).await
@@ -202,11 +204,11 @@ async fn a_head_begun_when_the_deadline_comes_is_waited_for() {
 
 #[tokio::test]
 async fn a_caller_that_closes_its_sending_side_gets_its_answers() {
-    let (stream, mut caller) = pair().await;
+    let (socket, mut caller) = pair().await;
     let (_sender, closing) = watch::channel(false);
     caller.write_all(format!("{GET}{POSTS}").as_bytes()).await.unwrap();
     caller.shutdown().await.unwrap();
-    let serve = converse(stream, Vec::new(), QUIET, closing, async |parts, body, _watch: &_| {
+    let serve = converse(socket, Vec::new(), QUIET, closing, async |parts, body, _watch: &_| {
         tokio::task::yield_now().await;
         echo(parts, body).await
     });
@@ -218,13 +220,29 @@ async fn a_caller_that_closes_its_sending_side_gets_its_answers() {
 
 #[tokio::test]
 async fn a_gateway_that_closes_ends_an_idle_connection_at_once() {
-    let (stream, caller) = pair().await;
+    let (socket, caller) = pair().await;
     let (sender, closing) = watch::channel(false);
-    let serve = converse(stream, Vec::new(), QUIET, closing, async |parts, body, _watch: &_| {
+    let serve = converse(socket, Vec::new(), QUIET, closing, async |parts, body, _watch: &_| {
         echo(parts, body).await
     });
     sender.send(true).unwrap();
     let ending = tokio::time::timeout(PATIENCE, serve).await.unwrap();
     assert!(matches!(ending, Ending::Requests(_, End::Closed)), "{ending:?}");
     drop(caller);
+}
+
+#[tokio::test]
+async fn an_empty_line_behind_a_request_begins_no_head_and_no_deadline() {
+    for empty in ["\r\n", "\r\n\r\n", "\n", "\r"] {
+        let input = format!("{GET}{empty}");
+        let deadlines = Deadlines { head: SHORT, idle_stranger: 4 * SHORT, ..QUIET };
+        let (answers, ending) = exchange(input.as_bytes(), deadlines).await;
+        assert_eq!(bodies(&answers), ["/a "], "{empty:?}: {ending:?}");
+    }
+    let (answers, ending) = exchange(
+        format!("{GET}\r\n{POSTS}").as_bytes(),
+        Deadlines { idle_stranger: SHORT, ..QUIET },
+    )
+    .await;
+    assert_eq!(bodies(&answers), ["/a ", "/b GET /", "/c abcde"], "{ending:?}");
 }

@@ -10,10 +10,10 @@ use ara_shards::link::message::DeliveryCounts;
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderValue};
-use http::request::Parts;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::call::Call;
 use super::{Api, HttpResponse, body, json_bytes};
 use crate::idempotency::{KEY_RULE, Key, Reply, Request, Response};
 use crate::intake::draft::{self, AudienceDraft, EventDraft, TargetDraft};
@@ -32,19 +32,6 @@ pub(super) enum Kind {
     Broadcast,
     Channel,
     Channels,
-}
-
-impl Kind {
-    pub(super) fn from_path(segment: &str) -> Option<Self> {
-        Some(match segment {
-            "send" => Self::Send,
-            "send-to-users" => Self::SendToUsers,
-            "broadcast" => Self::Broadcast,
-            "channel" => Self::Channel,
-            "channels" => Self::Channels,
-            _ => return None,
-        })
-    }
 }
 
 /// The body of every trigger; each kind uses one of the target fields.
@@ -69,22 +56,17 @@ struct Body<'a> {
 const SOURCE: &str = "http-api";
 
 /// Sends what the body asks for, once for an `Idempotency-Key`, and answers with the exact counts.
-pub(super) async fn serve(
-    api: &Api,
-    parts: &Parts,
-    tenant: Arc<str>,
-    kind: Kind,
-    bytes: Bytes,
-) -> Result<HttpResponse, Refusal> {
+pub(super) async fn serve(api: &Api, kind: Kind, call: Call<'_>) -> Result<HttpResponse, Refusal> {
+    let Call { parts, tenant, body, .. } = call;
     let Some(key) = idempotency_key(&parts.headers)? else {
-        let Response { status, body } = send(&api.router, kind, tenant, &bytes, None).await?;
+        let Response { status, body } = send(&api.router, kind, tenant, &body, None).await?;
         return Ok(json_bytes(status, body));
     };
-    let (router, owner, body) = (api.router.clone(), Arc::clone(&tenant), bytes.clone());
-    let work = move |id| async move { send(&router, kind, owner, &body, id).await };
-    let request = Request { tenant: &tenant, key, path: parts.uri.path(), body: &bytes };
+    let (router, owner, bytes) = (api.router.clone(), Arc::clone(&tenant), body.clone());
+    let work = move |id| async move { send(&router, kind, owner, &bytes, id).await };
+    let request = Request { tenant: &tenant, key, path: parts.uri.path(), body: &body };
     let Reply { response: Response { status, body }, is_repeated } =
-        api.answers.once(request, work).await?;
+        api.responses.once(request, work).await?;
     let mut response = json_bytes(status, body);
     if is_repeated {
         let value = HeaderValue::from_static("true");
@@ -230,7 +212,7 @@ impl<T: Serialize> Serialize for Named<'_, T> {
 
 impl<'a> TriggerResponse<'a> {
     fn new(kind: Kind, receipt: &'a Receipt) -> Self {
-        let total = receipt.total;
+        let total = receipt.total();
         let mut response = Self {
             success: true,
             notification_id: receipt.id.to_string(),

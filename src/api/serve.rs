@@ -2,7 +2,7 @@
 //!
 //! **Runs on**: the router's thread, one local task per socket. **Owns**: at most the configured
 //! number of callers. **Never**: keeps a client: `GET /ws` and `GET /sse` on a kept-alive socket
-//! go through the same gate as at a door.
+//! go through the same handshake as at a door.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -10,8 +10,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ara_shards::base::limits::STOP_LINGER;
+use ara_shards::base::socket::{AsyncSocket, Socket};
 use http::request::Parts;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -19,7 +20,9 @@ use super::Api;
 use super::caller::{Ending, converse};
 use super::requests::End;
 use super::watch::Deadlines;
-use crate::listener::accept::{WARN_INTERVAL, is_of_one_connection, say_no, warn_of_head};
+use crate::listener::accept::{
+    WARN_INTERVAL, concerns_one_connection, refuse, refuse_detached, warn_of_head,
+};
 use crate::listener::handshake::transport_of;
 use crate::listener::head::{self, BadHead};
 use crate::refusal::{Code, Refusal};
@@ -83,8 +86,8 @@ impl Server {
                 _closing = closing.wait_for(|closing| *closing) => return Ok(()),
             };
             match accepted {
-                Ok((stream, _peer)) => self.take(stream, Vec::new(), false),
-                Err(error) if is_of_one_connection(&error) => {}
+                Ok((stream, peer)) => self.take(Socket::new(stream, peer), Vec::new(), false),
+                Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "the API cannot accept; resting {ACCEPT_REST:?}");
                     sleep(ACCEPT_REST).await;
@@ -94,63 +97,64 @@ impl Server {
     }
 
     /// Serves a socket from a door, whose first `bytes` have been read already.
-    pub fn take_from_door(self: &Rc<Self>, stream: TcpStream, bytes: Vec<u8>) {
+    pub fn take_from_door(self: &Rc<Self>, socket: AsyncSocket, bytes: Vec<u8>) {
         // It has the small buffer of a client. Where that is less than a segment, as over loopback,
         // each piece of a long answer would wait for a delayed Ack. A refusal costs only time.
-        let _larger = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES);
-        self.take(stream, bytes, !self.serves_front.get());
+        let _larger = socket2::SockRef::from(&socket).set_send_buffer_size(SEND_BUFFER_BYTES);
+        self.take(socket, bytes, !self.serves_front.get());
     }
 
-    fn take(self: &Rc<Self>, stream: TcpStream, bytes: Vec<u8>, from_client_side: bool) {
+    fn take(self: &Rc<Self>, socket: AsyncSocket, bytes: Vec<u8>, from_client_side: bool) {
         if self.callers.get() >= self.callers_max {
             let refusal = Refusal::new(Code::Overloaded, "too many API connections at once");
             // What a door has read tells whose page may read the refusal.
             let head = head::parse(&bytes).ok().flatten();
-            let cors = head.and_then(|(parts, _)| self.api.gate.cors_origin(&parts.headers));
-            spawn_unsupervised(say_no(stream, refusal.response(cors.as_deref())));
+            let cors = head.and_then(|(parts, _)| self.api.handshake.cors_origin(&parts.headers));
+            spawn_unsupervised(refuse(socket, refusal.response(cors.as_deref())));
             return;
         }
         self.callers.set(self.callers.get() + 1);
         let place = Place(Rc::clone(self));
         spawn_unsupervised(async move {
-            place.0.serve(stream, bytes, from_client_side).await;
+            place.0.serve(socket, bytes, from_client_side).await;
         });
     }
 
-    async fn serve(&self, stream: TcpStream, bytes: Vec<u8>, from_client_side: bool) {
+    async fn serve(&self, socket: AsyncSocket, bytes: Vec<u8>, from_client_side: bool) {
         let answer = async |parts, body, watch: &_| {
             self.api.answer(parts, body, from_client_side, watch).await
         };
         let closing = self.closing.clone();
-        match converse(stream, bytes, Deadlines::USUAL, closing, answer).await {
+        match converse(socket, bytes, Deadlines::USUAL, closing, answer).await {
             Ending::Cut | Ending::Requests(_, End::Closed) => {}
-            Ending::Answered(stream) if *self.closing.borrow() => {
-                let _gone = timeout(STOP_LINGER, say_no(stream, Vec::new())).await;
+            Ending::Answered(socket) if *self.closing.borrow() => {
+                let _gone = timeout(STOP_LINGER, refuse(socket, Vec::new())).await;
             }
-            Ending::Answered(stream) => say_no(stream, Vec::new()).await,
-            Ending::Requests(stream, End::Bad(BadHead { refusal, warning })) => {
-                warn_of_head(warning, &stream, &self.limiter);
-                say_no(stream, refusal.response(None)).await;
+            Ending::Answered(socket) => refuse(socket, Vec::new()).await,
+            Ending::Requests(socket, End::Bad(BadHead { refusal, warning })) => {
+                warn_of_head(warning, &socket, &self.limiter);
+                refuse(socket, refusal.response(None)).await;
             }
-            Ending::Requests(stream, End::Client(parts, leftover)) => {
-                self.welcome(stream, &parts, leftover).await;
+            Ending::Requests(socket, End::Client(parts, leftover)) => {
+                self.admit_client(socket, &parts, leftover).await;
             }
         }
     }
 
-    /// Sends a client that came over a caller's connection through the gate.
-    async fn welcome(&self, stream: TcpStream, parts: &Parts, leftover: Box<[u8]>) {
-        let Some(transport) = transport_of(parts) else { return };
-        match self.api.gate.examine(parts, transport) {
-            Ok(pass) => {
-                let Ok(stream) = stream.into_std() else { return };
-                if let Err((stream, response)) = self.api.router.admit(stream, pass, leftover) {
-                    turn_away(stream, response).await;
+    /// Hands a client that came over a caller's connection to the router, if its handshake is right.
+    async fn admit_client(&self, socket: AsyncSocket, parts: &Parts, leftover: Box<[u8]>) {
+        let transport = transport_of(parts).expect("a client asks for one of the transports");
+        match self.api.handshake.examine(parts, transport) {
+            Ok(admission) => {
+                let Ok(socket) = socket.into_detached() else { return };
+                let admitted = self.api.router.admit(socket, admission, leftover);
+                if let Err((socket, response)) = admitted {
+                    refuse_detached(socket, response).await;
                 }
             }
             Err(refusal) => {
-                let cors = self.api.gate.cors_origin(&parts.headers);
-                say_no(stream, refusal.response(cors.as_deref())).await;
+                let cors = self.api.handshake.cors_origin(&parts.headers);
+                refuse(socket, refusal.response(cors.as_deref())).await;
             }
         }
     }
@@ -162,12 +166,5 @@ struct Place(Rc<Server>);
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.callers.set(self.0.callers.get() - 1);
-    }
-}
-
-/// Writes a refusal to a socket that was on its way to a shard.
-pub async fn turn_away(stream: std::net::TcpStream, response: Vec<u8>) {
-    if let Ok(stream) = TcpStream::from_std(stream) {
-        say_no(stream, response).await;
     }
 }

@@ -23,26 +23,26 @@ use std::time::Instant;
 
 use ara_shards::ShardLink;
 use ara_shards::base::clock::Clock;
+use ara_shards::base::limits::SHARDS_MAX;
 use ara_shards::base::pin;
 use ara_shards::base::placement::Placement;
 use ara_shards::journal::Options;
 use ara_shards::link::doorbell::Doorbell;
-use ara_shards::protocol::Ara;
-use ara_shards::store::disk::{Recovered, Summary};
+use ara_shards::store::disk::Summary;
 use ara_shards::worker::{self, ShardSetup, Unstarted};
 use core_affinity::CoreId;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::capacity::{self, Capacity};
 use crate::cli::EXIT_FAILURE;
-use crate::config::settings::{RunMode, Settings};
+use crate::failure::Failure;
 use crate::idempotency::ResponseStore;
-use crate::listener::accept::{self, Inherited, RouterHandle};
+use crate::listener::accept::{self, RouterHandle, SocketOptions};
 use crate::listener::auth::Verifier;
-use crate::listener::handshake::{DEFAULT_TENANT, Handshake};
+use crate::listener::handshake::Handshake;
+use crate::names::DEFAULT_TENANT;
 use crate::origin::Origins;
-use crate::router::interest::SHARDS_MAX;
-
+use crate::settings::{RunMode, Settings};
 use crate::storage::{self, Storage};
 use crate::supervise::{News, Supervisor};
 use crate::welcome;
@@ -50,28 +50,10 @@ pub use running::Running;
 pub use signals::Signals;
 
 /// Arrivals waiting for the router, over all doors. At a few microseconds each, 4,096 are some
-/// 20 ms of work; beyond it a newcomer hears 503.
+/// 20 ms of work; beyond it a client is refused with 503.
 const ARRIVALS_CAPACITY: usize = 4096;
 /// What main can be told: each shard's end and its door's, and that of the router and its tasks.
 const NEWS_MAX: usize = 2 * SHARDS_MAX + 16;
-
-/// Why the gateway could not start or go on.
-#[derive(Debug)]
-pub struct Failure(String);
-
-impl Failure {
-    /// A failure with its reason, for people.
-    #[must_use]
-    pub const fn new(reason: String) -> Self {
-        Self(reason)
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
 
 /// Runs the gateway: starts it, and stops it when it is asked to, before it is ready or after.
 /// Returns the exit code.
@@ -134,14 +116,14 @@ fn start(
 ) -> Result<Running, Failure> {
     let begun = Instant::now();
     let cores = pin::allowed_cores();
-    let count = capacity::shards(settings.shards.count, cores.len());
+    let count = pin::shard_count(settings.shards.count, cores.len());
     let capacity = capacity::claim(count, settings.server.connections_max)?;
     let server = &settings.server;
-    let inherited = Inherited {
+    let options = SocketOptions {
         send_buffer_bytes: server.send_buffer_bytes,
         peer_timeout: settings.limits.connection_timeout,
     };
-    let listeners = accept::bind(server.address, count, inherited)
+    let listeners = accept::bind(server.address, count, options)
         .map_err(|error| cannot_listen("server.host / server.port", server.address, &error))?;
     let address = local_address(listeners.first())?;
     let api_listener = bind_api(settings.api.listen)?;
@@ -157,7 +139,7 @@ fn start(
     let answers = open_query(&settings)?;
     let placement = storage.as_ref().map(|storage| storage.placement().clone());
     let placement = placement.unwrap_or_else(|| Placement::new(count));
-    let gate = Arc::new(gate(&settings, verifier, placement));
+    let handshake = Arc::new(make_handshake(&settings, verifier, placement));
     let (arrivals_in, arrivals) = crossbeam_channel::bounded(ARRIVALS_CAPACITY);
     let (closing, closed) = watch::channel(false);
     let (stop, stop_out) = mpsc::channel(1);
@@ -173,9 +155,9 @@ fn start(
     for (index, (shard, listener)) in unstarted.into_iter().zip(listeners).enumerate() {
         let door = Door {
             listener,
-            gate: Arc::clone(&gate),
+            handshake: Arc::clone(&handshake),
             router: router.clone(),
-            newcomers_max: capacity.newcomers_per_door,
+            handshakes_max: capacity.handshakes_per_door,
         };
         shards.push(spawn_shard(index, shard, door, &supervisor).map_err(no_thread)?);
     }
@@ -183,7 +165,7 @@ fn start(
         settings,
         clock,
         links,
-        gate,
+        handshake,
         capacity,
         arrivals,
         bell,
@@ -202,9 +184,9 @@ fn start(
 /// What a shard's door needs.
 struct Door {
     listener: std::net::TcpListener,
-    gate: Arc<Handshake>,
+    handshake: Arc<Handshake>,
     router: RouterHandle,
-    newcomers_max: usize,
+    handshakes_max: usize,
 }
 
 /// Makes every shard's lanes and poller.
@@ -224,8 +206,8 @@ fn prepare(
             clock,
         }
     };
-    let seats = (0..count).map(|index| worker::prepare(setup(index), Arc::clone(bell)));
-    Ok(seats.collect::<io::Result<Vec<_>>>()?.into_iter().unzip())
+    let prepared = (0..count).map(|index| worker::prepare(setup(index), Arc::clone(bell)));
+    Ok(prepared.collect::<io::Result<Vec<_>>>()?.into_iter().unzip())
 }
 
 /// Has every shard read what an earlier run has left for it, all at a time.
@@ -233,13 +215,13 @@ fn recover(shards: &mut [Unstarted], storage: &Storage) -> Result<(), Failure> {
     let begun = Instant::now();
     let read = |shard: &mut Unstarted, options: &Options| {
         let recovered = shard.recover(options, storage.placement());
-        recovered.map(Recovered::summary).map_err(|error| Failure(format!("queue.path: {error}")))
+        recovered.map_err(|error| Failure::new(format!("queue.path: {error}")))
     };
     let summaries: Vec<Result<Summary, Failure>> = std::thread::scope(|scope| {
         let shards = shards.iter_mut().zip(storage.options());
         let threads: Vec<_> =
             shards.map(|(shard, options)| scope.spawn(|| read(shard, options))).collect();
-        let bug = |_panic| Err(Failure("reading queue.path panicked".to_owned()));
+        let bug = |_panic| Err(Failure::new("reading queue.path panicked".to_owned()));
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(bug)).collect()
     });
     let (mut messages, mut expired) = (0, 0);
@@ -264,16 +246,16 @@ fn spawn_shard(
 ) -> io::Result<JoinHandle<()>> {
     let for_door = supervisor.clone();
     let open_door = move || {
-        let Door { listener, gate, router, newcomers_max } = door;
-        let serve = accept::serve(listener, gate, router, newcomers_max);
+        let Door { listener, handshake, router, handshakes_max } = door;
+        let serve = accept::serve(listener, handshake, router, handshakes_max);
         for_door.spawn(format!("door-{index}"), serve);
     };
     let supervisor = supervisor.clone();
     let on_end = move |ending| supervisor.tell(News::ThreadEnded(format!("shard-{index}"), ending));
-    shard.spawn(Ara, open_door, on_end)
+    shard.spawn(open_door, on_end)
 }
 
-fn gate(settings: &Settings, verifier: Verifier, placement: Placement) -> Handshake {
+fn make_handshake(settings: &Settings, verifier: Verifier, placement: Placement) -> Handshake {
     let origins = settings.server.cors_origins.clone();
     let local = settings.mode == RunMode::Development && origins.is_empty();
     Handshake {
@@ -317,28 +299,28 @@ fn log_start(settings: &Settings, shards: usize, cores: usize, capacity: Capacit
 fn open_query(settings: &Settings) -> Result<Option<ResponseStore>, Failure> {
     let disk = settings.disk.as_ref();
     let opened = disk.map(|disk| ResponseStore::open(&disk.path, disk.fsync)).transpose();
-    opened.map_err(|error| Failure(format!("queue.path: {error}")))
+    opened.map_err(|error| Failure::new(format!("queue.path: {error}")))
 }
 
 fn bind_api(address: Option<SocketAddr>) -> Result<Option<std::net::TcpListener>, Failure> {
     let Some(address) = address else { return Ok(None) };
-    let listeners = accept::bind(address, 1, Inherited::default())
+    let listeners = accept::bind(address, 1, SocketOptions::default())
         .map_err(|error| cannot_listen("api.listen", address, &error))?;
     Ok(listeners.into_iter().next())
 }
 
 fn cannot_listen(key: &str, address: SocketAddr, error: &io::Error) -> Failure {
-    Failure(format!("cannot listen on {address} ({key}): {error}"))
+    Failure::new(format!("cannot listen on {address} ({key}): {error}"))
 }
 
 fn local_address(listener: Option<&std::net::TcpListener>) -> Result<SocketAddr, Failure> {
     let address = listener.map(std::net::TcpListener::local_addr);
     address
         .and_then(Result::ok)
-        .ok_or_else(|| Failure("a listening socket has no address".to_owned()))
+        .ok_or_else(|| Failure::new("a listening socket has no address".to_owned()))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn no_thread(error: io::Error) -> Failure {
-    Failure(format!("the system gives no more threads, files or memory: {error}"))
+    Failure::new(format!("the system gives no more threads, files or memory: {error}"))
 }

@@ -13,20 +13,19 @@ use ara_shards::base::clock::Clock;
 use ara_shards::link::doorbell::Doorbell;
 use ara_shards::worker::Ending;
 use crossbeam_channel::Receiver;
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
 
 use crate::api::Api;
-use crate::api::serve::{Server, turn_away};
+use crate::api::serve::Server;
 use crate::capacity::Capacity;
-use crate::config::settings::Settings;
 use crate::idempotency::ResponseStore;
-use crate::listener::accept::Arrival;
+use crate::listener::accept::{Arrival, refuse_detached};
 use crate::listener::handshake::Handshake;
 use crate::redis::{self, Status as RedisStatus, Tenants};
 use crate::router::Router;
 use crate::router::dispatch::Lifetimes;
+use crate::settings::Settings;
 use crate::supervise::{News, Supervisor, spawn_unsupervised};
 use crate::telemetry::LogLimiter;
 
@@ -44,8 +43,8 @@ pub struct Parts {
     pub clock: Clock,
     /// The shards, in order.
     pub links: Vec<ShardLink>,
-    /// Who comes in, shared with the doors.
-    pub gate: Arc<Handshake>,
+    /// Decides who may become a client, shared with the doors.
+    pub handshake: Arc<Handshake>,
     /// How many clients and callers fit.
     pub capacity: Capacity,
     /// What the doors send.
@@ -93,14 +92,15 @@ pub fn spawn(parts: Parts) -> io::Result<JoinHandle<()>> {
 
 /// The router's thread: reports and arrivals, the API, Redis, until told to stop.
 async fn route(parts: Parts) -> io::Result<()> {
-    let Parts { settings, clock, links, gate, capacity, arrivals, closing, mut stop, .. } = parts;
+    let Parts { settings, clock, links, handshake, capacity, arrivals, closing, mut stop, .. } =
+        parts;
     let supervisor = parts.supervisor;
     let lifetimes = Lifetimes::new(clock, &settings.limits);
-    let router = Router::new(links, gate.placement.clone(), capacity.clients, lifetimes);
+    let router = Router::new(links, handshake.placement.clone(), capacity.clients, lifetimes);
     let status = Rc::new(RedisStatus::new());
     let api = Api::new(
         router.clone(),
-        Arc::clone(&gate),
+        Arc::clone(&handshake),
         &settings,
         Rc::clone(&status),
         parts.answers,
@@ -116,8 +116,8 @@ async fn route(parts: Parts) -> io::Result<()> {
     supervisor.spawn("pump", pump);
     let redis = settings.redis.clone().map(|settings| {
         let router = router.clone();
-        let default = Arc::clone(&gate.default_tenant);
-        let tenants = Tenants { are_enabled: gate.tenants_enabled, default };
+        let default = Arc::clone(&handshake.default_tenant);
+        let tenants = Tenants { are_enabled: handshake.tenants_enabled, default };
         let (counts, mut limiter) = (Rc::clone(&status), LogLimiter::new(WARN_INTERVAL));
         let subscriber = redis::run(settings, tenants, status, move |trigger| {
             // Nobody waits for the receipt: pub/sub has no way back.
@@ -174,15 +174,15 @@ async fn pump(
 
 fn receive(router: &Router, server: &Rc<Server>, arrival: Arrival) {
     match arrival {
-        Arrival::Caller { stream, bytes } => {
+        Arrival::Caller { socket, bytes } => {
             // A socket that cannot be registered is closed; the caller sees that.
-            if let Ok(stream) = TcpStream::from_std(stream) {
-                server.take_from_door(stream, bytes);
+            if let Ok(socket) = socket.into_async() {
+                server.take_from_door(socket, bytes);
             }
         }
-        Arrival::Client { stream, pass, leftover } => {
-            if let Err((stream, response)) = router.admit(stream, *pass, leftover) {
-                spawn_unsupervised(turn_away(stream, response));
+        Arrival::Client { socket, admission, leftover } => {
+            if let Err((socket, response)) = router.admit(socket, *admission, leftover) {
+                spawn_unsupervised(refuse_detached(socket, response));
             }
         }
     }

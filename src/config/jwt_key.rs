@@ -13,7 +13,7 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use super::error::{Fault, Origin};
 use super::keys::{JWT_PUBLIC_KEY, JWT_SECRET, Key};
 use super::layers::read_text_file;
-use super::settings::Jwt;
+use crate::settings::Jwt;
 
 /// What a value of `jwt.public_key` stands for: the PEM text itself, or that of the file it names.
 pub(super) fn resolve_pem(value: &str, directory: &Path) -> Result<String, String> {

@@ -206,7 +206,7 @@ keys! {
         "how long one waits at most; its own ttl may be shorter";
     QUEUE_DEAD_LETTER_TTL: "queue.dead_letter_ttl_seconds", "QUEUE_DEAD_LETTER_TTL_SECONDS", "604800",
         seconds(0.1, 31_536_000.0, "unlimited"), Open,
-        "how long a dead message is kept to be looked at; a later change is for those to come";
+        "how long a dead letter is kept to be looked at; a later change is for those to come";
     QUEUE_CLEANUP: "queue.cleanup_interval_seconds", "QUEUE_CLEANUP_INTERVAL_SECONDS", "300",
         seconds(0.1, 86_400.0, ""), Open,
         "without effect, and warned of: what expires leaves at its own time, see queue.message_ttl_seconds";
@@ -222,7 +222,7 @@ keys! {
     ACK_UNACKED: "ack.unacked", "ACK_UNACKED", "", Form::Choice(&["requeue", "expire"]), Open,
         "what becomes of the unacknowledged: requeue (the default with the queue on) or expire";
     ACK_MAX_ATTEMPTS: "ack.max_attempts", "ACK_MAX_ATTEMPTS", "5", whole(1, 255), Open,
-        "how often one is sent before it becomes a dead message";
+        "how often one is sent before it becomes a dead letter";
 
     LOG_FILTER: "log.filter", "RUST_LOG", "\"info\"", Form::LogFilter, Open,
         "what is logged: a level, or a comma list of target=level";

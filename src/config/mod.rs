@@ -18,14 +18,13 @@ mod layers;
 mod nearest;
 pub mod raw;
 mod resolve;
-pub mod settings;
 pub mod show;
 #[cfg(test)]
 mod tests;
 
+use crate::settings::Settings;
 use error::Faults;
 use raw::{Raw, Sources};
-use settings::Settings;
 
 /// A configuration that passed every check.
 #[derive(Clone)]

@@ -17,10 +17,10 @@ use super::error::Fault;
 use super::jwt_key;
 use super::keys::{self, Key};
 use super::raw::Raw;
-use super::settings::{
+use crate::settings::{
     Api, Disk, Generated, Jwt, Log, LogFormat, RunMode, Server, Settings, Shards,
 };
-use crate::{capacity, storage};
+use crate::storage;
 
 mod redis;
 
@@ -335,7 +335,7 @@ impl Resolver<'_> {
             return None;
         }
         let bytes_max = self.raw.whole(&keys::QUEUE_MAX_DISK);
-        let shards = capacity::shards(self.size(&keys::SHARDS_COUNT), pin::allowed_cores().len());
+        let shards = pin::shard_count(self.size(&keys::SHARDS_COUNT), pin::allowed_cores().len());
         if let Err(problem) = storage::share(bytes_max, shards) {
             self.refuse(&keys::QUEUE_MAX_DISK, &problem, storage::ENLARGE);
         }

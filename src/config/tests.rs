@@ -11,8 +11,8 @@ use jsonwebtoken::Algorithm;
 use super::error::{Fault, Faults, Origin};
 use super::keys::{self, KEYS};
 use super::raw::Sources;
-use super::settings::{LogFormat, RunMode, Settings};
 use super::{Loaded, load, show};
+use crate::settings::{LogFormat, RunMode, Settings};
 
 mod surroundings;
 
@@ -273,7 +273,7 @@ fn production_implies_nothing() {
     let settings = settings("", &PRODUCTION);
     assert_eq!(settings.mode, RunMode::Production);
     assert_eq!(settings.server.cors_origins, ["https://app.example.org", "https://b.example.org"]);
-    assert!(settings.generated == super::settings::Generated::default());
+    assert!(settings.generated == crate::settings::Generated::default());
     assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
 }
 

@@ -12,11 +12,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ara_shards::base::socket::{AsyncSocket, Socket};
 use ara_shards::link::doorbell::Doorbell;
 use crossbeam_channel::{Sender, TrySendError};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
@@ -44,16 +45,16 @@ pub enum Arrival {
     /// A client that showed a valid token.
     Client {
         /// Its socket.
-        stream: std::net::TcpStream,
-        /// Who it is.
-        pass: Box<Admission>,
+        socket: Socket,
+        /// Who it is, and the response head that is ready for it.
+        admission: Box<Admission>,
         /// What it sent after its head.
         leftover: Box<[u8]>,
     },
     /// A caller of the HTTP API.
     Caller {
         /// Its socket.
-        stream: std::net::TcpStream,
+        socket: Socket,
         /// The bytes read so far.
         bytes: Vec<u8>,
     },
@@ -70,9 +71,9 @@ pub struct RouterHandle {
     pub closing: watch::Receiver<bool>,
 }
 
-/// What accepted sockets inherit from the listening one.
+/// Options set on a listening socket, from which accepted sockets inherit them.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Inherited {
+pub struct SocketOptions {
     /// `SO_SNDBUF`, in bytes; 0 = the kernel's choice.
     pub send_buffer_bytes: usize,
     /// How long written bytes may go without being acknowledged before the kernel gives the peer
@@ -89,14 +90,14 @@ pub struct Inherited {
 pub fn bind(
     address: SocketAddr,
     count: usize,
-    inherited: Inherited,
+    options: SocketOptions,
 ) -> io::Result<Vec<std::net::TcpListener>> {
     // SO_REUSEPORT would also let a second gateway of the same user share the port unnoticed.
-    drop(socket(address, inherited, false)?);
+    drop(listening_socket(address, options, false)?);
     let mut address = address;
     let mut listeners = Vec::with_capacity(count);
     for _ in 0..count.max(1) {
-        let listener = socket(address, inherited, true)?;
+        let listener = listening_socket(address, options, true)?;
         // With port 0 the first choice holds for all.
         address = listener.local_addr()?;
         listeners.push(listener);
@@ -104,45 +105,46 @@ pub fn bind(
     Ok(listeners)
 }
 
-fn socket(
+fn listening_socket(
     address: SocketAddr,
-    inherited: Inherited,
+    options: SocketOptions,
     shared: bool,
 ) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket =
+        socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
     // Accepted sockets inherit all of these on Linux: one call here instead of one per client.
     socket.set_tcp_nodelay(true)?;
-    if inherited.send_buffer_bytes > 0 {
-        socket.set_send_buffer_size(inherited.send_buffer_bytes)?;
+    if options.send_buffer_bytes > 0 {
+        socket.set_send_buffer_size(options.send_buffer_bytes)?;
     }
-    if !inherited.peer_timeout.is_zero() {
-        socket.set_tcp_user_timeout(Some(inherited.peer_timeout))?;
+    if !options.peer_timeout.is_zero() {
+        socket.set_tcp_user_timeout(Some(options.peer_timeout))?;
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-/// Accepts until the gateway closes, with at most `newcomers_max` sockets that have not said who
-/// they are, or are being refused.
+/// Accepts until the gateway closes, with at most `handshakes_max` sockets whose head is not
+/// complete, or which are being refused.
 ///
 /// # Errors
 ///
 /// The listener cannot be used on this thread.
 pub async fn serve(
     listener: std::net::TcpListener,
-    gate: Arc<Handshake>,
+    handshake: Arc<Handshake>,
     router: RouterHandle,
-    newcomers_max: usize,
+    handshakes_max: usize,
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     let bad_heads = RefCell::new(LogLimiter::new(WARN_INTERVAL));
-    let door = Rc::new(Door { gate, router, bad_heads });
+    let door = Rc::new(Door { handshake, router, bad_heads });
     let mut closing = door.router.closing.clone();
-    let mut newcomers: VecDeque<AbortHandle> = VecDeque::new();
+    let mut handshakes: VecDeque<AbortHandle> = VecDeque::new();
     let mut limiter = LogLimiter::new(WARN_INTERVAL);
     loop {
         let accepted = tokio::select! {
@@ -150,13 +152,13 @@ pub async fn serve(
             _changed = closing.wait_for(|closing| *closing) => return Ok(()),
         };
         match accepted {
-            Ok((stream, _peer)) => {
-                make_room(&mut newcomers, newcomers_max);
-                let door = Rc::clone(&door);
-                let task = spawn_unsupervised(async move { door.receive(stream).await });
-                newcomers.push_back(task.abort_handle());
+            Ok((stream, peer)) => {
+                make_room(&mut handshakes, handshakes_max);
+                let (door, socket) = (Rc::clone(&door), Socket::new(stream, peer));
+                let task = spawn_unsupervised(async move { door.receive(socket).await });
+                handshakes.push_back(task.abort_handle());
             }
-            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
                 if let Some(suppressed) = limiter.admit(Instant::now()) {
                     tracing::warn!(%error, suppressed, "cannot accept; resting {ACCEPT_REST:?}");
@@ -167,24 +169,24 @@ pub async fn serve(
     }
 }
 
-/// Sees to it that fewer than `most` newcomers are under way: the oldest has had the longest time
-/// to say who it is.
-fn make_room(newcomers: &mut VecDeque<AbortHandle>, most: usize) {
-    while newcomers.front().is_some_and(AbortHandle::is_finished) {
-        newcomers.pop_front();
+/// Sees to it that fewer than `most` handshakes are under way: the oldest is ended, which has had
+/// the longest time to send its head.
+fn make_room(handshakes: &mut VecDeque<AbortHandle>, most: usize) {
+    while handshakes.front().is_some_and(AbortHandle::is_finished) {
+        handshakes.pop_front();
     }
-    if newcomers.len() >= most {
-        newcomers.retain(|newcomer| !newcomer.is_finished());
+    if handshakes.len() >= most {
+        handshakes.retain(|handshake| !handshake.is_finished());
     }
-    if newcomers.len() >= most
-        && let Some(oldest) = newcomers.pop_front()
+    if handshakes.len() >= most
+        && let Some(oldest) = handshakes.pop_front()
     {
         oldest.abort();
     }
 }
 
 /// Whether a failed accept concerns only the connection that was about to be accepted.
-pub fn is_of_one_connection(error: &io::Error) -> bool {
+pub fn concerns_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted
@@ -195,49 +197,54 @@ pub fn is_of_one_connection(error: &io::Error) -> bool {
 
 /// One shard thread's door.
 struct Door {
-    gate: Arc<Handshake>,
+    handshake: Arc<Handshake>,
     router: RouterHandle,
     bad_heads: RefCell<LogLimiter>,
 }
 
 impl Door {
-    async fn receive(&self, mut stream: TcpStream) {
-        let head = match timeout(HEAD_DEADLINE, head::read(&mut stream)).await {
+    async fn receive(&self, mut socket: AsyncSocket) {
+        let head = match timeout(HEAD_DEADLINE, head::read(&mut socket)).await {
             Ok(Ok(head)) => head,
             Ok(Err(HeadError::Bad(BadHead { refusal, warning }))) => {
-                warn_of_head(warning, &stream, &self.bad_heads);
-                return say_no(stream, refusal.response(None)).await;
+                warn_of_head(warning, &socket, &self.bad_heads);
+                return refuse(socket, refusal.response(None)).await;
             }
             // Gone, or too slow: there is nobody to answer.
             Ok(Err(HeadError::Gone)) | Err(_) => return,
         };
         let RequestHead { parts, bytes, end } = head;
-        let arrival = match transport_of(&parts) {
-            None => stream.into_std().map(|stream| Arrival::Caller { stream, bytes }),
-            Some(transport) => match self.gate.examine(&parts, transport) {
-                Ok(pass) => {
-                    let leftover = bytes.get(end..).unwrap_or_default().into();
-                    let pass = Box::new(pass);
-                    stream.into_std().map(|stream| Arrival::Client { stream, pass, leftover })
-                }
+        let admission = match transport_of(&parts) {
+            None => None,
+            Some(transport) => match self.handshake.examine(&parts, transport) {
+                Ok(admission) => Some(Box::new(admission)),
                 Err(refusal) => {
-                    let cors = self.gate.cors_origin(&parts.headers);
-                    return say_no(stream, refusal.response(cors.as_deref())).await;
+                    let cors = self.handshake.cors_origin(&parts.headers);
+                    return refuse(socket, refusal.response(cors.as_deref())).await;
                 }
             },
         };
-        let Ok(arrival) = arrival else { return };
+        // A runtime that cannot let go of a socket has lost it already: the peer sees it closed.
+        let Ok(socket) = socket.into_detached() else { return };
+        let arrival = match admission {
+            None => Arrival::Caller { socket, bytes },
+            Some(admission) => {
+                let leftover = bytes.get(end..).expect("the head ends within what was read");
+                Arrival::Client { socket, admission, leftover: leftover.into() }
+            }
+        };
         if let Err(TrySendError::Full(arrival)) = self.router.arrivals.try_send(arrival) {
             let refusal = Refusal::new(Code::Overloaded, "too many arrivals at once, try again");
-            let (stream, response) = match arrival {
-                Arrival::Client { stream, pass, .. } => (stream, pass.responder.refusal(&refusal)),
-                Arrival::Caller { stream, .. } => {
-                    (stream, refusal.response(self.gate.cors_origin(&parts.headers).as_deref()))
+            let (socket, response) = match arrival {
+                Arrival::Client { socket, admission, .. } => {
+                    (socket, admission.responder.refusal(&refusal))
+                }
+                Arrival::Caller { socket, .. } => {
+                    let cors = self.handshake.cors_origin(&parts.headers);
+                    (socket, refusal.response(cors.as_deref()))
                 }
             };
-            if let Ok(stream) = TcpStream::from_std(stream) {
-                say_no(stream, response).await;
-            }
+            refuse_detached(socket, response).await;
         }
         self.router.bell.ring();
     }
@@ -246,28 +253,36 @@ impl Door {
 /// Logs what the operator should mend, with the address it came from, once an interval.
 pub fn warn_of_head(
     warning: Option<&'static str>,
-    stream: &TcpStream,
+    socket: &AsyncSocket,
     limiter: &RefCell<LogLimiter>,
 ) {
     let Some(problem) = warning else { return };
     if let Some(suppressed) = limiter.borrow_mut().admit(Instant::now()) {
-        let peer = stream.peer_addr().ok();
-        tracing::warn!(?peer, suppressed, "a connection was refused: {problem}");
+        let peer = socket.peer();
+        tracing::warn!(%peer, suppressed, "a connection was refused: {problem}");
     }
 }
 
 /// Writes a refusal, then waits until the client has taken it: a socket closed with unread input
 /// would reset the connection and could take the answer with it.
-pub async fn say_no(mut stream: TcpStream, response: Vec<u8>) {
-    let reason = async {
-        stream.write_all(&response).await?;
-        stream.shutdown().await?;
+pub async fn refuse(mut socket: AsyncSocket, response: Vec<u8>) {
+    let answer = async {
+        socket.write_all(&response).await?;
+        socket.shutdown().await?;
         let mut rest = [0; 512];
-        while stream.read(&mut rest).await? > 0 {}
+        while socket.read(&mut rest).await? > 0 {}
         io::Result::Ok(())
     };
-    // Whether the client heard us is its own affair; the socket closes either way.
-    let _heard = timeout(REFUSAL_DEADLINE, reason).await;
+    // The socket closes, whether the client has read the answer or not.
+    let _outcome = timeout(REFUSAL_DEADLINE, answer).await;
+}
+
+/// The same for a socket that was on its way to another thread.
+pub async fn refuse_detached(socket: Socket, response: Vec<u8>) {
+    // Without room for its registration the refusal is only that the socket closes.
+    if let Ok(socket) = socket.into_async() {
+        refuse(socket, response).await;
+    }
 }
 
 #[cfg(test)]
@@ -277,11 +292,11 @@ mod tests {
     #[test]
     fn accepted_sockets_inherit_what_the_listener_was_given() {
         let peer_timeout = Duration::from_millis(1500);
-        let inherited = Inherited { send_buffer_bytes: 20_000, peer_timeout };
-        let listener = bind(([127, 0, 0, 1], 0).into(), 1, inherited).unwrap().remove(0);
+        let options = SocketOptions { send_buffer_bytes: 20_000, peer_timeout };
+        let listener = bind(([127, 0, 0, 1], 0).into(), 1, options).unwrap().remove(0);
         listener.set_nonblocking(false).unwrap();
         let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let accepted = Socket::from(listener.accept().unwrap().0);
+        let accepted = socket2::Socket::from(listener.accept().unwrap().0);
         assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(peer_timeout));
         assert!(accepted.tcp_nodelay().unwrap());
         // The kernel doubles what it is asked for, for its own books.

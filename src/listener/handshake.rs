@@ -1,6 +1,6 @@
 //! Who may become a client: from a request head to an identity and a ready response head.
 //!
-//! **Runs on**: doors (one gate shared read-only) and, for a request on a kept-alive API
+//! **Runs on**: doors (one [`Handshake`] shared read-only) and, for a request on a kept-alive API
 //! connection, the router. **Owns**: the verifier and the origins. **Never**: counts anything:
 //! limits are the router's; logs a query string, which may hold a token.
 
@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use ara_shards::base::id::NotificationId;
 use ara_shards::base::placement::Placement;
-use ara_shards::link::message::{Client, InitialSubscriptions, Transport};
+use ara_shards::link::message::{Client, InitialSubscriptions};
+use ara_shards::protocol::Transport;
 use ara_shards::protocol::ara::parse_id;
 use ara_shards::state::session::is_granted;
 use http::header::{self, HeaderMap, HeaderName};
@@ -24,8 +25,6 @@ use crate::origin::Origins;
 use crate::query::Query;
 use crate::refusal::{Code, Refusal};
 
-/// The tenant of everyone where tenants are off, and of tokens that name none.
-pub const DEFAULT_TENANT: &str = "default";
 /// The subprotocol that carries a token in a browser's handshake.
 const SUBPROTOCOL: &str = "ara.v1";
 const BEARER_PROTOCOL: &str = "bearer.";
@@ -45,7 +44,7 @@ const TOKEN: &str = "token";
 const CHANNELS: &str = "channels";
 const SETTLED: &str = "settled";
 
-/// Decides who comes in.
+/// Decides who may become a client.
 #[derive(Debug)]
 pub struct Handshake {
     /// Verifies tokens.
@@ -62,15 +61,15 @@ pub struct Handshake {
     pub subscriptions_max: usize,
 }
 
-/// A client that may come in if there is room.
+/// What the router needs to admit a client, once its handshake is found right.
 #[derive(Debug)]
 pub struct Admission {
     /// How it is spoken to.
     pub responder: Responder,
     /// Who it is.
-    pub member: Client,
-    /// The response head that welcomes it.
-    pub greeting: Box<[u8]>,
+    pub client: Client,
+    /// The response head that begins its connection.
+    pub response_head: Box<[u8]>,
     /// Its connection's public id.
     pub connection_id: NotificationId,
 }
@@ -101,7 +100,7 @@ impl Handshake {
         let responder = Responder::new(parts, transport, cors_origin);
         let query = client_query(&parts.uri, transport)?;
         let token = token_of(&query, &parts.headers, transport);
-        let greeting = match transport {
+        let response_head = match transport {
             Transport::WebSocket => upgrade(parts)?,
             Transport::Sse => responder.stream_head().into_bytes().into(),
         };
@@ -121,13 +120,13 @@ impl Handshake {
             Transport::WebSocket => InitialSubscriptions::Nothing,
             Transport::Sse => self.subscribes_to(&query, identity.channels.as_deref())?,
         };
-        let mut member = self.member(identity, subscribes_to);
-        member.notify_settled = notify_settled(&query)?;
-        member.seen = last_seen(&query, &parts.headers)?;
+        let mut client = self.client(identity, subscribes_to);
+        client.notify_settled = notify_settled(&query)?;
+        client.seen = last_seen(&query, &parts.headers)?;
         Ok(Admission {
             responder,
-            member,
-            greeting,
+            client,
+            response_head,
             connection_id: NotificationId(*Uuid::new_v4().as_bytes()),
         })
     }
@@ -143,7 +142,7 @@ impl Handshake {
         let verified = token.ok_or(TokenError::Missing).and_then(|t| self.verifier.verify(t));
         let identity =
             verified.map_err(|error| Refusal::new(Code::Unauthorized, error.to_string()))?;
-        Ok(self.member(identity, InitialSubscriptions::Nothing))
+        Ok(self.client(identity, InitialSubscriptions::Nothing))
     }
 
     /// What the CORS headers of an answer allow: see [`Origins::allowed`].
@@ -196,7 +195,7 @@ impl Handshake {
         Ok(InitialSubscriptions::Channels(names))
     }
 
-    fn member(&self, identity: Identity, subscribes_to: InitialSubscriptions) -> Client {
+    fn client(&self, identity: Identity, subscribes_to: InitialSubscriptions) -> Client {
         let tenant = match identity.tenant {
             Some(tenant) if self.tenants_enabled => Arc::from(tenant),
             _ => Arc::clone(&self.default_tenant),

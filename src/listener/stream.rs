@@ -5,9 +5,7 @@
 
 use std::ops::Range;
 
-use ara_shards::link::message::{Encoding, Transport};
-use ara_shards::protocol::ara::ServerMessage;
-use ara_shards::wire::sse;
+use ara_shards::protocol::{Protocol, Transport, ara};
 use http::header::{self, HeaderMap};
 use http::request::Parts;
 use http::{StatusCode, Version};
@@ -20,8 +18,8 @@ const MEDIA_TYPE: &str = "text/event-stream";
 /// How a client is spoken to, and what its answers depend on.
 #[derive(Debug, Clone)]
 pub struct Responder {
-    /// How what it is sent is put on its socket.
-    pub encoding: Encoding,
+    /// What is spoken with it.
+    pub protocol: Protocol,
     /// The origin that may read the answer, if it came from a page that is allowed.
     pub cors_origin: Option<String>,
     /// Whether it is an `EventSource`, which never tries again after any status but 200.
@@ -32,13 +30,13 @@ impl Responder {
     /// For a request that asks for this transport.
     #[must_use]
     pub fn new(parts: &Parts, transport: Transport, cors_origin: Option<String>) -> Self {
-        let encoding = match transport {
-            Transport::WebSocket => Encoding::WebSocket,
-            Transport::Sse if parts.version == Version::HTTP_11 => Encoding::ChunkedEvents,
-            Transport::Sse => Encoding::PlainEvents,
+        let protocol = match transport {
+            Transport::WebSocket => Protocol::AraWebSocket,
+            Transport::Sse if parts.version == Version::HTTP_11 => Protocol::AraSseChunked,
+            Transport::Sse => Protocol::AraSsePlain,
         };
         let is_event_source = transport == Transport::Sse && accepts_events(&parts.headers);
-        Self { encoding, cors_origin, is_event_source }
+        Self { protocol, cors_origin, is_event_source }
     }
 
     /// The head of an endless event stream.
@@ -48,10 +46,8 @@ impl Responder {
     /// - `x-accel-buffering`: nginx then passes each event on as it comes.
     #[must_use]
     pub fn stream_head(&self) -> String {
-        let chunked = match self.encoding {
-            Encoding::ChunkedEvents => "transfer-encoding: chunked\r\n",
-            Encoding::WebSocket | Encoding::PlainEvents => "",
-        };
+        let is_chunked = self.protocol == Protocol::AraSseChunked;
+        let chunked = if is_chunked { "transfer-encoding: chunked\r\n" } else { "" };
         let (date, cors) = (date(), origin::head_lines(self.cors_origin.as_deref()));
         format!(
             "HTTP/1.1 200 OK\r\ncontent-type: {MEDIA_TYPE}; charset=utf-8\r\n\
@@ -71,15 +67,9 @@ impl Responder {
     }
 
     fn refusing_stream(&self, refusal: &Refusal, retry_ms: u32) -> Vec<u8> {
-        let error = ServerMessage::Error { code: refusal.code.name(), message: &refusal.message };
-        let chunk = sse::event_with_retry(error.event_name(), &error.json(), retry_ms);
+        let (code, message) = (refusal.code.name(), &refusal.message);
         let mut bytes = self.stream_head().into_bytes();
-        if self.encoding == Encoding::ChunkedEvents {
-            bytes.extend_from_slice(&chunk);
-            bytes.extend_from_slice(sse::LAST_CHUNK);
-        } else {
-            bytes.extend_from_slice(sse::in_chunk(&chunk));
-        }
+        bytes.extend(ara::refusing_stream(self.protocol, code, message, retry_ms));
         bytes
     }
 }

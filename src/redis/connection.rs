@@ -18,81 +18,15 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use super::fault::Fault;
 use super::message::{BROADCAST, CHANNEL_PREFIX, USER_PREFIX};
-use super::resp::{Frame, Frames, Malformed};
+use super::resp::{Frame, Frames};
 use super::tls::Tls;
 
 /// What `CLIENT LIST` shows for our connections.
 const CLIENT_NAME: &str = "ara-gateway";
 /// Two patterns and one channel.
 const SUBSCRIPTIONS: usize = 3;
-
-/// Why there is no connection, or no longer one.
-#[derive(Debug)]
-pub(super) enum Fault {
-    /// The URL cannot be used; only another configuration helps.
-    Url(String),
-    /// The host has no address, or none of them accepts connections.
-    Unreachable(io::Error),
-    /// Certificates or the TLS handshake.
-    Tls(String),
-    /// Not connected and subscribed within the deadline.
-    Slow,
-    /// The server refused a command: authentication, permissions, or its own state.
-    Refused(String),
-    /// What came is no reply of a Redis server.
-    Protocol(&'static str),
-    /// The server closed the connection.
-    Closed,
-    /// The server closed the connection before it said anything.
-    Unheard(&'static str),
-    /// The connection broke.
-    Broken(io::Error),
-    /// The server did not answer a health check within its deadline.
-    Silent,
-}
-
-impl Fault {
-    /// The label in logs.
-    pub(super) const fn reason(&self) -> &'static str {
-        match self {
-            Self::Url(_) => "bad_url",
-            Self::Unreachable(_) => "unreachable",
-            Self::Tls(_) => "tls",
-            Self::Slow => "connect_timeout",
-            Self::Refused(_) => "refused",
-            Self::Protocol(_) => "protocol",
-            Self::Closed | Self::Unheard(_) => "closed",
-            Self::Broken(_) => "io",
-            Self::Silent => "health_check_timeout",
-        }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Url(error) => write!(formatter, "the URL cannot be used: {error}"),
-            Self::Unreachable(error) => write!(formatter, "cannot connect: {error}"),
-            Self::Tls(error) => write!(formatter, "TLS: {error}"),
-            Self::Slow => formatter.write_str("no subscription within the deadline"),
-            Self::Refused(error) => write!(formatter, "the server refused: {error}"),
-            Self::Protocol(what) => write!(formatter, "unexpected data: {what}"),
-            Self::Closed => formatter.write_str("the server closed the connection"),
-            Self::Unheard(hint) => {
-                write!(formatter, "the server closed the connection without a word: {hint}")
-            }
-            Self::Broken(error) => write!(formatter, "the connection broke: {error}"),
-            Self::Silent => formatter.write_str("no answer to a health check within the deadline"),
-        }
-    }
-}
-
-impl From<Malformed> for Fault {
-    fn from(Malformed(what): Malformed) -> Self {
-        Self::Protocol(what)
-    }
-}
 
 /// Whether a Redis URL can be used; the error never contains the URL, which may hold a password.
 ///

@@ -12,6 +12,7 @@ use std::cell::Cell;
 pub mod backoff;
 pub mod breaker;
 mod connection;
+mod fault;
 pub mod message;
 mod resp;
 pub mod subscriber;

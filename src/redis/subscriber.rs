@@ -20,13 +20,14 @@ use tracing::{info, warn};
 
 use super::backoff::Backoff;
 use super::breaker::{Breaker, BreakerState, Permit};
-use super::connection::{Endpoint, Fault, Link};
+use super::connection::{Endpoint, Link};
+use super::fault::Fault;
 use super::message::{self, Rejection, Tenants};
 use super::resp::Frame;
 use super::tls::Tls;
 use super::{State, Status, add_one};
-use crate::config::settings::Redis;
 use crate::intake::Trigger;
+use crate::settings::Redis;
 use crate::telemetry::LogLimiter;
 
 /// Messages handled before other tasks have their turn: about a tenth of a millisecond of parsing.

@@ -27,8 +27,8 @@ use tokio_rustls::rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
 
-use super::connection::Fault;
-use crate::config::settings::RedisTls;
+use super::fault::Fault;
+use crate::settings::RedisTls;
 use explain::{explain, is_authority};
 
 mod explain;

@@ -15,10 +15,10 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::interest::ShardSet;
-use super::pending::Outcome;
-use super::{Phase, Router, State, overloaded, queue_unavailable, shutting_down, wait};
+use super::pending::Counts;
+use super::{Phase, Router, State, in_time, overloaded, queue_unavailable, shutting_down};
 use crate::intake::trigger::{Target, Trigger};
-use crate::refusal::{Code, Refusal};
+use crate::refusal::Refusal;
 
 /// A trigger the shards have taken.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct Dispatched {
     id: NotificationId,
     occurred_at: String,
     target: Target,
-    outcome: oneshot::Receiver<Outcome>,
+    counts: oneshot::Receiver<Counts>,
     router: Router,
 }
 
@@ -52,10 +52,10 @@ impl Lifetimes {
     /// When an event of this time to live, in seconds, ends. With 0 it is never kept.
     fn end_of(&self, ttl: Option<u64>) -> Tick {
         if ttl == Some(0) {
-            return Tick(0);
+            return Tick::NOW_OR_NEVER;
         }
         let shortest = ttl.map(Duration::from_secs).into_iter().chain(self.longest).min();
-        shortest.map_or(Tick(u32::MAX), |shortest| self.clock.now().after(shortest))
+        shortest.map_or(Tick::NEVER, |shortest| self.clock.now().after(shortest))
     }
 }
 
@@ -68,16 +68,19 @@ pub struct Receipt {
     pub occurred_at: String,
     /// Who was meant.
     pub target: Target,
-    /// The sum over all connections.
-    pub total: DeliveryCounts,
-    /// One entry per name of the target, in its order.
-    counts: Vec<DeliveryCounts>,
+    counts: Counts,
 }
 
 impl Receipt {
+    /// The sum over all connections.
+    #[must_use]
+    pub const fn total(&self) -> DeliveryCounts {
+        self.counts.total
+    }
+
     /// Each user or channel that was named, with what became of its part.
     pub fn of_each(&self) -> impl Iterator<Item = (&str, &DeliveryCounts)> {
-        self.target.names().iter().map(|name| &**name).zip(&self.counts)
+        self.target.names().iter().map(|name| &**name).zip(&self.counts.targets)
     }
 }
 
@@ -88,18 +91,13 @@ impl Dispatched {
     ///
     /// A shard did not report in time, or nobody is there and the disk takes nothing.
     pub async fn receipt(self) -> Result<Receipt, Refusal> {
-        match wait(self.outcome).await? {
-            Outcome::Counts { total, .. }
-                if total.refused > 0 && total.delivered == 0 && total.queued == 0 =>
-            {
-                Err(queue_unavailable(self.router.disk()))
-            }
-            Outcome::Counts { total, targets: counts } => {
-                let Self { id, occurred_at, target, .. } = self;
-                Ok(Receipt { id, occurred_at, target, total, counts })
-            }
-            Outcome::Replies(_) => Err(Refusal::new(Code::Internal, "mixed-up report")),
+        let Self { id, occurred_at, target, counts, router } = self;
+        let counts = in_time(counts).await?;
+        let total = counts.total;
+        if total.refused > 0 && total.delivered == 0 && total.queued == 0 {
+            return Err(queue_unavailable(router.disk()));
         }
+        Ok(Receipt { id, occurred_at, target, counts })
     }
 }
 
@@ -134,7 +132,7 @@ impl Router {
         let priority = trigger.event.priority;
         let has_room = |share: &ShardPart| {
             let messages = shares.iter().filter(|other| other.shard == share.shard).count();
-            state.shards.get(share.shard).is_some_and(|shard| shard.has_room(priority, messages))
+            state.shard(share.shard).has_room(priority, messages)
         };
         if !shares.iter().all(has_room) {
             state.counters.overloaded += 1;
@@ -142,19 +140,18 @@ impl Router {
         }
         let targets = trigger.target.names().len();
         let places = shares.iter().map(|share| (share.shard, share.targets.clone())).collect();
-        let (request, outcome) = state.pending.open_trigger(targets, places);
+        let (request, counts) = state.pending.open(targets, places);
         state.counters.triggers += 1;
         for share in shares {
             let delivery = Delivery { request, audience: share.recipients };
-            let Some(shard) = state.shards.get(share.shard) else { continue };
-            // There was room a moment ago, and the router is the only sender.
-            if shard.deliver(priority, delivery).is_err() {
-                return Err(overloaded());
-            }
+            let shard = state.shard(share.shard);
+            // Not a refusal: another shard may have been sent its part already.
+            let sent = shard.deliver(priority, delivery);
+            sent.expect("there was room a moment ago, and nobody else sends to a shard");
             shard.ring();
         }
         let target = trigger.target;
-        Ok(Dispatched { id, occurred_at, target, outcome, router: self.clone() })
+        Ok(Dispatched { id, occurred_at, target, counts, router: self.clone() })
     }
 }
 
@@ -171,7 +168,7 @@ impl State {
             let audience = audience.cloned().map(Arc::new);
             let expires_at = self.lifetimes.end_of(event.ttl);
             let head = Metadata { id, audience, expires_at, priority: event.priority };
-            Arc::new(Notification::encode(head, &json, self.readers()))
+            Arc::new(Notification::encode(head, &json, self.encodings()))
         };
         let encode = |channel: Option<&str>| encode_for(channel, trigger.event.audience.as_ref());
         match &trigger.target {
@@ -271,10 +268,10 @@ impl State {
         groups.resize_with(self.shards.len(), Default::default);
         for (place, user) in users {
             let hash = self.placement.hash(tenant, &user);
-            if let Some((group, targets)) = groups.get_mut(self.placement.home(hash)) {
-                group.push(Recipient { tenant: Arc::clone(tenant), user, hash });
-                targets.push(place);
-            }
+            let home = groups.get_mut(self.placement.home(hash));
+            let (group, targets) = home.expect("every user's home is one of the shards");
+            group.push(Recipient { tenant: Arc::clone(tenant), user, hash });
+            targets.push(place);
         }
         let groups = groups.into_iter().enumerate().filter(|(_, (group, _))| !group.is_empty());
         groups.map(|(shard, (group, targets))| (shard, group.into(), targets)).collect()

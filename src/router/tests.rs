@@ -14,6 +14,8 @@ use ara_shards::notification::Priority;
 use ara_shards::worker::{self, ShardSetup, Unstarted};
 use serde_json::value::RawValue;
 
+use ara_shards::protocol::Transport;
+
 use super::*;
 use crate::intake::trigger::{Event, Target, Trigger};
 use crate::listener::stream::Responder;
@@ -57,7 +59,8 @@ fn trigger(target: Target) -> Trigger {
 /// A user whose home is the given shard.
 fn user_at(router: &Router, shard: usize) -> Arc<str> {
     let names = (0..).map(|number: u32| number.to_string());
-    let mut at_home = names.filter(|name| router.home(router.hash("default", name)) == shard);
+    let mut at_home =
+        names.filter(|name| router.home(router.recipient("default".into(), name).hash) == shard);
     at_home.next().unwrap().into()
 }
 
@@ -124,7 +127,7 @@ fn a_stopping_gateway_refuses_triggers_and_clients_in_its_own_words() {
 fn an_event_source_is_told_in_a_stream_that_a_shard_has_no_room() {
     let (router, _shards) = rig(1);
     for _ in 0..CONTROL_LANE_CAPACITY {
-        let receiver = router.0.borrow_mut().ask(Some(0), &Query::Snapshot);
+        let receiver = router.0.borrow().ask(0, Query::Snapshot);
         assert!(receiver.is_ok());
     }
     assert!(refused(&router, "*/*").starts_with("HTTP/1.1 503 "));
@@ -136,25 +139,26 @@ fn an_event_source_is_told_in_a_stream_that_a_shard_has_no_room() {
 /// What an SSE client that asks with this `Accept` is answered.
 fn refused(router: &Router, accept: &str) -> String {
     let request = http::Request::builder().uri("/sse").header("accept", accept).body(()).unwrap();
-    let member = Client {
+    let client = Client {
         tenant: "default".into(),
         user: "ann".into(),
-        hash: router.hash("default", "ann"),
+        hash: router.recipient("default".into(), "ann").hash,
         roles: Box::default(),
         grants: None,
         subscribes_to: InitialSubscriptions::Everything,
         notify_settled: false,
         seen: None,
     };
-    let pass = Admission {
+    let admission = Admission {
         responder: Responder::new(&request.into_parts().0, Transport::Sse, None),
-        member,
-        greeting: Box::default(),
+        client,
+        response_head: Box::default(),
         connection_id: ara_shards::base::id::NotificationId([1; 16]),
     };
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (_stream, response) = router.admit(stream, pass, Box::default()).unwrap_err();
+    let address = listener.local_addr().unwrap();
+    let socket = Socket::new(std::net::TcpStream::connect(address).unwrap(), address);
+    let (_socket, response) = router.admit(socket, admission, Box::default()).unwrap_err();
     String::from_utf8(response).unwrap()
 }
 

@@ -19,7 +19,7 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
-use crate::config::settings::{Log, LogFormat};
+use crate::settings::{Log, LogFormat};
 use output::Output;
 
 /// The longest a process that ends waits for its last lines to be read.

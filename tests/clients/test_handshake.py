@@ -295,3 +295,17 @@ async def test_a_proxy_protocol_header_is_told_what_it_is(start_gateway, user, n
     lines = [line for line in gateway.log().splitlines() if "PROXY protocol" in line]
     # A line a second, for each of the two shards' doors.
     assert len(lines) < 20 and all("WARN" in line and "127.0.0.1" in line for line in lines), lines
+
+
+@pytest.mark.parametrize("has_api_address", [False, True], ids=["door", "api"])
+async def test_the_log_names_an_ipv4_peer_by_its_ipv4_address(start_gateway, has_api_address):
+    # A socket for both families shows it as `::ffff:127.0.0.1`: nobody writes an address so.
+    port = free_port()
+    gateway = await start_gateway(SERVER_HOST="::", API_LISTEN=f"[::]:{port}" if has_api_address else None)
+    async with RawConnection(SimpleNamespace(port=port if has_api_address else gateway.port)) as connection:
+        await connection.send(PROXY_HEADERS["version-1"])
+        assert (await connection.response())[0] == 400
+        peer = "{}:{}".format(*connection.socket.getsockname())
+    await wait_until(lambda: "PROXY protocol" in gateway.log(), what="a line in the log")
+    line = next(line for line in gateway.log().splitlines() if "PROXY protocol" in line)
+    assert f"peer={peer}" in line.replace('"', "").replace("\x1b[0m", ""), line

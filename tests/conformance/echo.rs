@@ -1,5 +1,5 @@
 //! An echo server on the gateway's own accept, handshake, frames and close rules, for the
-//! WebSocket conformance suite. Not part of the product: no token, no greeting, no heartbeats.
+//! WebSocket conformance suite. Not part of the product: no token, no `connected`, no heartbeats.
 //!
 //! `echo --port N` (0 = any) prints `listening on ADDRESS` and runs until it is killed.
 
@@ -16,11 +16,12 @@ use ara_shards::Limits;
 use ara_shards::base::clock::Clock;
 use ara_shards::base::id::NotificationId;
 use ara_shards::base::placement::Placement;
+use ara_shards::base::socket::{AsyncSocket, Socket};
 use ara_shards::link::doorbell::Doorbell;
-use ara_shards::link::message::{Adoption, Client, Control, Encoding, InitialSubscriptions};
-use ara_shards::protocol::Echo;
+use ara_shards::link::message::{Adoption, Client, Control, InitialSubscriptions};
+use ara_shards::protocol::Protocol;
 use ara_shards::worker::{self, ShardSetup};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -55,17 +56,18 @@ async fn serve(port: u16) -> std::io::Result<()> {
     let setup =
         ShardSetup { index: 0, core: None, inbox_capacity: 16, limits, clock: Clock::start() };
     let (link, shard) = worker::prepare(setup, Arc::clone(&bell))?;
-    shard.spawn(Echo, || {}, |ending| eprintln!("echo: shard ended: {ending:?}"))?;
+    shard.spawn(|| {}, |ending| eprintln!("echo: shard ended: {ending:?}"))?;
 
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let listener = accept::bind(address, 1, accept::Inherited::default())?.remove(0);
+    let listener = accept::bind(address, 1, accept::SocketOptions::default())?.remove(0);
     let listener = TcpListener::from_std(listener)?;
     writeln!(stdout(), "listening on {}", listener.local_addr()?)?;
     stdout().flush()?;
     loop {
         tokio::select! {
             accepted = listener.accept() => {
-                if let Some(adoption) = greet(accepted?.0).await
+                let (stream, peer) = accepted?;
+                if let Some(adoption) = answer_handshake(Socket::new(stream, peer)).await
                     && link.control(Control::Adopt(Box::new(adoption))).is_err()
                 {
                     eprintln!("echo: inbox full");
@@ -79,17 +81,17 @@ async fn serve(port: u16) -> std::io::Result<()> {
     }
 }
 
-async fn greet(mut stream: TcpStream) -> Option<Adoption> {
-    let head = head::read(&mut stream).await.ok()?;
-    let greeting = match handshake::upgrade(&head.parts) {
-        Ok(greeting) => greeting,
+async fn answer_handshake(mut socket: AsyncSocket) -> Option<Adoption> {
+    let head = head::read(&mut socket).await.ok()?;
+    let response_head = match handshake::upgrade(&head.parts) {
+        Ok(response_head) => response_head,
         Err(refusal) => {
-            accept::say_no(stream, refusal.response(None)).await;
+            accept::refuse(socket, refusal.response(None)).await;
             return None;
         }
     };
     let placement = Placement::new(1);
-    let member = Client {
+    let client = Client {
         tenant: "echo".into(),
         user: "anyone".into(),
         hash: placement.hash("echo", "anyone"),
@@ -100,10 +102,10 @@ async fn greet(mut stream: TcpStream) -> Option<Adoption> {
         seen: None,
     };
     Some(Adoption {
-        stream: stream.into_std().ok()?,
-        encoding: Encoding::WebSocket,
-        member,
-        greeting,
+        socket: socket.into_detached().ok()?,
+        protocol: Protocol::Echo,
+        client,
+        response_head,
         refusal: Arc::from(&b""[..]),
         leftover: head.bytes.get(head.end..).unwrap_or_default().into(),
         connection_id: NotificationId([0; 16]),

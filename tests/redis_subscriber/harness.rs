@@ -16,9 +16,9 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use ara_gateway::config::settings::{ClientCertificate, Redis, RedisTls};
 use ara_gateway::intake::Trigger;
 use ara_gateway::redis::{Options, Status, Tenants, Timing, run_with};
+use ara_gateway::settings::{ClientCertificate, Redis, RedisTls};
 use ara_gateway::supervise::spawn_unsupervised;
 use tokio::task::{JoinHandle, LocalSet};
 

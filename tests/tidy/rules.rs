@@ -9,7 +9,8 @@ use crate::rule::{Ban, Rule};
 /// The engine.
 const ENGINE: &str = "shards/src";
 /// The parts of the engine that are calculation alone.
-const PURE: &[&str] = &["shards/src/state", "shards/src/wire", "shards/src/protocol"];
+const PURE: &[&str] =
+    &["shards/src/state", "shards/src/queue", "shards/src/wire", "shards/src/protocol"];
 /// The one file with hand-made synchronisation; a loom test checks it.
 const DOORBELL: &str = "shards/src/link/doorbell.rs";
 
@@ -48,7 +49,7 @@ pub(crate) const RULES: &[Rule] = &[
         passed: &["//! **Runs on**: main. **Owns**: nothing.\n//! **Never**: waits.\nfn a() {}"],
     },
     Rule {
-        name: "the state, the wire and the protocol do no I/O",
+        name: "the state, the queue, the wire and the protocol do no I/O",
         why: "they are tested in virtual time, and a shard may not wait for a file or a socket",
         within: PURE,
         except: &[],
@@ -118,7 +119,7 @@ pub(crate) const RULES: &[Rule] = &[
         ],
     },
     Rule {
-        name: "the state, the wire and the protocol know no time but their arguments",
+        name: "the state, the queue, the wire and the protocol know no time but their arguments",
         why: "a test moves the clock; one that is read inside would make it wait",
         within: PURE,
         except: &[],
@@ -143,7 +144,7 @@ pub(crate) const RULES: &[Rule] = &[
         passed: &["use std::time::Duration; fn a(now: Duration) -> Duration { now }"],
     },
     Rule {
-        name: "the state, the wire and the protocol name nothing that moves bytes or threads",
+        name: "the state, the queue, the wire and the protocol name nothing that moves bytes or threads",
         why: "they are called by the shard; a call upward would be a circle",
         within: PURE,
         except: &[],
@@ -157,17 +158,47 @@ pub(crate) const RULES: &[Rule] = &[
                 "crate::shard",
                 "crate::worker",
             ],
-            but: &["crate::journal::Position"],
+            but: &[],
         }],
         caught: &["use crate::io::outbox::Pool;", "fn a() { super::super::worker::serve(); }"],
-        passed: &["use crate::journal::Position;", "use crate::base::id::Tick;"],
+        passed: &["use crate::base::id::Tick;"],
+    },
+    Rule {
+        name: "the queue knows neither the state nor a frame nor a disk",
+        why: "a message has one owner; whoever may call up has two, and a circle between them",
+        within: &["shards/src/queue"],
+        except: &[],
+        bans: &[Ban::Paths {
+            banned: &[
+                "crate::state",
+                "crate::outbound",
+                "crate::protocol",
+                "crate::wire",
+                "crate::store::disk",
+            ],
+            but: &[],
+        }],
+        caught: &["use crate::state::State;", "use crate::outbound::Frame;"],
+        passed: &[
+            "use crate::store::Store;",
+            "#[cfg(test)] mod tests { use crate::state::State; }",
+        ],
+    },
+    Rule {
+        name: "the store knows neither the queue nor the state",
+        why: "it keeps records; what a message means, and where it is, is its owner's business",
+        within: &["shards/src/store"],
+        except: &[],
+        bans: &[Ban::Paths { banned: &["crate::state", "crate::queue"], but: &[] }],
+        caught: &["use crate::queue::Queues;"],
+        passed: &["use crate::queued_message::QueuedMessage;"],
     },
     Rule {
         name: "the wire does not know the state",
         why: "bytes have a form before they have a meaning",
         within: &["shards/src/wire"],
         except: &[],
-        bans: &[Ban::Paths { banned: &["crate::state", "crate::store::disk"], but: &[] }],
+        bans: &[Ban::Paths { banned: &["crate::state", "crate::queue", "crate::store"], but: &[] }],
         caught: &["use crate::state::State;"],
         passed: &["use crate::base::id::Tick;"],
     },
@@ -193,7 +224,8 @@ pub(crate) const RULES: &[Rule] = &[
                     "dashmap",
                     "tokio::sync",
                 ],
-                but: &[],
+                // The way back of one reply, which a shard only carries.
+                but: &["tokio::sync::oneshot"],
             },
             Ban::Macros(&["thread_local"]),
             Ban::StaticMut,
@@ -212,6 +244,7 @@ pub(crate) const RULES: &[Rule] = &[
         passed: &[
             "use std::sync::Arc; struct A { b: Arc<str> }",
             "struct Mutex; fn a() -> Mutex { Mutex }",
+            "use tokio::sync::oneshot; struct A(oneshot::Sender<u8>);",
             "#[cfg(test)] mod tests { use std::sync::Mutex; }",
         ],
     },

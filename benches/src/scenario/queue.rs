@@ -56,7 +56,8 @@ pub(crate) fn run(args: &QueueArgs, stop: &Stop) -> Outcome<Report> {
         groups.push(Group { name: "a connected user".to_owned(), figures });
     }
     if args.measures(Part::Depth) {
-        groups.extend(depth::measure(args, &scratch, stop)?);
+        let figures = depth::measure(args, &scratch, stop)?;
+        groups.push(Group { name: "depth".to_owned(), figures });
     }
     Ok(Report {
         scenario: "queue",

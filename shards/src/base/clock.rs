@@ -22,8 +22,10 @@ impl Clock {
     #[expect(clippy::disallowed_methods, reason = "the one reader of the clocks")]
     pub fn start() -> Self {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let epoch_unix_ms = u64::try_from(since_1970.unwrap_or_default().as_millis());
-        Self { epoch: Instant::now(), epoch_unix_ms: epoch_unix_ms.unwrap_or_default() }
+        // A machine whose calendar is not set yet may stand before 1970.
+        let epoch_unix_ms = u64::try_from(since_1970.unwrap_or_default().as_millis())
+            .expect("a calendar ends before 600 million years");
+        Self { epoch: Instant::now(), epoch_unix_ms }
     }
 
     /// The time.
@@ -32,7 +34,7 @@ impl Clock {
     pub fn now(&self) -> Tick {
         let elapsed = Instant::now().saturating_duration_since(self.epoch).as_millis();
         let ticks = elapsed / u128::from(Tick::MILLISECONDS);
-        Tick(u32::try_from(ticks).unwrap_or(u32::MAX))
+        Tick(u32::try_from(ticks).expect("a process runs for less than 13 years"))
     }
 
     /// The moment a tick begins.
@@ -41,18 +43,22 @@ impl Clock {
         self.epoch + Duration::from_millis(tick.as_millis())
     }
 
-    /// A tick as milliseconds since 1970; the last tick, which never comes, as the last of those.
+    /// A tick as milliseconds since 1970; [`Tick::NEVER`] as the last of those.
     #[must_use]
     pub fn unix_ms_of(&self, tick: Tick) -> u64 {
-        let is_never = tick == Tick(u32::MAX);
-        if is_never { u64::MAX } else { self.epoch_unix_ms.saturating_add(tick.as_millis()) }
+        if tick == Tick::NEVER {
+            u64::MAX
+        } else {
+            self.epoch_unix_ms.saturating_add(tick.as_millis())
+        }
     }
 
-    /// The other way; a time before tick 0 is tick 0.
+    /// The other way; a time before the clock began is [`Tick::START`].
     #[must_use]
     pub fn tick_of(&self, unix_ms: u64) -> Tick {
         let ticks = unix_ms.saturating_sub(self.epoch_unix_ms).div_ceil(Tick::MILLISECONDS);
-        Tick(u32::try_from(ticks).unwrap_or(u32::MAX))
+        // Later than this run can last is never.
+        u32::try_from(ticks).map_or(Tick::NEVER, Tick)
     }
 }
 
@@ -66,7 +72,7 @@ mod tests {
         let second = Clock { epoch_unix_ms: 1_700_000_060_000, ..Clock::start() };
         let due = first.unix_ms_of(Tick(900));
         assert_eq!(second.tick_of(due), Tick(300));
-        assert_eq!(second.tick_of(first.unix_ms_of(Tick(5))), Tick(0));
-        assert_eq!(second.tick_of(first.unix_ms_of(Tick(u32::MAX))), Tick(u32::MAX));
+        assert_eq!(second.tick_of(first.unix_ms_of(Tick(5))), Tick::START);
+        assert_eq!(second.tick_of(first.unix_ms_of(Tick::NEVER)), Tick::NEVER);
     }
 }

@@ -3,6 +3,7 @@
 //! **Runs on**: any thread (plain values). **Owns**: nothing. **Never**: allocates.
 
 use std::fmt;
+use std::num::NonZero;
 
 /// A connection's place in its shard's tables. Meaningless on any other shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,6 +22,16 @@ impl ConnectionKey {
     }
 }
 
+/// A user's place in its shard's directory. Meaningless on any other shard, and once the user has
+/// been forgotten there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct UserSlot(pub(crate) u32);
+
+/// The name a store has given to the record of one message. What the number means is the store's
+/// business; it is never 0, so that an `Option` of it takes no more room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RecordKey(pub(crate) NonZero<u64>);
+
 /// One trigger or query that awaits its shards' reports, numbered by the router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
@@ -37,12 +48,11 @@ impl fmt::Display for NotificationId {
         // 8-4-4-4-12 digits: where each byte's two digits stand.
         const PLACES: [u8; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
         for (byte, place) in self.0.into_iter().zip(PLACES) {
-            if let Some([high, low]) = text.get_mut(usize::from(place)..usize::from(place) + 2) {
-                *high = digit(byte >> 4);
-                *low = digit(byte & 15);
-            }
+            let digits = text.get_mut(usize::from(place)..).and_then(<[u8]>::first_chunk_mut);
+            *digits.expect("every place is at least two before the end") =
+                [digit(byte >> 4), digit(byte & 15)];
         }
-        formatter.write_str(std::str::from_utf8(&text).unwrap_or_default())
+        formatter.write_str(std::str::from_utf8(&text).expect("digits and hyphens are text"))
     }
 }
 
@@ -63,6 +73,16 @@ pub struct Tick(pub u32);
 impl Tick {
     /// Length of one tick.
     pub const MILLISECONDS: u64 = 100;
+    /// The moment the clock began.
+    pub const START: Self = Self(0);
+    /// A moment that never comes: the end of what has none.
+    pub const NEVER: Self = Self(u32::MAX);
+    /// As a notification's end: it is sent at once or not at all, and no queue takes it. Every end
+    /// that lies ahead is later.
+    pub const NOW_OR_NEVER: Self = Self::START;
+    /// As the end of a notification an earlier run has queued: over before this run began. Not the
+    /// same as [`Self::NOW_OR_NEVER`], which was never queued.
+    pub const OVER_BEFORE_START: Self = Self(1);
 
     /// This moment and `duration` later, rounded up to a whole tick, saturating.
     #[must_use]

@@ -4,6 +4,10 @@
 
 use std::time::Duration;
 
+/// The most shards a gateway can have: as many as a large machine has cores, and still only four words
+/// in each set of shards.
+pub const SHARDS_MAX: usize = 256;
+
 /// The bounds a shard works within. Built by the gateway from its configuration.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -33,7 +37,7 @@ pub struct QueueLimits {
     pub per_user_max: usize,
     /// How long a message waits at most, whatever its own time to live.
     pub ttl: Duration,
-    /// How long a dead message is kept to be looked at. Zero = until it is cleared or makes room.
+    /// How long a dead letter is kept to be looked at. Zero = until it is cleared or makes room.
     pub dead_letter_ttl: Duration,
 }
 
@@ -137,7 +141,7 @@ pub const STALL: Duration = Duration::from_secs(1);
 
 /// Messages that expire, are cleared, or are looked at because a client has seen them, in one turn:
 /// a few hundred microseconds. The rest follows in the next turns.
-pub const LETTERS_PER_TURN: usize = 1024;
+pub const MESSAGES_PER_TURN: usize = 1024;
 
 /// The most messages of one user that wait without an index: they are looked through. More than the
 /// default of `queue.max_size_per_user`. Tests cross it all the time.

@@ -1,12 +1,17 @@
-//! What every part of the engine names: identities, time, bounds, counters, placement.
+//! What every part of the engine names: identities, time, bounds, counters, placement, sockets.
 //!
-//! **Runs on**: any thread (plain values). **Owns**: nothing. **Never**: knows a part above it.
+//! **Runs on**: any thread (plain values). **Owns**: nothing but a socket its descriptor. **Never**: knows a part above it.
 
 pub mod clock;
 pub mod counters;
+pub mod disk_health;
 pub mod id;
 pub mod limits;
 pub mod pin;
 pub mod placement;
+pub mod socket;
+pub mod timer;
+pub mod transport;
 
+pub(crate) mod side_table;
 pub(crate) mod table;

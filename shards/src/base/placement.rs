@@ -22,7 +22,7 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// A placement over `shards` shards (at least 1 is assumed) with seeds of its own.
+    /// A placement over `shards` shards, at least one, with seeds of its own.
     #[must_use]
     pub fn new(shards: usize) -> Self {
         Self::with_seeds(shards, Self::random_seeds())
@@ -31,7 +31,8 @@ impl Placement {
     /// A placement with the seeds of an earlier one.
     #[must_use]
     pub fn with_seeds(shards: usize, [a, b, c, d]: [u64; 4]) -> Self {
-        Self { hasher: RandomState::with_seeds(a, b, c, d), shards: shards.max(1) as u64 }
+        assert!(shards > 0, "a gateway has at least one shard");
+        Self { hasher: RandomState::with_seeds(a, b, c, d), shards: shards as u64 }
     }
 
     /// Seeds nobody can guess: what a randomly keyed hasher of the system's makes of four numbers.
@@ -51,7 +52,7 @@ impl Placement {
     #[must_use]
     pub fn home(&self, hash: UserHash) -> usize {
         let scaled = (u128::from(hash.0) * u128::from(self.shards)) >> 64;
-        usize::try_from(scaled).unwrap_or(0)
+        usize::try_from(scaled).expect("it is less than the number of shards")
     }
 }
 

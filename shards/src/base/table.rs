@@ -56,6 +56,7 @@ impl<T> Table<T> {
     }
 
     /// Whether there is none.
+    #[cfg(test)]
     pub(crate) const fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -171,9 +172,9 @@ impl<T> Piece<T> {
     }
 }
 
-/// A place as it is given out: there are far fewer than 2³².
+/// A place as it is given out.
 fn narrow(place: usize) -> u32 {
-    u32::try_from(place).unwrap_or(NONE)
+    u32::try_from(place).expect("a shard's memory ends long before 2³² entries")
 }
 
 #[cfg(test)]

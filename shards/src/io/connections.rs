@@ -8,11 +8,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::Shutdown;
 use std::rc::Rc;
 
-use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Poll, Token};
 use slab::Slab;
 
 mod receive;
@@ -20,11 +18,13 @@ mod receive;
 use super::outbox::{Outbox, Pool, Written};
 use crate::base::id::{ConnectionKey, Tick};
 use crate::base::limits::{FAN_OUT_FLUSHES_PER_TURN, POLLER_EVENTS};
-use crate::link::message::{Encoding, Transport};
-use crate::outbound::{Frame, Unsent};
-use crate::state::{CloseReason, Outgoing, Urgency};
-use crate::wire::sse;
-use crate::wire::websocket::{self, Unfinished};
+use crate::base::socket::{PolledSocket, Socket};
+use crate::encoding::Encoding;
+use crate::outbound::{EventFrames, Frame, Unsent};
+use crate::protocol::{Event, Protocol};
+use crate::state::{Outgoing, Urgency};
+use crate::wire::close::CloseReason;
+use crate::wire::websocket::Unfinished;
 
 pub(crate) use receive::Received;
 
@@ -34,8 +34,9 @@ pub(crate) const BELL: Token = Token(usize::MAX);
 /// One client socket.
 #[derive(Debug)]
 struct Connection {
-    stream: TcpStream,
-    encoding: Encoding,
+    /// The socket, and the address of the client.
+    socket: PolledSocket,
+    protocol: Protocol,
     phase: Phase,
     flags: Flags,
     outbox: Outbox,
@@ -45,6 +46,10 @@ struct Connection {
     /// When its newest timer fires, in running time; older ones are stale.
     timer_at: Tick,
 }
+
+// A million connections: every eight bytes here are eight megabytes. (A debug build's sockets also
+// note which poller they are registered with.)
+const _: () = assert!(cfg!(debug_assertions) || size_of::<Connection>() <= 72);
 
 /// Where a connection is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,8 +85,8 @@ struct Flags {
 /// What a connection leaves behind.
 #[derive(Debug)]
 pub(crate) struct Removed {
-    /// The transport under which it is still counted as admitted.
-    pub(crate) counted: Option<Transport>,
+    /// The protocol under which it is still counted as admitted.
+    pub(crate) counted: Option<Protocol>,
     /// Notifications it had not written.
     pub(crate) unsent: Vec<Unsent>,
 }
@@ -93,6 +98,7 @@ pub(crate) struct Connections {
     events: Events,
     slots: Slab<Connection>,
     pool: Pool,
+    event_frames: EventFrames,
     outbox_bytes_max: usize,
     readable: VecDeque<ConnectionKey>,
     prompt: VecDeque<ConnectionKey>,
@@ -116,6 +122,7 @@ impl Connections {
             events: Events::with_capacity(POLLER_EVENTS),
             slots: Slab::new(),
             pool: Pool::default(),
+            event_frames: EventFrames::default(),
             outbox_bytes_max,
             readable: VecDeque::new(),
             prompt: VecDeque::new(),
@@ -157,17 +164,15 @@ impl Connections {
     /// Registers a socket. On failure the socket is closed.
     pub(crate) fn adopt(
         &mut self,
-        stream: std::net::TcpStream,
-        encoding: Encoding,
+        socket: Socket,
+        protocol: Protocol,
     ) -> io::Result<ConnectionKey> {
-        let mut stream = TcpStream::from_std(stream);
         let entry = self.slots.vacant_entry();
         let key = ConnectionKey::from_index(entry.key()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut stream, Token(entry.key()), interest)?;
+        let socket = socket.register(self.poll.registry(), Token(entry.key()))?;
         entry.insert(Connection {
-            stream,
-            encoding,
+            socket,
+            protocol,
             phase: Phase::Open,
             flags: Flags::default(),
             outbox: Outbox::default(),
@@ -178,8 +183,8 @@ impl Connections {
         Ok(key)
     }
 
-    pub(crate) fn transport(&self, key: ConnectionKey) -> Option<Transport> {
-        self.slots.get(key.index()).map(|connection| connection.encoding.transport())
+    pub(crate) fn protocol(&self, key: ConnectionKey) -> Option<Protocol> {
+        self.slots.get(key.index()).map(|connection| connection.protocol)
     }
 
     /// Whether the connection is in use (not closing).
@@ -199,7 +204,7 @@ impl Connections {
         if connection.outbox.is_empty() {
             connection.moved_at = self.now;
         }
-        self.pool.push(&mut connection.outbox, frame, connection.encoding);
+        self.pool.push(&mut connection.outbox, frame, connection.protocol.encoding());
         self.touch(key, urgency);
     }
 
@@ -241,7 +246,7 @@ impl Connections {
         // The timer of its open life must not cut its farewell short.
         connection.timer_at = Tick(u32::MAX);
         if !flush {
-            self.pool.discard(&mut connection.outbox, connection.encoding, &mut unsent);
+            self.pool.discard(&mut connection.outbox, connection.protocol.encoding(), &mut unsent);
         }
         self.unfinished_bytes -= connection.unfinished.take().map_or(0, |rest| rest.bytes());
         self.closing.push(key);
@@ -275,8 +280,8 @@ impl Connections {
             return;
         }
         let before = connection.outbox.bytes();
-        let Connection { outbox, encoding, stream, .. } = connection;
-        match self.pool.write(outbox, *encoding, stream) {
+        let Connection { outbox, protocol, socket, .. } = connection;
+        match self.pool.write(outbox, protocol.encoding(), socket) {
             Ok(Written::All) => {
                 connection.moved_at = self.now;
                 if connection.flags.watched {
@@ -286,7 +291,7 @@ impl Connections {
                 if connection.phase == Phase::Flushing {
                     connection.phase = Phase::Parting;
                     // Its failure means the client has gone first.
-                    let _gone = connection.stream.shutdown(Shutdown::Write);
+                    let _gone = connection.socket.shutdown_write();
                     if connection.flags.ended {
                         self.broken.push(key);
                     }
@@ -336,10 +341,10 @@ impl Connections {
     }
 
     /// Gives the place in the admission count back before the socket is closed.
-    pub(crate) fn release(&mut self, key: ConnectionKey) -> Option<Transport> {
+    pub(crate) fn release(&mut self, key: ConnectionKey) -> Option<Protocol> {
         let connection = self.slots.get_mut(key.index())?;
         connection.flags.released = true;
-        Some(connection.encoding.transport())
+        Some(connection.protocol)
     }
 
     /// Closes the socket and frees the key. `None` if it was free.
@@ -349,8 +354,8 @@ impl Connections {
         self.pool.clear(&mut connection.outbox, &mut unsent);
         self.unfinished_bytes -= connection.unfinished.take().map_or(0, |rest| rest.bytes());
         // The kernel forgets a closed socket by itself; an error here has no consequence.
-        let _closed = self.poll.registry().deregister(&mut connection.stream);
-        let counted = (!connection.flags.released).then_some(connection.encoding.transport());
+        let _closed = connection.socket.deregister(self.poll.registry());
+        let counted = (!connection.flags.released).then_some(connection.protocol);
         Some(Removed { counted, unsent })
     }
 
@@ -366,12 +371,19 @@ impl Connections {
 }
 
 impl Outgoing for Connections {
+    fn tell(&mut self, to: ConnectionKey, event: &Event<'_>) -> bool {
+        let Some(connection) = self.slots.get(to.index()) else { return false };
+        let protocol = connection.protocol;
+        let frame = self.event_frames.frame(protocol, event);
+        frame.is_none_or(|frame| self.offer(to, &frame, Urgency::Prompt))
+    }
+
     fn offer(&mut self, to: ConnectionKey, frame: &Rc<Frame>, urgency: Urgency) -> bool {
         let Some(connection) = self.slots.get_mut(to.index()) else { return false };
         if connection.phase != Phase::Open {
             return false;
         }
-        let length = frame.bytes(connection.encoding).len();
+        let length = frame.bytes(connection.protocol.encoding()).len();
         let bytes_max = self.outbox_bytes_max;
         let fits = |outbox: &Outbox| outbox.is_empty() || outbox.bytes() + length <= bytes_max;
         if !fits(&connection.outbox) {
@@ -395,6 +407,10 @@ impl Outgoing for Connections {
         true
     }
 
+    fn encoding(&self, key: ConnectionKey) -> Option<Encoding> {
+        self.protocol(key).map(Protocol::encoding)
+    }
+
     fn backlog_bytes(&self, key: ConnectionKey) -> Option<usize> {
         let connection = self.slots.get(key.index())?;
         (connection.phase == Phase::Open).then(|| connection.outbox.bytes())
@@ -407,15 +423,8 @@ impl Outgoing for Connections {
     }
 
     fn close(&mut self, key: ConnectionKey, reason: CloseReason) -> Vec<Unsent> {
-        let encoding = self.slots.get(key.index()).map(|connection| connection.encoding);
-        let last = match encoding {
-            Some(Encoding::WebSocket) => {
-                Some(websocket::close_frame(Some(reason.code), reason.reason))
-            }
-            // So that the reader can tell an end from a broken connection.
-            Some(Encoding::ChunkedEvents) => Some(sse::LAST_CHUNK.into()),
-            Some(Encoding::PlainEvents) | None => None,
-        };
+        let connection = self.slots.get(key.index());
+        let last = connection.and_then(|connection| connection.protocol.close(reason));
         self.finish(key, last, reason.flush)
     }
 }

@@ -10,7 +10,7 @@ use std::io::{self, IoSlice, Write};
 use std::rc::Rc;
 
 use crate::base::limits::FRAMES_PER_WRITE;
-use crate::link::message::Encoding;
+use crate::encoding::Encoding;
 use crate::notification::Priority;
 use crate::outbound::{Frame, Unsent};
 
@@ -267,7 +267,8 @@ mod tests {
 
     use super::*;
     use crate::base::id::{NotificationId, Tick};
-    use crate::notification::{Metadata, Notification, Readers};
+    use crate::encoding::Encodings;
+    use crate::notification::{Metadata, Notification};
     use proptest::prelude::*;
 
     /// A socket that takes a scripted number of bytes at each call, then is full.
@@ -296,9 +297,8 @@ mod tests {
 
     fn notification(priority: Priority, mark: u8) -> Rc<Frame> {
         let id = NotificationId([mark; 16]);
-        let readers = Readers { websocket: true, sse: false };
         let head = Metadata { id, audience: None, expires_at: Tick(0), priority };
-        let encoded = Notification::encode(head, &[mark], readers);
+        let encoded = Notification::encode(head, &[mark], Encodings::ALL);
         Rc::new(Frame::Notification(Arc::new(encoded)))
     }
 
@@ -319,7 +319,7 @@ mod tests {
                     Some(priority) => notification(priority, mark),
                     None => Frame::raw(Box::new([0x81, 1, mark])),
                 };
-                pool.push(&mut outbox, &frame, Encoding::WebSocket);
+                pool.push(&mut outbox, &frame, Encoding::AraText);
                 let held = |(other, _): &(Option<Priority>, u8)| {
                     priority.is_none() || other.is_none_or(|other| Some(other) >= priority)
                 };
@@ -328,11 +328,11 @@ mod tests {
                 expected.insert(behind.max(first), (priority, mark));
                 if begun && index == 0 {
                     let mut socket = Script { takes: vec![1], got: Vec::new() };
-                    pool.write(&mut outbox, Encoding::WebSocket, &mut socket).unwrap();
+                    pool.write(&mut outbox, Encoding::AraText, &mut socket).unwrap();
                 }
             }
             let mut socket = Script { takes: vec![usize::MAX; 200], got: Vec::new() };
-            pool.write(&mut outbox, Encoding::WebSocket, &mut socket).unwrap();
+            pool.write(&mut outbox, Encoding::AraText, &mut socket).unwrap();
             let skip = usize::from(begun);
             let bytes: Vec<u8> = std::iter::repeat_n(0x81, skip).chain(socket.got).collect();
             let marks: Vec<u8> = bytes.chunks(3).map(|frame| frame[2]).collect();
@@ -355,12 +355,12 @@ mod tests {
             for (index, length) in frames.iter().enumerate() {
                 let bytes = vec![u8::try_from(index % 251).unwrap(); *length];
                 expected.extend_from_slice(&bytes);
-                pool.push(&mut outbox, &Frame::raw(bytes.into()), Encoding::WebSocket);
+                pool.push(&mut outbox, &Frame::raw(bytes.into()), Encoding::AraText);
             }
             let mut got = Vec::new();
             for takes in rounds.into_iter().chain([vec![usize::MAX; 10_000]]) {
                 let mut socket = Script { takes, got: Vec::new() };
-                pool.write(&mut outbox, Encoding::WebSocket, &mut socket).unwrap();
+                pool.write(&mut outbox, Encoding::AraText, &mut socket).unwrap();
                 got.extend(socket.got);
                 prop_assert_eq!(pool.bytes, expected.len() - got.len());
                 prop_assert_eq!(outbox.bytes(), pool.bytes);
@@ -376,14 +376,14 @@ mod tests {
             let mut outbox = Outbox::default();
             for fill in [1_u8, 2, 3] {
                 let frame = Frame::raw(vec![fill; first].into());
-                pool.push(&mut outbox, &frame, Encoding::WebSocket);
+                pool.push(&mut outbox, &frame, Encoding::AraText);
             }
             let takes = if cut == 0 { vec![] } else { vec![cut] };
             let mut socket = Script { takes, got: Vec::new() };
-            pool.write(&mut outbox, Encoding::WebSocket, &mut socket).unwrap();
-            pool.discard(&mut outbox, Encoding::WebSocket, &mut Vec::new());
+            pool.write(&mut outbox, Encoding::AraText, &mut socket).unwrap();
+            pool.discard(&mut outbox, Encoding::AraText, &mut Vec::new());
             let mut rest = Script { takes: vec![usize::MAX; 10], got: Vec::new() };
-            pool.write(&mut outbox, Encoding::WebSocket, &mut rest).unwrap();
+            pool.write(&mut outbox, Encoding::AraText, &mut rest).unwrap();
             prop_assert_eq!(pool.bytes, 0);
             let total = socket.got.len() + rest.got.len();
             prop_assert_eq!(total % first, 0, "a whole number of frames reached the client");

@@ -3,7 +3,7 @@
 //! **Runs on**: its worker's thread. **Owns**: when the last turn was and when the next is due.
 //! **Never**: reads a clock; blames a client for a turn that came late.
 
-use super::{Flow, Shard};
+use super::{NextTurn, Shard};
 use crate::base::id::{ConnectionKey, Tick};
 use crate::base::limits::STALL;
 
@@ -21,13 +21,13 @@ impl Schedule {
         Self { served_at: now, due: None }
     }
 
-    /// A turn has ended like this.
-    pub(super) fn plan(&mut self, flow: Flow, now: Tick) {
-        (self.served_at, self.due) = match flow {
-            Flow::Idle(next) => (now, next),
-            Flow::Again | Flow::Stop => (now, Some(now)),
-            // Nobody is heard meanwhile: that time may be lost too.
-            Flow::Held => (self.served_at, self.due.or(Some(now))),
+    /// A turn has ended, and this is when the next one is.
+    pub(super) fn plan(&mut self, next: NextTurn, now: Tick) {
+        (self.served_at, self.due) = match next {
+            NextTurn::OnWake(timer) => (now, timer),
+            NextTurn::AtOnce | NextTurn::Never => (now, Some(now)),
+            // Nothing is read meanwhile: that time may be lost too.
+            NextTurn::WhenReportsFit => (self.served_at, self.due.or(Some(now))),
         };
     }
 

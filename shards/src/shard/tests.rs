@@ -17,16 +17,16 @@ use super::*;
 use crate::base::id::{NotificationId, RequestId, Tick};
 use crate::base::limits::{AckLimits, REPORT_LANE_CAPACITY};
 use crate::base::placement::UserHash;
+use crate::base::socket::Socket;
+use crate::encoding::Encodings;
 use crate::link::doorbell::Doorbell;
 use crate::link::inbox::{self, ShardLink};
-use crate::link::message::{
-    Client, Delivery, Encoding, InitialSubscriptions, Recipient, Recipients,
-};
-use crate::notification::{Metadata, Notification, Priority, Readers};
-use crate::protocol::Ara;
+use crate::link::message::{Client, Delivery, Drain, InitialSubscriptions, Recipient, Recipients};
+use crate::notification::{Metadata, Notification, Priority};
+use crate::protocol::{Protocol, Transport};
 
 const START: Tick = Tick(1_000);
-const GREETING: &[u8] = b"GREETING\n";
+const RESPONSE_HEAD: &[u8] = b"RESPONSE_HEAD\n";
 
 /// A shard whose turns the test takes.
 struct Bench {
@@ -52,15 +52,15 @@ impl Bench {
             let flow = self.turn();
             self.reports.extend(std::iter::from_fn(|| self.link.next_report()));
             match flow {
-                Flow::Idle(next) => return next,
-                Flow::Again | Flow::Held => {}
-                Flow::Stop => panic!("nobody said stop"),
+                NextTurn::OnWake(next) => return next,
+                NextTurn::AtOnce | NextTurn::WhenReportsFit => {}
+                NextTurn::Never => panic!("nobody said stop"),
             }
         }
     }
 
-    fn turn(&mut self) -> Flow {
-        self.shard.turn(&mut Ara, self.now).unwrap()
+    fn turn(&mut self) -> NextTurn {
+        self.shard.turn(self.now).unwrap()
     }
 
     /// Moves the clock to `until`, waking when the shard asks to be woken.
@@ -73,21 +73,21 @@ impl Bench {
         self.settle();
     }
 
-    fn adopt(&mut self, encoding: Encoding, leftover: &[u8]) -> (TcpStream, TcpStream) {
+    fn adopt(&mut self, protocol: Protocol, leftover: &[u8]) -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let (stream, _) = listener.accept().unwrap();
+        let (stream, peer) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
         let twin = stream.try_clone().unwrap();
-        let subscribes_to = match encoding.transport() {
+        let subscribes_to = match protocol.transport() {
             Transport::WebSocket => InitialSubscriptions::Nothing,
             Transport::Sse => InitialSubscriptions::Everything,
         };
         let adoption = Adoption {
-            stream,
-            encoding,
-            member: Client {
+            socket: Socket::new(stream, peer),
+            protocol,
+            client: Client {
                 tenant: "acme".into(),
                 user: "ann".into(),
                 hash: UserHash(1),
@@ -97,7 +97,7 @@ impl Bench {
                 notify_settled: false,
                 seen: None,
             },
-            greeting: GREETING.into(),
+            response_head: RESPONSE_HEAD.into(),
             refusal: Arc::from(&b"NO"[..]),
             leftover: leftover.into(),
             connection_id: NotificationId([1; 16]),
@@ -106,20 +106,19 @@ impl Bench {
         (client, twin)
     }
 
-    /// A client that has read its greeting and `connected`.
+    /// A client that has read its response head and `connected`.
     fn join(&mut self) -> TcpStream {
-        let (mut client, _) = self.adopt(Encoding::WebSocket, b"");
+        let (mut client, _) = self.adopt(Protocol::AraWebSocket, b"");
         self.settle();
         assert!(read(&mut client, b"\"}").ends_with(b"\"user_id\":\"ann\"}"));
         client
     }
 
     fn deliver(&mut self, json: &[u8]) {
-        let readers = Readers { websocket: true, sse: true };
         let id = NotificationId([2; 16]);
         let (audience, priority) = (None, Priority::Normal);
         let head = Metadata { id, audience, expires_at: Tick(u32::MAX), priority };
-        let notification = Notification::encode(head, json, readers);
+        let notification = Notification::encode(head, json, Encodings::ALL);
         let user = Recipient { tenant: "acme".into(), user: "ann".into(), hash: UserHash(1) };
         let notification = Arc::new(notification);
         let audience = Recipients::Users { notification, users: [user].into() };
@@ -318,7 +317,7 @@ fn while_the_router_holds_the_shard_nobody_falls_silent() {
     while bench.shard.inbox.report(Report::Drained).is_ok() {}
     bench.shard.state.push_report(Report::Drained);
     for _ in 0..100 {
-        assert_eq!(bench.turn(), Flow::Held);
+        assert_eq!(bench.turn(), NextTurn::WhenReportsFit);
         bench.now = Tick(bench.now.0 + 1);
     }
     bench.reports.extend(std::iter::from_fn(|| bench.link.next_report()));
@@ -363,7 +362,7 @@ fn a_pause_does_not_use_up_the_time_of_a_closing_client() {
 fn what_an_sse_client_sends_is_not_read_as_frames() {
     let mut bench = Bench::new(timed(0, 0));
     let subscribe = masked(0x81, br#"{"type":"Subscribe","payload":{"channels":["a"]}}"#);
-    let (mut client, _) = bench.adopt(Encoding::ChunkedEvents, &subscribe);
+    let (mut client, _) = bench.adopt(Protocol::AraSseChunked, &subscribe);
     bench.settle();
     client.write_all(&subscribe).unwrap();
     client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
@@ -392,7 +391,7 @@ fn a_fragment_is_a_frame_from_the_client() {
 #[test]
 fn a_drain_ends_with_the_last_client_even_if_its_socket_breaks() {
     let mut bench = Bench::new(timed(0, 0));
-    let (_client, twin) = bench.adopt(Encoding::WebSocket, b"");
+    let (_client, twin) = bench.adopt(Protocol::AraWebSocket, b"");
     bench.settle();
     // Writing fails from now on, as after a reset that the poller has not told yet.
     twin.shutdown(std::net::Shutdown::Write).unwrap();
@@ -418,7 +417,7 @@ fn a_drain_ends_with_the_last_client_even_if_its_socket_breaks() {
 fn a_broken_socket_does_not_take_its_successor_along() {
     let limits = Limits { outbox_bytes_per_connection_max: 1_000, ..timed(0, 0) };
     let mut bench = Bench::new(limits);
-    let (client, twin) = bench.adopt(Encoding::WebSocket, b"");
+    let (client, twin) = bench.adopt(Protocol::AraWebSocket, b"");
     bench.settle();
     // All in one turn: a write fails, the client is seen gone, and the report lane is full.
     twin.shutdown(std::net::Shutdown::Write).unwrap();
@@ -429,7 +428,7 @@ fn a_broken_socket_does_not_take_its_successor_along() {
     for _ in 0..REPORT_LANE_CAPACITY {
         assert!(bench.shard.inbox.report(Report::Drained).is_ok());
     }
-    assert_eq!(bench.turn(), Flow::Held);
+    assert_eq!(bench.turn(), NextTurn::WhenReportsFit);
     bench.reports.extend(std::iter::from_fn(|| bench.link.next_report()));
 
     let mut successor = bench.join();

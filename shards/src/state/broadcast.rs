@@ -25,10 +25,7 @@ impl State {
         out: &mut impl Outgoing,
     ) -> u32 {
         self.now = now;
-        self.sequence += 1;
-        if let Some(head) = delivery.audience.head().filter(|_| self.keeps_messages()) {
-            self.recent.push(head, self.sequence);
-        }
+        self.queues.number_delivery(delivery.audience.head());
         let mut parts = Vec::new();
         let mut refused = std::mem::take(&mut self.refused);
         let mut fan = Broadcast {
@@ -64,11 +61,7 @@ impl State {
         self.counters.frames_failed += u64::from(total.failed);
         let parts = parts.into_boxed_slice();
         let report = Report::Delivered { request: delivery.request, total, parts };
-        match &mut self.store {
-            // "Queued" is said when it holds.
-            Some(store) if total.queued + total.refused > 0 => store.hold(report),
-            _ => self.push_report(report),
-        }
+        self.report_delivery(report, total.queued + total.refused > 0);
         for key in refused.drain(..) {
             if self.directory.session(key).is_some() {
                 self.close_slow_consumer(key, out);
@@ -88,7 +81,7 @@ impl State {
         out: &mut impl Outgoing,
     ) -> Vec<DeliveryCounts> {
         let mut parts = Vec::with_capacity(users.len());
-        let sequence = self.sequence;
+        let sequence = self.queues.sequence();
         let frame = Rc::new(Frame::Personal(Arc::clone(notification), sequence));
         for user in users {
             let mut counts = DeliveryCounts::default();
@@ -103,7 +96,7 @@ impl State {
                 };
                 counts = fan.offer_all(keys, &frame, urgency_for(users.len()));
             }
-            parts.push(self.post(user, notification, sequence, counts));
+            parts.push(self.queue_or_track(user, notification, sequence, counts));
         }
         parts
     }
@@ -114,18 +107,22 @@ impl State {
         users: &[Recipient],
     ) -> DeliveryCounts {
         let mut total = DeliveryCounts::default();
+        let sequence = self.queues.sequence();
         for user in users {
             if self.directory.connections(&user.tenant, &user.user, user.hash).is_empty() {
-                total.add(self.post(user, notification, self.sequence, DeliveryCounts::default()));
+                let offered = DeliveryCounts::default();
+                total.add(self.queue_or_track(user, notification, sequence, offered));
             }
         }
         total
     }
+}
 
-    /// Whether a connection is among an audience.
+impl Directory {
+    /// Whether a connection is among an audience; `None` = everybody is.
     pub(super) fn matches_audience(&self, key: ConnectionKey, audience: Option<&Audience>) -> bool {
-        let Some(session) = self.directory.session(key) else { return false };
-        audience.is_none_or(|audience| matches_audience(&self.directory, session, audience))
+        let Some(session) = self.session(key) else { return false };
+        audience.is_none_or(|audience| matches_audience(self, session, audience))
     }
 }
 
@@ -229,8 +226,8 @@ impl<O: Outgoing> Broadcast<'_, O> {
                 .audience
                 .as_deref()
                 .is_none_or(|audience| matches_audience(self.directory, session, audience));
-            // No encoding for its transport: it was admitted after the trigger, so not a recipient.
-            if !matches || notification.bytes(session.transport).is_empty() {
+            // Not encoded for it: it was admitted after the trigger, so not a recipient.
+            if !matches || !notification.is_encoded_in(session.protocol.encoding()) {
                 return;
             }
         }

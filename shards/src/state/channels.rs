@@ -1,11 +1,11 @@
 //! The channels of a shard: their names, each kept once, and who is subscribed to each.
 //!
-//! **Runs on**: a shard. **Owns**: names and lists of subscribers, under numbers.
+//! **Runs on**: a shard. **Owns**: names and lists of subscribers, each in a slot.
 //! **Never**: keeps a channel without subscribers; keeps room for more than four times what it has.
 //!
 //! Most channels have one subscriber and a short name, so a channel is 32 bytes and its name, which
 //! is kept in a table of names of about its length: no allocation of its own for either. Tenants
-//! find channels by name (`Tenant::channels`), sessions by number.
+//! find channels by name (`Tenant::channels`), sessions by slot.
 
 use std::num::NonZeroU32;
 
@@ -16,7 +16,22 @@ use smallvec::SmallVec;
 use crate::base::id::ConnectionKey;
 use crate::base::table::Table;
 
-/// The channels, by number.
+/// A channel's place in its shard's table. Meaningless on any other shard, and once the channel's
+/// last subscriber has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ChannelSlot(pub(super) u32);
+
+impl ChannelSlot {
+    /// Slots are dense; a hash table wants their highest bits to differ too.
+    pub(super) const fn hash(self) -> u64 {
+        spread(self.0)
+    }
+}
+
+/// Why a slot is followed without a question.
+const SUBSCRIBED: &str = "a channel is in its slot as long as an index or a session names it";
+
+/// The channels, by slot.
 #[derive(Debug, Default)]
 pub(super) struct Channels {
     channels: Table<Channel>,
@@ -24,8 +39,8 @@ pub(super) struct Channels {
     hasher: RandomState,
 }
 
-/// Numbers of channels, found by their names.
-pub(super) type Index = HashTable<u32>;
+/// Slots of channels, found by their names.
+pub(super) type Index = HashTable<ChannelSlot>;
 
 #[derive(Debug)]
 struct Channel {
@@ -46,58 +61,60 @@ impl Channels {
     }
 
     /// The channel of this name among those of an index.
-    pub(super) fn find(&self, index: &Index, name: &str) -> Option<u32> {
+    pub(super) fn find(&self, index: &Index, name: &str) -> Option<ChannelSlot> {
         let hash = self.hash(name);
-        let is_it = |channel: &u32| {
-            let channel = self.channels.get(*channel);
-            channel.is_some_and(|c| c.hash == hash && self.names.bytes(c.name) == name.as_bytes())
+        let is_it = |channel: &ChannelSlot| {
+            let channel = self.channel(*channel);
+            channel.hash == hash && self.names.bytes(channel.name) == name.as_bytes()
         };
         index.find(spread(hash), is_it).copied()
     }
 
     /// Adds a channel, which the index has not, with its first subscriber.
-    pub(super) fn insert(&mut self, index: &mut Index, name: &str, first: ConnectionKey) -> u32 {
+    pub(super) fn insert(
+        &mut self,
+        index: &mut Index,
+        name: &str,
+        first: ConnectionKey,
+    ) -> ChannelSlot {
         let hash = self.hash(name);
         let name = self.names.insert(name);
         let mut subscribers = SmallVec::new();
         subscribers.push(first);
-        let channel = self.channels.insert(Channel { subscribers, name, hash });
-        index.insert_unique(spread(hash), channel, |other| spread(self.hash_of(*other)));
+        let channel = ChannelSlot(self.channels.insert(Channel { subscribers, name, hash }));
+        index.insert_unique(spread(hash), channel, |other| spread(self.channel(*other).hash));
         channel
     }
 
     /// Forgets a channel.
-    pub(super) fn remove(&mut self, index: &mut Index, channel: u32) {
-        let Some(removed) = self.channels.remove(channel) else { return };
-        if let Ok(entry) = index.find_entry(spread(removed.hash), |other| *other == channel) {
-            entry.remove();
-        }
+    pub(super) fn remove(&mut self, index: &mut Index, channel: ChannelSlot) {
+        let removed = self.channels.remove(channel.0).expect(SUBSCRIBED);
+        let entry = index.find_entry(spread(removed.hash), |other| *other == channel);
+        entry.expect("a channel is in its tenant's index").remove();
         self.names.remove(removed.name);
         if index.len() < index.capacity() / 4 {
-            index.shrink_to(index.len() * 2, |other| spread(self.hash_of(*other)));
+            index.shrink_to(index.len() * 2, |other| spread(self.channel(*other).hash));
         }
     }
 
-    /// A channel's name; empty for none.
-    pub(super) fn name(&self, channel: u32) -> &str {
-        self.channels.get(channel).map_or("", |channel| self.names.get(channel.name))
+    pub(super) fn name(&self, channel: ChannelSlot) -> &str {
+        self.names.get(self.channel(channel).name)
     }
 
-    /// A channel's subscribers; none for none.
-    pub(super) fn subscribers(&self, channel: u32) -> &[ConnectionKey] {
-        self.channels.get(channel).map_or(&[], |channel| &channel.subscribers)
+    pub(super) fn subscribers(&self, channel: ChannelSlot) -> &[ConnectionKey] {
+        &self.channel(channel).subscribers
     }
 
-    /// Adds a subscriber; returns its place in the list.
-    pub(super) fn push(&mut self, channel: u32, subscriber: ConnectionKey) -> Option<u32> {
-        let subscribers = &mut self.channels.get_mut(channel)?.subscribers;
+    /// Adds a subscriber; returns its index in the list.
+    pub(super) fn push(&mut self, channel: ChannelSlot, subscriber: ConnectionKey) -> u32 {
+        let subscribers = &mut self.channel_mut(channel).subscribers;
         subscribers.push(subscriber);
-        u32::try_from(subscribers.len() - 1).ok()
+        u32::try_from(subscribers.len() - 1).expect("a key is a u32, so there are no more of them")
     }
 
-    /// Takes the subscriber at a place off the list, and returns who has that place now.
-    pub(super) fn swap_remove(&mut self, channel: u32, at: u32) -> Option<ConnectionKey> {
-        let subscribers = &mut self.channels.get_mut(channel)?.subscribers;
+    /// Takes the subscriber at an index off the list, and returns who is at that index now.
+    pub(super) fn swap_remove(&mut self, channel: ChannelSlot, at: u32) -> Option<ConnectionKey> {
+        let subscribers = &mut self.channel_mut(channel).subscribers;
         let at = at as usize;
         subscribers.swap_remove(at);
         if subscribers.spilled() && subscribers.len() < subscribers.capacity() / 4 {
@@ -112,8 +129,12 @@ impl Channels {
         self.channels.is_empty() && self.names.is_clear()
     }
 
-    fn hash_of(&self, channel: u32) -> u32 {
-        self.channels.get(channel).map_or(0, |channel| channel.hash)
+    fn channel(&self, slot: ChannelSlot) -> &Channel {
+        self.channels.get(slot.0).expect(SUBSCRIBED)
+    }
+
+    fn channel_mut(&mut self, slot: ChannelSlot) -> &mut Channel {
+        self.channels.get_mut(slot.0).expect(SUBSCRIBED)
     }
 
     fn hash(&self, name: &str) -> u32 {

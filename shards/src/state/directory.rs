@@ -1,7 +1,8 @@
 //! Who is here and who listens to what: the shard's indexes, kept consistent in one place.
 //!
 //! **Runs on**: a shard. **Owns**: sessions, users, tenants, channels. **Never**: keeps an entry
-//! that the last connection has left: an empty shard's indexes are empty.
+//! that the last connection has left, but for a user who has messages in the queue: an empty shard's
+//! indexes are empty.
 //!
 //! Membership lists are plain vectors. A session remembers its place in each list it is on, so
 //! that leaving is a swap with the last entry, whatever the list's length. Each list and index gives
@@ -15,15 +16,17 @@ use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::channels::{Channels, Index};
-use super::in_flight::UserInFlight;
+use super::channels::{ChannelSlot, Channels, Index};
 use super::session::Session;
 use super::subscriptions::Subscription;
-use super::user_queue::UserQueue;
-use crate::base::id::ConnectionKey;
+use crate::base::id::{ConnectionKey, UserSlot};
 use crate::base::placement::UserHash;
 use crate::base::table::Table;
-use crate::link::message::{Client, Report, Transport};
+use crate::link::message::{Client, Report};
+use crate::protocol::Transport;
+
+/// Why a user's slot is followed without a question.
+const KNOWN: &str = "a session, and the index of names, name only users that are known";
 
 /// The indexes of one shard.
 #[derive(Debug, Default)]
@@ -32,7 +35,7 @@ pub struct Directory {
     sessions: Vec<Option<Session>>,
     users: Table<User>,
     /// User slots by hash.
-    users_by_name: HashTable<u32>,
+    users_by_name: HashTable<UserSlot>,
     pub(super) tenants: Slab<Tenant>,
     tenants_by_name: AHashMap<Arc<str>, u32>,
     pub(super) channels: Channels,
@@ -53,11 +56,8 @@ struct User {
     hash: UserHash,
     tenant: u32,
     name: Box<str>,
+    /// A user without any stays while it has messages in the queue.
     connections: SmallVec<[ConnectionKey; 2]>,
-    /// Its messages on their way.
-    flights: UserInFlight,
-    /// Its messages; `None` where there are none. A user stays while it has some.
-    queue: Option<Box<UserQueue>>,
 }
 
 /// One tenant's members and channels.
@@ -93,13 +93,6 @@ impl Directory {
         self.users.iter().filter(|user| !user.connections.is_empty()).count()
     }
 
-    /// Users with messages, and all their waiting messages.
-    pub(super) fn queue_sizes(&self) -> (usize, usize) {
-        let waiting = self.users.iter().filter_map(|user| user.queue.as_ref());
-        let sizes = waiting.map(|queue| queue.waiting().len()).filter(|size| *size > 0);
-        sizes.fold((0, 0), |(users, messages), size| (users + 1, messages + size))
-    }
-
     pub(super) fn tenant(&self, name: &str) -> Option<&Tenant> {
         self.tenants.get(*self.tenants_by_name.get(name)? as usize)
     }
@@ -116,7 +109,7 @@ impl Directory {
             .tenants_by_name
             .get(tenant)
             .and_then(|tenant| self.user_slot(*tenant, user, hash))
-            .and_then(|slot| self.users.get(slot));
+            .and_then(|slot| self.users.get(slot.0));
         found.map_or(&[], |user| &user.connections)
     }
 
@@ -126,53 +119,60 @@ impl Directory {
 
     /// The name of a session's user.
     pub(super) fn user_name(&self, session: &Session) -> &str {
-        self.users.get(session.home.user).map_or("", |user| &user.name)
+        &self.user(session.home.user).name
     }
 
-    fn user_slot(&self, tenant: u32, name: &str, hash: UserHash) -> Option<u32> {
-        let same = |slot: &u32| {
-            self.users.get(*slot).is_some_and(|user| user.tenant == tenant && &*user.name == name)
+    fn user(&self, slot: UserSlot) -> &User {
+        self.users.get(slot.0).expect(KNOWN)
+    }
+
+    fn user_slot(&self, tenant: u32, name: &str, hash: UserHash) -> Option<UserSlot> {
+        let same = |slot: &UserSlot| {
+            let user = self.user(*slot);
+            user.tenant == tenant && &*user.name == name
         };
         self.users_by_name.find(hash.0, same).copied()
     }
 
-    /// Enters a session under `key`, creating its tenant and user as needed.
-    pub(super) fn join(&mut self, key: ConnectionKey, member: &Client, mut session: Session) {
-        let (user, hash) = (&*member.user, member.hash);
-        let user_slot = self.enter_user(&member.tenant, user, hash);
-        let tenant_slot = self.users.get(user_slot).map_or(0, |user| user.tenant);
-        if let Some(user) = self.users.get_mut(user_slot) {
-            session.home.sibling_at = narrow(user.connections.len());
-            user.connections.push(key);
-        }
+    /// Enters a session under `key`, creating its tenant and user as needed. Returns the user's slot.
+    pub(super) fn join(
+        &mut self,
+        key: ConnectionKey,
+        member: &Client,
+        mut session: Session,
+    ) -> UserSlot {
+        let user_slot = self.enter_user(&member.tenant, &member.user, member.hash);
+        let user = self.users.get_mut(user_slot.0).expect("it was just entered");
+        session.home.sibling_at = narrow(user.connections.len());
+        user.connections.push(key);
+        let tenant_slot = user.tenant;
         session.home.tenant = tenant_slot;
         session.home.user = user_slot;
         if let Some(tenant) = self.tenants.get_mut(tenant_slot as usize) {
             session.home.member_at = narrow(tenant.members.len());
             tenant.members.push(key);
         }
-        *self.total_of(session.transport) += 1;
+        *self.total_of(session.protocol.transport()) += 1;
         if self.sessions.len() <= key.index() {
             self.sessions.resize_with(key.index() + 1, || None);
         }
         if let Some(place) = self.sessions.get_mut(key.index()) {
             *place = Some(session);
         }
+        user_slot
     }
 
     /// The slot of a user, made if there is none.
-    pub(super) fn enter_user(&mut self, tenant: &Arc<str>, name: &str, hash: UserHash) -> u32 {
+    pub(super) fn enter_user(&mut self, tenant: &Arc<str>, name: &str, hash: UserHash) -> UserSlot {
         let tenant = self.tenant_slot(tenant);
         if let Some(slot) = self.user_slot(tenant, name, hash) {
             return slot;
         }
         let connections = SmallVec::new();
         let name = name.into();
-        let user =
-            User { hash, tenant, name, connections, flights: UserInFlight::NONE, queue: None };
-        let slot = self.users.insert(user);
+        let slot = UserSlot(self.users.insert(User { hash, tenant, name, connections }));
         let users = &self.users;
-        let rehash = |slot: &u32| users.get(*slot).map_or(0, |user| user.hash.0);
+        let rehash = |slot: &UserSlot| users.get(slot.0).expect(KNOWN).hash.0;
         self.users_by_name.insert_unique(hash.0, slot, rehash);
         if let Some(tenant) = self.tenants.get_mut(tenant as usize) {
             tenant.users += 1;
@@ -181,66 +181,35 @@ impl Directory {
     }
 
     /// The slot of a user, if it is known here.
-    pub(super) fn find_user(&self, tenant: &str, name: &str, hash: UserHash) -> Option<u32> {
+    pub(super) fn find_user(&self, tenant: &str, name: &str, hash: UserHash) -> Option<UserSlot> {
         self.user_slot(*self.tenants_by_name.get(tenant)?, name, hash)
     }
 
-    /// The connections of a user slot.
-    pub(super) fn user_connections(&self, slot: u32) -> &[ConnectionKey] {
-        self.users.get(slot).map_or(&[], |user| &user.connections)
+    /// The connections of a user; none of one that is forgotten.
+    pub(super) fn user_connections(&self, slot: UserSlot) -> &[ConnectionKey] {
+        self.users.get(slot.0).map_or(&[], |user| &user.connections)
     }
 
-    /// A user's messages, if it has any.
-    pub(super) fn queue(&self, slot: u32) -> Option<&UserQueue> {
-        self.users.get(slot)?.queue.as_deref()
+    /// The tenant's name and the user's.
+    pub(super) fn user_names(&self, slot: UserSlot) -> (&str, &str) {
+        let user = self.user(slot);
+        let tenant = self.tenants.get(user.tenant as usize);
+        (&tenant.expect("a tenant stays while it has users").name, &user.name)
     }
 
-    /// A user's messages on their way.
-    pub(super) fn flights(&self, slot: u32) -> UserInFlight {
-        self.users.get(slot).map_or(UserInFlight::NONE, |user| user.flights)
-    }
-
-    pub(super) fn in_flight_of_mut(&mut self, slot: u32) -> Option<&mut UserInFlight> {
-        self.users.get_mut(slot).map(|user| &mut user.flights)
-    }
-
-    /// The tenant and the name of a user slot.
-    pub(super) fn names(&self, slot: u32) -> Option<(&Arc<str>, &str)> {
-        let user = self.users.get(slot)?;
-        self.tenants.get(user.tenant as usize).map(|tenant| (&tenant.name, &*user.name))
-    }
-
-    pub(super) fn queue_mut(&mut self, slot: u32) -> Option<&mut UserQueue> {
-        self.users.get_mut(slot)?.queue.as_deref_mut()
-    }
-
-    /// A user's messages, with room made for the first.
-    pub(super) fn open_queue(&mut self, slot: u32) -> Option<&mut UserQueue> {
-        let user = self.users.get_mut(slot)?;
-        Some(user.queue.get_or_insert_default())
-    }
-
-    /// Ends a replay that has nothing left, forgets an empty queue, and a user who has neither
-    /// messages nor connections.
-    pub(super) fn tidy_user(&mut self, slot: u32) {
-        let Some(user) = self.users.get_mut(slot) else { return };
-        if let Some(queue) = &mut user.queue {
-            queue.replaying &= !queue.waiting().is_empty();
-        }
-        if user.queue.as_ref().is_some_and(|queue| queue.is_empty()) {
-            user.queue = None;
-        }
-        if user.queue.is_some() || user.flights.count > 0 || !user.connections.is_empty() {
+    /// Forgets a user who has no messages in the queue, unless it has connections.
+    pub(super) fn forget_unconnected(&mut self, slot: UserSlot) {
+        let Some(user) = self.users.get(slot.0).filter(|user| user.connections.is_empty()) else {
             return;
-        }
+        };
         let (hash, tenant) = (user.hash, user.tenant);
-        self.users.remove(slot);
+        self.users.remove(slot.0);
         if let Ok(entry) = self.users_by_name.find_entry(hash.0, |other| *other == slot) {
             entry.remove();
         }
         if self.users_by_name.len() < self.users_by_name.capacity() / 4 {
             let (users, room) = (&self.users, self.users_by_name.len() * 2);
-            let rehash = |slot: &u32| users.get(*slot).map_or(0, |user| user.hash.0);
+            let rehash = |slot: &UserSlot| users.get(slot.0).expect(KNOWN).hash.0;
             self.users_by_name.shrink_to(room, rehash);
         }
         if let Some(tenant) = self.tenants.get_mut(tenant as usize) {
@@ -281,17 +250,21 @@ impl Directory {
         slot
     }
 
-    /// Removes a session from every index. False if there was none.
-    pub(super) fn leave(&mut self, key: ConnectionKey, reports: &mut VecDeque<Report>) -> bool {
-        let Some(session) = self.sessions.get_mut(key.index()).and_then(Option::take) else {
-            return false;
-        };
+    /// Removes a session from every index, and returns whose it was; `None` if there was none. The
+    /// user stays, even if this was its last connection, until [`Self::forget_unconnected`].
+    pub(super) fn leave(
+        &mut self,
+        key: ConnectionKey,
+        reports: &mut VecDeque<Report>,
+    ) -> Option<UserSlot> {
+        let session = self.sessions.get_mut(key.index()).and_then(Option::take)?;
         let home = session.home;
         for entry in session.subscriptions.iter() {
             reports.extend(self.leave_channel(home.tenant, entry));
         }
-        *self.total_of(session.transport) -= 1;
-        let Some(tenant) = self.tenants.get_mut(home.tenant as usize) else { return true };
+        *self.total_of(session.protocol.transport()) -= 1;
+        let tenant = self.tenants.get_mut(home.tenant as usize);
+        let tenant = tenant.expect("a tenant stays while it has users");
         let moved_member = swap_remove(&mut tenant.members, home.member_at);
         let mut moved_listener = None;
         if let Some(at) = home.listener_at {
@@ -300,15 +273,11 @@ impl Directory {
                 reports.push_back(interest(&tenant.name, None, false));
             }
         }
-        let mut moved_sibling = None;
-        if let Some(user) = self.users.get_mut(home.user) {
-            user.connections.swap_remove(home.sibling_at as usize);
-            moved_sibling = user.connections.get(home.sibling_at as usize).copied();
-            if user.connections.spilled()
-                && user.connections.len() < user.connections.capacity() / 4
-            {
-                user.connections.grow(user.connections.len() * 2);
-            }
+        let user = self.users.get_mut(home.user.0).expect(KNOWN);
+        user.connections.swap_remove(home.sibling_at as usize);
+        let moved_sibling = user.connections.get(home.sibling_at as usize).copied();
+        if user.connections.spilled() && user.connections.len() < user.connections.capacity() / 4 {
+            user.connections.grow(user.connections.len() * 2);
         }
         if let Some(moved) = moved_member.and_then(|moved| self.session_mut(moved)) {
             moved.home.member_at = home.member_at;
@@ -319,8 +288,7 @@ impl Directory {
         if let Some(moved) = moved_sibling.and_then(|moved| self.session_mut(moved)) {
             moved.home.sibling_at = home.sibling_at;
         }
-        self.tidy_user(home.user);
-        true
+        Some(home.user)
     }
 
     /// Makes a session hear every channel. Returns the news for the router, if any.
@@ -339,8 +307,8 @@ impl Directory {
         self.channel_of(session, name).is_some()
     }
 
-    /// The number of a channel that a session is subscribed to.
-    fn channel_of(&self, session: &Session, name: &str) -> Option<u32> {
+    /// The slot of a channel that a session is subscribed to.
+    fn channel_of(&self, session: &Session, name: &str) -> Option<ChannelSlot> {
         let tenant = self.tenants.get(session.home.tenant as usize)?;
         let channel = self.channels.find(&tenant.channels, name)?;
         session.subscriptions.has(channel).then_some(channel)
@@ -352,7 +320,7 @@ impl Directory {
         let tenant = self.tenants.get_mut(session.home.tenant as usize)?;
         let known = self.channels.find(&tenant.channels, name);
         let (channel, at) = match known {
-            Some(channel) => (channel, self.channels.push(channel, key)?),
+            Some(channel) => (channel, self.channels.push(channel, key)),
             None => (self.channels.insert(&mut tenant.channels, name, key), 0),
         };
         session.subscriptions.insert(Subscription { channel, at });
@@ -379,7 +347,7 @@ impl Directory {
     fn leave_channel(&mut self, tenant: u32, entry: Subscription) -> Option<Report> {
         self.totals.subscriptions -= 1;
         if let Some(moved) = self.channels.swap_remove(entry.channel, entry.at) {
-            self.session_mut(moved)?.subscriptions.set_place(entry.channel, entry.at);
+            self.session_mut(moved)?.subscriptions.set_index(entry.channel, entry.at);
             return None;
         }
         if !self.channels.subscribers(entry.channel).is_empty() {

@@ -7,23 +7,15 @@
 //! waits in `reports` until the worker has handed it to the router.
 
 pub mod directory;
-pub mod in_flight;
 pub mod session;
 pub mod subscriptions;
-pub mod timer;
-pub mod user_queue;
-pub mod waiting;
 
 mod broadcast;
 mod channels;
-mod enqueue;
 mod query;
-mod recent;
-mod redeliver;
-mod replay;
+mod queueing;
 mod running;
 mod silence;
-mod storing;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -31,27 +23,31 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::base::counters::Counters;
-use crate::base::id::{ConnectionKey, Tick};
+use crate::base::id::{ConnectionKey, NotificationId, Tick};
 use crate::base::limits::Limits;
-use crate::link::message::{Client, Drain, InitialSubscriptions, Report, Transport};
+use crate::encoding::Encoding;
+use crate::link::message::{Client, Drain, InitialSubscriptions, Report};
 use crate::outbound::{Frame, Unsent};
-use crate::protocol::ara::{ClientMessage, ServerMessage, is_channel_name, parse_id};
-use crate::store::disk::DiskStore;
-use crate::wire::websocket;
+use crate::protocol::ara::is_channel_name;
+use crate::protocol::{ClientMessage, ErrorCode, Event, Protocol};
+use crate::queue::Queues;
+use crate::wire::close::CloseReason;
 use directory::Directory;
-use in_flight::InFlight;
-use recent::Recent;
 use running::RunningTime;
 use session::{Grants, Session};
-use timer::Wheel;
-use user_queue::QueuedMessage;
-use waiting::Waiting;
 
-/// Where frames go and connections end: the sockets, or a model of them in tests.
+/// Where events and frames go and connections end: the sockets, or a model of them in tests.
 pub trait Outgoing {
+    /// Tells a connection something in its own protocol, in this turn; false if its outbox is full
+    /// or it is leaving. What its protocol has no word for counts as told.
+    fn tell(&mut self, to: ConnectionKey, event: &Event<'_>) -> bool;
+
     /// Puts a frame into a connection's outbox; false if it is full or the connection is leaving.
     /// `urgency` says what is flushed first.
     fn offer(&mut self, to: ConnectionKey, frame: &Rc<Frame>, urgency: Urgency) -> bool;
+
+    /// In which encoding a connection reads notifications; `None` if it is gone.
+    fn encoding(&self, key: ConnectionKey) -> Option<Encoding>;
 
     /// Bytes waiting for a connection; `None` if it is leaving or gone.
     fn backlog_bytes(&self, key: ConnectionKey) -> Option<usize>;
@@ -72,29 +68,6 @@ pub enum Urgency {
     FanOut,
 }
 
-/// Why a connection is closed by the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CloseReason {
-    /// The WebSocket close code.
-    pub code: u16,
-    /// A short reason.
-    pub reason: &'static str,
-    /// Whether what waits unwritten is still written first.
-    pub flush: bool,
-}
-
-impl CloseReason {
-    /// Its outbox was full, or did not move for the connection timeout.
-    pub const SLOW_CONSUMER: Self =
-        Self { code: 4429, reason: "slow consumer: outbox full", flush: false };
-    /// A ping of ours stayed unanswered, and no other frame came, for the connection timeout.
-    pub const SILENT: Self = Self { code: 4408, reason: "no frame from the client", flush: true };
-    /// The gateway stops.
-    pub const SHUTDOWN: Self = Self { code: 1001, reason: "server shutting down", flush: true };
-    /// The shard holds too many unfinished client messages.
-    pub const OVERLOADED: Self = Self { code: 1013, reason: "overloaded, try later", flush: true };
-}
-
 /// A member was not taken in: it has as many connections as it may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooManyConnections;
@@ -110,34 +83,13 @@ pub struct State {
     now: Tick,
     /// What peers are measured by.
     running: RunningTime,
-    heartbeats: [Rc<Frame>; 2],
-    /// Asks a quiet client whether it is there, where no heartbeat does.
-    ping: Rc<Frame>,
     random: fastrand::Rng,
-    /// Messages on their way to be acknowledged.
-    pub(crate) flights: InFlight,
-    /// Where messages are kept on disk; `None` = in memory only.
-    pub(crate) store: Option<Box<DiskStore>>,
-    /// Users whose replay goes on in the next turn.
-    replays: VecDeque<u32>,
-    /// When messages expire, by user.
-    expiries: Wheel,
-    /// Users some of whose messages have expired, and when that was due.
-    expiring: VecDeque<(u32, Tick)>,
-    /// Messages that were cleared: their records are to be released.
-    cleared: VecDeque<Waiting>,
-    /// Users one of whose connections has left: the others may have written all they had.
-    looks: Vec<u32>,
-    /// The order in which deliveries were taken; 0 is never used.
-    sequence: u64,
-    /// Where in that order the last ones stood.
-    recent: Recent,
+    /// Every message of the shard's users, from acceptance to its end.
+    pub(crate) queues: Queues,
     /// Scratch: connections whose outbox refused a frame of the current delivery.
     refused: Vec<ConnectionKey>,
     /// Scratch: connections that are told something.
     told: Vec<ConnectionKey>,
-    /// Scratch: messages that end together.
-    ending: Vec<QueuedMessage>,
     /// Scratch: one bit a connection, for deliveries over several channels.
     seen: Vec<u64>,
 }
@@ -147,27 +99,16 @@ impl State {
     #[must_use]
     pub fn new(limits: Limits, seed: u64) -> Self {
         Self {
+            queues: Queues::new(&limits),
             limits,
             directory: Directory::default(),
             counters: Counters::default(),
             reports: VecDeque::new(),
             now: Tick::default(),
             running: RunningTime::default(),
-            ping: Frame::raw(websocket::ping_frame()),
-            heartbeats: [Transport::WebSocket, Transport::Sse].map(Frame::heartbeat),
             random: fastrand::Rng::with_seed(seed),
-            flights: InFlight::default(),
-            store: None,
-            replays: VecDeque::new(),
-            expiries: Wheel::new(Tick::default()),
-            expiring: VecDeque::new(),
-            cleared: VecDeque::new(),
-            looks: Vec::new(),
-            sequence: 0,
-            recent: Recent::default(),
             refused: Vec::new(),
             told: Vec::new(),
-            ending: Vec::new(),
             seen: Vec::new(),
         }
     }
@@ -177,7 +118,7 @@ impl State {
         &mut self,
         key: ConnectionKey,
         member: Client,
-        transport: Transport,
+        protocol: Protocol,
         now: Tick,
     ) -> Result<Tick, TooManyConnections> {
         let most = self.limits.connections_per_user_max;
@@ -188,10 +129,10 @@ impl State {
         let grants = Grants::new(member.roles.clone(), member.grants.clone());
         let came_at = self.running.of(now);
         let heartbeat_at = came_at.after(self.heartbeat_delay());
-        let mut session = Session::new(transport, grants, came_at, heartbeat_at);
+        let mut session = Session::new(protocol, grants, came_at, heartbeat_at);
         session.notify_settled = member.notify_settled;
         let next = self.next_check(&session);
-        self.directory.join(key, &member, session);
+        let user = self.directory.join(key, &member, session);
         match member.subscribes_to {
             InitialSubscriptions::Nothing => {}
             InitialSubscriptions::Channels(names) => {
@@ -206,17 +147,20 @@ impl State {
             }
         }
         self.counters.connections_opened += 1;
-        if let Some(session) = self.directory.session(key) {
-            self.begin_replay(session.home.user, member.seen);
+        let (queues, mut cx) = self.queues();
+        if let Some(id) = member.seen {
+            queues.acknowledge_seen(&mut cx, user, id);
         }
+        queues.begin_replay(user);
         Ok(next)
     }
 
     /// Forgets a connection; nothing of it stays in any index. What it had not written goes back
     /// to its user's queue. Unknown keys are ignored.
     pub fn handle_disconnect(&mut self, key: ConnectionKey, unsent: Vec<Unsent>) {
-        self.take_back(key, unsent);
-        if self.directory.leave(key, &mut self.reports) {
+        self.take_back(key, &unsent);
+        if let Some(user) = self.directory.leave(key, &mut self.reports) {
+            self.queues.tidy(&mut self.directory, user);
             self.counters.connections_closed += 1;
         }
     }
@@ -232,29 +176,36 @@ impl State {
         self.now = now;
         self.counters.messages_received += 1;
         match message {
-            Ok(ClientMessage::Ping) => self.reply(key, &ServerMessage::Pong, out),
+            Ok(ClientMessage::Ping) => self.tell(key, &Event::Pong, out),
             Ok(ClientMessage::Subscribe(names)) => self.handle_subscribe(key, names, out),
             Ok(ClientMessage::Unsubscribe(mut names)) => {
                 names.retain(|name| is_channel_name(name));
                 for name in &names {
                     self.directory.unsubscribe(key, name, &mut self.reports);
                 }
-                self.reply(key, &ServerMessage::Unsubscribed { payload: &names }, out);
+                self.tell(key, &Event::Unsubscribed(&names), out);
             }
-            Ok(ClientMessage::Ack(id)) => self.handle_ack(key, &id, out),
-            Err(sentence) => self.refuse(key, "INVALID_MESSAGE", &sentence, out),
+            Ok(ClientMessage::Ack(id)) => self.handle_ack(key, id, out),
+            Err(sentence) => self.refuse(key, ErrorCode::InvalidMessage, &sentence, out),
         }
     }
 
-    fn handle_ack(&mut self, key: ConnectionKey, id: &str, out: &mut impl Outgoing) {
+    fn handle_ack(
+        &mut self,
+        key: ConnectionKey,
+        id: Option<NotificationId>,
+        out: &mut impl Outgoing,
+    ) {
         let Some(session) = self.directory.session(key) else { return };
         let user = session.home.user;
-        let id = parse_id(id);
-        let Some(id) = id.filter(|id| self.settle(user, *id)) else {
-            return self.refuse(key, "ACK_UNKNOWN", "no such notification awaits your Ack", out);
+        let (queues, mut cx) = self.queues();
+        let Some(id) = id.filter(|id| queues.acknowledge(&mut cx, user, *id)) else {
+            let sentence = "no such notification awaits your Ack";
+            return self.refuse(key, ErrorCode::AckUnknown, sentence, out);
         };
         self.notify_settled_to_others(user, id, Some(key), out);
-        self.reply(key, &ServerMessage::Acked { notification_id: id.to_string() }, out);
+        self.queues.tidy(&mut self.directory, user);
+        self.tell(key, &Event::Acked(id), out);
     }
 
     fn handle_subscribe(
@@ -274,7 +225,7 @@ impl State {
             }
         });
         if !names.is_empty() || refusals.is_empty() {
-            self.reply(key, &ServerMessage::Subscribed { payload: &names }, out);
+            self.tell(key, &Event::Subscribed(&names), out);
         }
         for (refusal, name) in refusals {
             let (code, message) = refusal.describe(&name, &self.limits);
@@ -320,8 +271,10 @@ impl State {
     ) {
         let flush = reason.flush && (!self.keeps_messages() || reason == CloseReason::SHUTDOWN);
         let reason = CloseReason { flush, ..reason };
-        if reason == CloseReason::SHUTDOWN {
-            self.leave_unwritten(key);
+        if reason == CloseReason::SHUTDOWN
+            && let Some(session) = self.directory.session(key)
+        {
+            self.queues.leave_unwritten(session.home.user);
         }
         let unsent = out.close(key, reason);
         self.handle_disconnect(key, unsent);
@@ -330,7 +283,7 @@ impl State {
     /// Whether what was not written is kept for later.
     #[must_use]
     pub const fn keeps_messages(&self) -> bool {
-        self.limits.queue.is_some() || self.limits.ack.is_some()
+        self.queues.is_on()
     }
 
     /// Tells a client to go and come back later, each after a delay of its own.
@@ -340,13 +293,14 @@ impl State {
         order: Drain,
         out: &mut impl Outgoing,
     ) {
-        let Some(session) = self.directory.session(key) else { return };
+        if self.directory.session(key).is_none() {
+            return;
+        }
         let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         let in_window_ms = self.random.u32(0..ms(order.reconnect_window).max(1));
         let delay_ms = ms(order.return_after).saturating_add(in_window_ms);
-        let frame = Frame::shutdown(session.transport, delay_ms);
         // A full outbox: the client is closed all the same and uses its own delay.
-        let _taken = out.offer(key, &frame, Urgency::Prompt);
+        let _taken = out.tell(key, &Event::Shutdown { reconnect_after_ms: delay_ms });
         self.close_connection(key, CloseReason::SHUTDOWN, out);
     }
 
@@ -365,10 +319,9 @@ impl State {
         self.reports.push_back(report);
     }
 
-    fn reply(&mut self, key: ConnectionKey, message: &ServerMessage<'_>, out: &mut impl Outgoing) {
-        let Some(session) = self.directory.session(key) else { return };
-        let frame = Frame::message(message, session.transport);
-        if !out.offer(key, &frame, Urgency::Prompt) {
+    /// Tells a connection something; one that has no room for it is sent away.
+    fn tell(&mut self, key: ConnectionKey, event: &Event<'_>, out: &mut impl Outgoing) {
+        if self.directory.session(key).is_some() && !out.tell(key, event) {
             self.close_slow_consumer(key, out);
         }
     }
@@ -376,12 +329,12 @@ impl State {
     fn refuse(
         &mut self,
         key: ConnectionKey,
-        code: &'static str,
+        code: ErrorCode,
         message: &str,
         out: &mut impl Outgoing,
     ) {
         self.counters.messages_refused += 1;
-        self.reply(key, &ServerMessage::Error { code, message }, out);
+        self.tell(key, &Event::Error { code, message }, out);
     }
 }
 
@@ -394,17 +347,17 @@ enum SubscribeRefusal {
 }
 
 impl SubscribeRefusal {
-    fn describe(self, name: &str, limits: &Limits) -> (&'static str, String) {
+    fn describe(self, name: &str, limits: &Limits) -> (ErrorCode, String) {
         match self {
             Self::InvalidName => (
-                "INVALID_CHANNEL",
+                ErrorCode::InvalidChannel,
                 format!("`{name}` is not a channel name: use 1 to 64 of A-Z a-z 0-9 . _ -"),
             ),
             Self::Forbidden => {
-                ("FORBIDDEN_CHANNEL", format!("your token does not allow channel `{name}`"))
+                (ErrorCode::ForbiddenChannel, format!("your token does not allow channel `{name}`"))
             }
             Self::Limit => (
-                "SUBSCRIPTION_LIMIT",
+                ErrorCode::SubscriptionLimit,
                 format!(
                     "`{name}` was not subscribed: a connection may have {} subscriptions",
                     limits.subscriptions_per_connection_max

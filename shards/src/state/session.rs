@@ -4,14 +4,14 @@
 //! **Never**: knows its socket.
 
 use super::subscriptions::Subscriptions;
-use crate::base::id::Tick;
-use crate::link::message::Transport;
+use crate::base::id::{Tick, UserSlot};
+use crate::protocol::Protocol;
 
 /// A connection's record.
 #[derive(Debug)]
 pub struct Session {
-    /// How it speaks.
-    pub transport: Transport,
+    /// What is spoken with its client.
+    pub protocol: Protocol,
     /// What its token allows; `None` = no roles and all channels.
     pub grants: Option<Box<Grants>>,
     /// Whether it owes us a sign of life, in running time.
@@ -37,16 +37,27 @@ pub enum Contact {
 }
 
 /// A session's places in the directory's tables.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Home {
     pub(super) tenant: u32,
-    pub(super) user: u32,
+    pub(super) user: UserSlot,
     /// Index among its user's connections.
     pub(super) sibling_at: u32,
     /// Index in the tenant's member list.
     pub(super) member_at: u32,
     /// Index in the tenant's list of those who hear everything.
     pub(super) listener_at: Option<u32>,
+}
+
+impl Home {
+    /// Of a session that no directory has entered yet: no table has these places.
+    const NOT_ENTERED: Self = Self {
+        tenant: u32::MAX,
+        user: UserSlot(u32::MAX),
+        sibling_at: u32::MAX,
+        member_at: u32::MAX,
+        listener_at: None,
+    };
 }
 
 /// What a token allows.
@@ -78,14 +89,14 @@ pub fn is_granted(allowed: Option<&[Box<str>]>, channel: &str) -> bool {
 
 impl Session {
     pub(super) fn new(
-        transport: Transport,
+        protocol: Protocol,
         grants: Option<Box<Grants>>,
         came_at: Tick,
         heartbeat_at: Tick,
     ) -> Self {
-        let home = Home::default();
+        let home = Home::NOT_ENTERED;
         Self {
-            transport,
+            protocol,
             grants,
             contact: Contact::Heard(came_at),
             heartbeat_at,

@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use super::session::{Contact, Session};
-use super::{CloseReason, Outgoing, State, Urgency};
+use super::{Outgoing, State};
 use crate::base::id::{ConnectionKey, Tick};
-use crate::link::message::Transport;
+use crate::protocol::Event;
+use crate::wire::close::CloseReason;
 
 impl State {
     /// A frame of any kind came from the client.
@@ -58,19 +59,13 @@ impl State {
             self.directory.session_mut(key)?.contact = Contact::Pinged(running);
         }
         let session = self.directory.session(key)?;
-        let transport = session.transport;
         let is_beat_due =
             !self.limits.heartbeat_interval.is_zero() && session.heartbeat_at <= running;
         let is_probe_due = self.probe_at(session).is_some_and(|at| running >= at);
         if is_beat_due || is_probe_due {
             let next_beat = is_beat_due.then(|| running.after(self.heartbeat_delay()));
-            let [websocket, sse] = &self.heartbeats;
-            let frame = match transport {
-                _ if !is_beat_due => &self.ping,
-                Transport::WebSocket => websocket,
-                Transport::Sse => sse,
-            };
-            let taken = out.offer(key, frame, Urgency::Prompt);
+            let event = if is_beat_due { Event::Heartbeat } else { Event::Probe };
+            let taken = out.tell(key, &event);
             let session = self.directory.session_mut(key)?;
             session.heartbeat_at = next_beat.unwrap_or(session.heartbeat_at);
             if let Contact::Heard(_) = session.contact {
@@ -91,8 +86,8 @@ impl State {
     }
 
     /// Whether clients of this kind are judged by their silence: an SSE client cannot speak.
-    fn is_judged(&self, session: &Session) -> bool {
-        session.transport == Transport::WebSocket && !self.limits.connection_timeout.is_zero()
+    const fn is_judged(&self, session: &Session) -> bool {
+        session.protocol.is_two_way() && !self.limits.connection_timeout.is_zero()
     }
 
     /// When the session counts as silent, in running time.
@@ -118,7 +113,7 @@ impl State {
 
     pub(super) fn next_check(&self, session: &Session) -> Tick {
         let beat = if self.limits.heartbeat_interval.is_zero() {
-            Tick(u32::MAX)
+            Tick::NEVER
         } else {
             session.heartbeat_at
         };

@@ -18,9 +18,24 @@ mod world;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
+use super::{Outgoing, State};
+use crate::base::id::Tick;
 use crate::base::limits::Limits;
-use crate::link::message::Drain;
+use crate::link::message::{Drain, Query};
+use crate::link::reply::ReplyTo;
 use world::World;
+
+/// What the state replies to a query.
+fn ask<T>(
+    state: &mut State,
+    now: Tick,
+    out: &mut impl Outgoing,
+    query: impl FnOnce(ReplyTo<T>) -> Query,
+) -> T {
+    let (reply_to, mut reply) = ReplyTo::new();
+    state.handle_query(query(reply_to), now, out).deliver();
+    reply.try_recv().expect("the reply is to this query")
+}
 
 /// A stop's order to send clients away.
 fn drain() -> Drain {

@@ -1,45 +1,39 @@
-//! Server-sent events (WHATWG HTML, section 9.2 "Server-sent events"), each in one chunk of an
-//! HTTP/1.1 response (RFC 9112, section 7.1).
+//! Server-sent events (WHATWG HTML, section 9.2 "Server-sent events"), and the chunk of an HTTP/1.1
+//! response (RFC 9112, section 7.1) that one travels in.
 //!
 //! **Runs on**: the router (notifications) and a shard (the rest). **Owns**: nothing.
 //! **Never**: puts a line break into a field: data with line breaks becomes several `data:` lines;
 //! writes a block without data, which several client libraries hand on as an empty message.
 //!
-//! The chunk's head is part of what is encoded once. An HTTP/1.0 reader, who knows no chunks, is
-//! written the part inside ([`in_chunk`]) of the same bytes.
+//! An HTTP/1.0 reader, who knows no chunks, is written the event as it is.
 
 use crate::base::id::NotificationId;
 
 /// What ends a chunked body: a chunk of no length, and no trailers.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// One complete event as a chunk: optional id, name, data, and the blank line that ends it.
+/// One complete event: optional id, name, data, and the blank line that ends it.
 #[must_use]
 pub fn event(name: &str, id: Option<NotificationId>, data: &[u8]) -> Box<[u8]> {
     let id = id.map_or_else(String::new, |id| format!("id: {id}\n"));
-    chunk_of(&id, name, data)
+    event_behind(&id, name, data)
 }
 
 /// An event that also sets the client's reconnection time (`retry:`, milliseconds).
 #[must_use]
 pub fn event_with_retry(name: &str, data: &[u8], retry_ms: u32) -> Box<[u8]> {
-    chunk_of(&format!("retry: {retry_ms}\n"), name, data)
+    event_behind(&format!("retry: {retry_ms}\n"), name, data)
 }
 
-/// The event inside a chunk of [`event`]'s.
+/// The chunk of a response that holds these bytes.
 #[must_use]
-pub fn in_chunk(chunk: &[u8]) -> &[u8] {
-    let event = chunk.iter().position(|byte| *byte == b'\n').and_then(|end| {
-        let length = chunk.len().checked_sub(end + 1 + CHUNK_END.len())?;
-        chunk.get(end + 1..)?.get(..length)
-    });
-    event.unwrap_or_default()
+pub fn chunk(bytes: &[u8]) -> Box<[u8]> {
+    let size = format!("{:x}\r\n", bytes.len());
+    [size.as_bytes(), bytes, b"\r\n"].concat().into_boxed_slice()
 }
 
-const CHUNK_END: &[u8] = b"\r\n";
-
-/// A chunk with one event, whose first lines are given.
-fn chunk_of(first_lines: &str, name: &str, data: &[u8]) -> Box<[u8]> {
+/// An event whose first lines are given.
+fn event_behind(first_lines: &str, name: &str, data: &[u8]) -> Box<[u8]> {
     let mut event = Vec::with_capacity(first_lines.len() + name.len() + data.len() + 32);
     event.extend_from_slice(first_lines.as_bytes());
     event.extend_from_slice(b"event: ");
@@ -47,8 +41,7 @@ fn chunk_of(first_lines: &str, name: &str, data: &[u8]) -> Box<[u8]> {
     event.push(b'\n');
     push_data(&mut event, data);
     event.push(b'\n');
-    let size = format!("{:x}\r\n", event.len());
-    [size.as_bytes(), &event, CHUNK_END].concat().into_boxed_slice()
+    event.into_boxed_slice()
 }
 
 /// Writes `data` as `data:` lines. CR, LF and CRLF all end a line for the reader, so each starts
@@ -84,32 +77,32 @@ mod tests {
     fn an_event_has_id_name_data_and_a_blank_line() {
         let id = NotificationId([0xAB; 16]);
         assert_eq!(
-            text(in_chunk(&event("notification", Some(id), b"{}"))),
+            text(&event("notification", Some(id), b"{}")),
             "id: abababab-abab-abab-abab-abababababab\nevent: notification\ndata: {}\n\n"
         );
         assert_eq!(
-            text(in_chunk(&event_with_retry("connected", b"{}", 3000))),
+            text(&event_with_retry("connected", b"{}", 3000)),
             "retry: 3000\nevent: connected\ndata: {}\n\n"
         );
     }
 
     #[test]
     fn a_chunk_says_its_length_in_hexadecimal() {
-        assert_eq!(text(&event("e", None, b"{}")), "13\r\nevent: e\ndata: {}\n\n\r\n");
+        assert_eq!(text(&chunk(&event("e", None, b"{}"))), "13\r\nevent: e\ndata: {}\n\n\r\n");
         for length in [0, 1, 200, 5_000, 70_000] {
-            let chunk = event("e", None, &vec![b'x'; length]);
+            let event = event("e", None, &vec![b'x'; length]);
+            let chunk = chunk(&event);
             let (size, rest) = text(&chunk).split_once("\r\n").unwrap();
             let size = usize::from_str_radix(size, 16).unwrap();
             assert_eq!(rest.len(), size + 2);
-            assert_eq!(rest.as_bytes(), [in_chunk(&chunk), b"\r\n"].concat());
+            assert_eq!(rest.as_bytes(), [&event, &b"\r\n"[..]].concat());
         }
-        assert_eq!(in_chunk(b""), b"", "what was made without readers");
     }
 
     #[test]
     fn line_breaks_in_data_cannot_end_the_event() {
         assert_eq!(
-            text(in_chunk(&event("message", None, b"{\n\r\n\"a\":\r1}"))),
+            text(&event("message", None, b"{\n\r\n\"a\":\r1}")),
             "event: message\ndata: {\ndata: \ndata: \"a\":\ndata: 1}\n\n"
         );
     }

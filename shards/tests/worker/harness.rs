@@ -14,23 +14,27 @@ use ara_shards::base::clock::Clock;
 use ara_shards::base::counters::ShardSnapshot;
 use ara_shards::base::id::{NotificationId, RequestId, Tick};
 use ara_shards::base::placement::UserHash;
+use ara_shards::base::socket::Socket;
+use ara_shards::encoding::Encodings;
 use ara_shards::link::doorbell::Doorbell;
 use ara_shards::link::message::{
-    Adoption, Client, Control, Delivery, DeliveryCounts, Encoding, InitialSubscriptions, Query,
-    Recipient, Recipients, Reply, Report, Transport,
+    Adoption, Client, Control, Delivery, DeliveryCounts, InitialSubscriptions, Query, Recipient,
+    Recipients, Reply, Report,
 };
-use ara_shards::notification::{Metadata, Notification, Priority, Readers};
-use ara_shards::protocol::Ara;
+use ara_shards::link::reply::ReplyTo;
+use ara_shards::notification::{Metadata, Notification, Priority};
+use ara_shards::protocol::{Protocol, Transport};
 use ara_shards::worker::{self, Ending, ShardSetup, Unstarted};
 use ara_shards::{Limits, ShardLink};
 use crossbeam_channel::{Receiver, bounded};
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 /// How long anything may take on a busy machine before the test has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) const TENANT: &str = "acme";
-const GREETING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+const RESPONSE_HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
 const REFUSAL: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\r\n";
 
 #[expect(clippy::disallowed_methods, reason = "a test's deadlines are real time")]
@@ -84,7 +88,7 @@ impl Rig {
             router.unpark();
         };
         let unstarted = self.unstarted.take().unwrap();
-        self.thread = Some(unstarted.spawn(Ara, on_thread, on_end).unwrap());
+        self.thread = Some(unstarted.spawn(on_thread, on_end).unwrap());
         self.ended = Some(ended);
     }
 
@@ -135,31 +139,38 @@ impl Rig {
         self.wait("an empty inbox", |rig| (rig.link.depth() == 0).then_some(()));
     }
 
+    /// Sends a query; the reply arrives at the end that is returned, once its report is delivered.
+    pub(crate) fn ask<T>(&self, query: impl FnOnce(ReplyTo<T>) -> Query) -> oneshot::Receiver<T> {
+        let (reply_to, reply) = ReplyTo::new();
+        self.link.control(Control::Ask(query(reply_to))).unwrap();
+        reply
+    }
+
+    /// Asks for a snapshot, to be read from the report itself.
     pub(crate) fn ask_for_snapshot(&self) {
-        let ask = Control::Ask { request: RequestId(u64::MAX), query: Query::Snapshot };
-        self.link.control(ask).unwrap();
+        drop(self.ask(Query::Snapshot));
     }
 
     pub(crate) fn snapshot(&self) -> ShardSnapshot {
         self.ask_for_snapshot();
-        let is_answer = |report: &Report| matches!(report, Report::Replied { .. });
-        match self.reports_until(is_answer).pop() {
-            Some(Report::Replied { reply: Reply::Snapshot(snapshot), .. }) => *snapshot,
+        let is_reply = |report: &Report| matches!(report, Report::Replied(_));
+        match self.reports_until(is_reply).pop() {
+            Some(Report::Replied(Reply::Snapshot(_, snapshot))) => *snapshot,
             other => panic!("not a snapshot: {other:?}"),
         }
     }
 
     /// Hands a client to the shard.
-    pub(crate) fn adopt(&self, user: &str, encoding: Encoding, leftover: &[u8]) -> TestClient {
+    pub(crate) fn adopt(&self, user: &str, protocol: Protocol, leftover: &[u8]) -> TestClient {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (stream, _) = listener.accept().unwrap();
+        let (stream, peer) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
-        let subscribes_to = match encoding.transport() {
+        let subscribes_to = match protocol.transport() {
             Transport::WebSocket => InitialSubscriptions::Nothing,
             Transport::Sse => InitialSubscriptions::Everything,
         };
-        let member = Client {
+        let client = Client {
             tenant: TENANT.into(),
             user: user.into(),
             hash: hash(user),
@@ -170,10 +181,10 @@ impl Rig {
             seen: None,
         };
         let adoption = Adoption {
-            stream,
-            encoding,
-            member,
-            greeting: GREETING.into(),
+            socket: Socket::new(stream, peer),
+            protocol,
+            client,
+            response_head: RESPONSE_HEAD.into(),
             refusal: REFUSAL.into(),
             leftover: leftover.into(),
             connection_id: NotificationId([7; 16]),
@@ -184,7 +195,7 @@ impl Rig {
 
     /// A WebSocket client that has been told `connected`.
     pub(crate) fn join(&self, user: &str) -> TestClient {
-        let mut client = self.adopt(user, Encoding::WebSocket, b"");
+        let mut client = self.adopt(user, Protocol::AraWebSocket, b"");
         client.greeted();
         client
     }
@@ -215,17 +226,19 @@ fn hash(user: &str) -> UserHash {
 
 /// A notification that carries a number and some padding.
 pub(crate) fn notification(number: u64, priority: Priority, padding: usize) -> Arc<Notification> {
-    let readers = Readers { websocket: true, sse: true };
     let text = json!({"type": "notification", "n": number, "padding": "p".repeat(padding)});
     let id = NotificationId([1; 16]);
     let head = Metadata { id, audience: None, expires_at: Tick(u32::MAX), priority };
-    Arc::new(Notification::encode(head, text.to_string().as_bytes(), readers))
+    Arc::new(Notification::encode(head, text.to_string().as_bytes(), Encodings::ALL))
+}
+
+pub(crate) fn recipient(user: &str) -> Recipient {
+    Recipient { tenant: TENANT.into(), user: user.into(), hash: hash(user) }
 }
 
 pub(crate) fn to_user(user: &str, number: u64, priority: Priority) -> Delivery {
-    let user = Recipient { tenant: TENANT.into(), user: user.into(), hash: hash(user) };
     let notification = notification(number, priority, 0);
-    let audience = Recipients::Users { notification, users: [user].into() };
+    let audience = Recipients::Users { notification, users: [recipient(user)].into() };
     Delivery { request: RequestId(number), audience }
 }
 
@@ -292,7 +305,7 @@ impl TestClient {
     }
 
     fn greeted(&mut self) {
-        assert_eq!(self.read_to(b"\r\n\r\n"), GREETING);
+        assert_eq!(self.read_to(b"\r\n\r\n"), RESPONSE_HEAD);
         let Heard::Text(message) = self.next() else { panic!("not greeted") };
         assert_eq!(message["type"], "connected");
     }

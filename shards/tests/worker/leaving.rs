@@ -7,7 +7,8 @@
 use std::io::Write;
 use std::time::Duration;
 
-use ara_shards::link::message::{Control, Drain, Encoding, Report, Transport};
+use ara_shards::link::message::{Control, Drain, Report};
+use ara_shards::protocol::Protocol;
 use ara_shards::worker::Ending;
 
 use crate::harness::{Heard, PATIENCE, Rig, now, quiet};
@@ -15,7 +16,7 @@ use crate::harness::{Heard, PATIENCE, Rig, now, quiet};
 const RETURN_AFTER: Duration = Duration::from_secs(7);
 
 fn is_closed(report: &Report) -> bool {
-    matches!(report, Report::Closed { transport: Transport::WebSocket })
+    matches!(report, Report::Closed { protocol: Protocol::AraWebSocket })
 }
 
 /// The next reports are those of one client's end, after which nobody is left.
@@ -93,7 +94,7 @@ fn a_client_that_stays_after_the_close_is_cut() {
 fn too_many_connections_are_refused_and_reported_closed() {
     let rig = Rig::start(ara_shards::Limits { connections_per_user_max: 1, ..quiet() }, 16);
     let first = rig.join("ann");
-    let mut second = rig.adopt("ann", Encoding::WebSocket, b"");
+    let mut second = rig.adopt("ann", Protocol::AraWebSocket, b"");
     assert!(second.read_to(b"\r\n").starts_with(b"HTTP/1.1 429 "));
     second.read_to(b"\r\n");
     assert_eq!(second.next(), Heard::End);
@@ -110,7 +111,7 @@ fn a_drain_says_goodbye_to_everyone_and_then_reports() {
     const CLIENTS: usize = 12;
     let rig = Rig::start(quiet(), 16);
     let clients: Vec<_> = (0..CLIENTS).map(|n| rig.join(&format!("user-{n}"))).collect();
-    let mut sse = rig.adopt("reader", Encoding::ChunkedEvents, b"");
+    let mut sse = rig.adopt("reader", Protocol::AraSseChunked, b"");
     sse.read_to(b"event: connected\n");
     sse.read_to(b"\n\n");
     let drain = Drain {
@@ -139,7 +140,7 @@ fn a_drain_says_goodbye_to_everyone_and_then_reports() {
     assert_eq!(delays.len(), CLIENTS, "each client has a delay of its own");
 
     // Whoever comes now is turned away, and counted out again.
-    let mut late = rig.adopt("late", Encoding::WebSocket, b"");
+    let mut late = rig.adopt("late", Protocol::AraWebSocket, b"");
     assert_eq!(late.next(), Heard::End);
     let reports = rig.reports_until(|report| matches!(report, Report::Drained));
     let closed = reports.iter().filter(|report| matches!(report, Report::Closed { .. })).count();

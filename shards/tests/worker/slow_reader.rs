@@ -5,8 +5,9 @@
 //! read or counted as discarded; the other gets each notification at once and in order.
 //! Why it matters: one phone in a tunnel must not stop a city.
 
-use ara_shards::link::message::{DeliveryCounts, Report, Transport};
+use ara_shards::link::message::{DeliveryCounts, Report};
 use ara_shards::notification::Priority;
+use ara_shards::protocol::Protocol;
 
 use crate::harness::{Heard, Rig, quiet, to_everyone};
 
@@ -57,6 +58,6 @@ fn a_stalled_reader_is_closed_and_nobody_else_notices() {
     assert_eq!((snapshot.outbox_bytes, snapshot.websocket_connections), (0, 1));
     drop(slow);
     let closed = rig.until_closed();
-    assert!(matches!(closed[..], [Report::Closed { transport: Transport::WebSocket }]));
+    assert!(matches!(closed[..], [Report::Closed { protocol: Protocol::AraWebSocket }]));
     rig.stop();
 }

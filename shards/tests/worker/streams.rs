@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use ara_shards::Limits;
 use ara_shards::base::limits::SSE_RETRY_MS;
-use ara_shards::link::message::{Control, Drain, Encoding, Report};
+use ara_shards::link::message::{Control, Drain, Report};
 use ara_shards::notification::Priority;
+use ara_shards::protocol::Protocol;
 use serde_json::Value;
 
 use crate::harness::{PATIENCE, Rig, TestClient, quiet, to_everyone, to_user};
 
-const ENCODINGS: [Encoding; 2] = [Encoding::ChunkedEvents, Encoding::PlainEvents];
+const PROTOCOLS: [Protocol; 2] = [Protocol::AraSseChunked, Protocol::AraSsePlain];
 
 /// One event as its reader sees it.
 #[derive(Debug, PartialEq)]
@@ -42,11 +43,11 @@ impl Event {
     }
 }
 
-/// Reads a whole stream, which must be exactly as its encoding says.
-fn events(encoding: Encoding, client: &mut TestClient) -> Vec<Event> {
+/// Reads a whole stream, which must be exactly as its protocol says.
+fn events(protocol: Protocol, client: &mut TestClient) -> Vec<Event> {
     client.read_to(b"\r\n\r\n");
     let text = String::from_utf8(client.rest()).unwrap();
-    if encoding == Encoding::PlainEvents {
+    if protocol == Protocol::AraSsePlain {
         assert!(!text.contains('\r'), "chunks to an HTTP/1.0 reader: {text:?}");
         return text.split_inclusive("\n\n").map(Event::parse).collect();
     }
@@ -76,10 +77,10 @@ fn close_for_shutdown(rig: &Rig) {
 
 #[test]
 fn every_block_is_an_event_and_the_end_is_told() {
-    for encoding in ENCODINGS {
+    for protocol in PROTOCOLS {
         let limits = Limits { heartbeat_interval: Duration::from_millis(200), ..quiet() };
         let rig = Rig::start(limits, 16);
-        let mut reader = rig.adopt("reader", encoding, b"");
+        let mut reader = rig.adopt("reader", protocol, b"");
         rig.deliver(Priority::Normal, to_everyone(1, 5_000));
         assert_eq!(rig.counts(1).delivered, 1);
         let mut seen = reader.read_to(b"event: heartbeat\n");
@@ -87,7 +88,7 @@ fn every_block_is_an_event_and_the_end_is_told() {
         seen.extend(reader.rest());
         reader.put_back(seen);
 
-        let events = events(encoding, &mut reader);
+        let events = events(protocol, &mut reader);
         let names: Vec<_> = events.iter().filter_map(|event| event.field("event")).collect();
         assert_eq!(names.len(), events.len(), "{events:?}");
         assert_eq!(names[..3], ["connected", "notification", "heartbeat"]);
@@ -105,7 +106,7 @@ fn every_block_is_an_event_and_the_end_is_told() {
 /// A notification that waited is marked when it is sent, which makes it longer.
 #[test]
 fn what_waited_has_a_length_of_its_own() {
-    for encoding in ENCODINGS {
+    for protocol in PROTOCOLS {
         let queue = Some(ara_shards::base::limits::QueueLimits {
             per_user_max: 10,
             ttl: PATIENCE,
@@ -116,13 +117,13 @@ fn what_waited_has_a_length_of_its_own() {
             rig.deliver(Priority::Normal, to_user("reader", number, Priority::Normal));
             assert_eq!(rig.counts(number).queued, 1);
         }
-        let mut reader = rig.adopt("reader", encoding, b"");
+        let mut reader = rig.adopt("reader", protocol, b"");
         let mut seen = reader.read_to(b"\"n\":2,");
         close_for_shutdown(&rig);
         seen.extend(reader.rest());
         reader.put_back(seen);
 
-        let events = events(encoding, &mut reader);
+        let events = events(protocol, &mut reader);
         let replayed: Vec<_> = events[1..3].iter().map(Event::data).collect();
         for (number, notification) in (1..).zip(replayed) {
             assert_eq!(notification["n"], number);
@@ -135,9 +136,9 @@ fn what_waited_has_a_length_of_its_own() {
 /// What a stalled reader had not been written is dropped, but for the event that was begun.
 #[test]
 fn a_slow_readers_stream_ends_behind_a_whole_event() {
-    for encoding in ENCODINGS {
+    for protocol in PROTOCOLS {
         let rig = Rig::start(quiet(), 16);
-        let mut slow = rig.adopt("slow", encoding, b"");
+        let mut slow = rig.adopt("slow", protocol, b"");
         let mut taken = 0;
         for number in 0.. {
             rig.deliver(Priority::Normal, to_everyone(number, 100_000));
@@ -146,7 +147,7 @@ fn a_slow_readers_stream_ends_behind_a_whole_event() {
             }
             taken += 1;
         }
-        let events = events(encoding, &mut slow);
+        let events = events(protocol, &mut slow);
         let read = events.len() - 1;
         for (number, event) in events[1..].iter().enumerate() {
             assert_eq!(event.data()["n"], number, "in order, without a gap");

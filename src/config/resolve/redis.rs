@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::Resolver;
 use crate::config::keys;
-use crate::config::settings::{ClientCertificate, Redis, RedisTls};
 use crate::redis::is_tls;
 use crate::redis::tls::{self, Setting};
+use crate::settings::{ClientCertificate, Redis, RedisTls};
 
 impl Resolver<'_> {
     pub(super) fn redis(&mut self) -> Option<Redis> {

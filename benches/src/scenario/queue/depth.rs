@@ -18,7 +18,6 @@ use crate::fault::{Context, Outcome, failed};
 use crate::figures::{Figure, join};
 use crate::frame::{self, Opcode};
 use crate::gateway::Gateway;
-use crate::report::Group;
 use crate::scenario::SETTLE;
 use crate::stop::Stop;
 use crate::subscriber::Transport;
@@ -26,9 +25,8 @@ use crate::swarm::Swarm;
 use crate::token::Tokens;
 use crate::{http, procfs, progress};
 
-/// How much waits, and the names of its figures.
-const DEPTHS: [(u32, &str); 3] =
-    [(100, "waiting_100_us"), (1_000, "waiting_1000_us"), (10_000, "waiting_10000_us")];
+/// How much waits.
+const DEPTHS: [u32; 3] = [100, 1_000, 10_000];
 /// Notifications the gateway sends a user who acknowledges none; the rest waits.
 const IN_FLIGHT: u32 = 1_000;
 /// Acks in a round, so many between two pongs.
@@ -45,30 +43,50 @@ const FILLER_BYTES: usize = 50_000;
 const COMPACTED_BYTES_MAX: u64 = 48 * 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-type Operation = fn(&QueueArgs, u32, &Scratch, &Stop) -> Outcome<f64>;
+struct Operation {
+    name: &'static str,
+    label: &'static str,
+    /// The names of its figures, one for each depth.
+    keys: [&'static str; DEPTHS.len()],
+    cost_us: fn(&QueueArgs, u32, &Scratch, &Stop) -> Outcome<f64>,
+}
 
-/// A group for each operation, its figures one for each depth. Depths have their turn in each round.
-pub(super) fn measure(args: &QueueArgs, scratch: &Scratch, stop: &Stop) -> Outcome<Vec<Group>> {
-    let operations: [(&str, &str, Operation); 3] = [
-        ("an Ack of an unknown id", "Shard's CPU per Ack", unknown_acks),
-        ("a put on a full queue", "Shard's CPU per put", full_puts),
-        ("compaction", "Shard's CPU per live record moved, fillers included", compaction),
-    ];
-    let mut groups = Vec::new();
-    for (name, label, operation) in operations {
-        let mut rounds = Vec::new();
-        for round in 1..=args.rounds {
+const OPERATIONS: [Operation; 3] = [
+    Operation {
+        name: "an Ack of an unknown id",
+        label: "Ack of an unknown id, shard's CPU",
+        keys: ["ack_100_us", "ack_1000_us", "ack_10000_us"],
+        cost_us: unknown_acks,
+    },
+    Operation {
+        name: "a put on a full queue",
+        label: "Put on a full queue, shard's CPU",
+        keys: ["put_100_us", "put_1000_us", "put_10000_us"],
+        cost_us: full_puts,
+    },
+    Operation {
+        name: "compaction",
+        label: "Live record moved, fillers included, shard's CPU",
+        keys: ["moved_100_us", "moved_1000_us", "moved_10000_us"],
+        cost_us: compaction,
+    },
+];
+
+/// One figure for each operation and depth. Depths have their turn in each round.
+pub(super) fn measure(args: &QueueArgs, scratch: &Scratch, stop: &Stop) -> Outcome<Vec<Figure>> {
+    let mut rounds = Vec::new();
+    for round in 1..=args.rounds {
+        let mut figures = Vec::new();
+        for Operation { name, label, keys, cost_us } in &OPERATIONS {
             progress(&format!("{name}, round {round} of {}", args.rounds));
-            let mut figures = Vec::new();
-            for (depth, key) in DEPTHS {
-                let cost = operation(args, depth, scratch, stop)?;
+            for (depth, key) in DEPTHS.into_iter().zip(keys) {
+                let cost = cost_us(args, depth, scratch, stop)?;
                 figures.push(Figure::one(key, format!("{label}, {depth} waiting"), "µs", cost));
             }
-            rounds.push(figures);
         }
-        groups.push(Group { name: format!("depth, {name}"), figures: join(rounds) });
+        rounds.push(figures);
     }
-    Ok(groups)
+    Ok(join(rounds))
 }
 
 fn start(common: &Common, stop: &Stop) -> Outcome<(Gateway, Swarm)> {

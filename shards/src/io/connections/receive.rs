@@ -65,7 +65,7 @@ impl Connections {
     pub(crate) fn read(&mut self, key: ConnectionKey, buffer: &mut [u8]) -> Received {
         let Some(connection) = self.slots.get_mut(key.index()) else { return Received::Nothing };
         let received = loop {
-            match connection.stream.read(buffer) {
+            match connection.socket.read(buffer) {
                 Ok(0) => break Received::End,
                 Ok(count) => break Received::Bytes(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Received::Nothing,

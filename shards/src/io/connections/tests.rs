@@ -16,9 +16,9 @@ fn a_reply_overtakes_the_rest_of_a_fan_out() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     client.set_nonblocking(true).unwrap();
-    let (stream, _) = listener.accept().unwrap();
+    let (stream, peer) = listener.accept().unwrap();
     stream.set_nonblocking(true).unwrap();
-    let key = connections.adopt(stream, Encoding::WebSocket).unwrap();
+    let key = connections.adopt(Socket::new(stream, peer), Protocol::AraWebSocket).unwrap();
     let mut read = || {
         let mut bytes = [0; 64];
         let count = client.read(&mut bytes).unwrap_or(0);
@@ -43,4 +43,17 @@ fn a_reply_overtakes_the_rest_of_a_fan_out() {
     connections.flush_touched();
     assert_eq!(read(), "again ");
     assert!(!connections.has_work());
+}
+
+#[test]
+fn a_connection_keeps_the_address_it_came_from() {
+    let mut connections = Connections::new(Poll::new().unwrap(), 1_000);
+    let listener = TcpListener::bind("[::]:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let (stream, peer) = listener.accept().unwrap();
+    assert!(peer.is_ipv6(), "a socket for both families names it ::ffff:127.0.0.1");
+    let key = connections.adopt(Socket::new(stream, peer), Protocol::AraWebSocket).unwrap();
+    let connection = connections.slots.get(key.index()).unwrap();
+    assert_eq!(connection.socket.peer(), client.local_addr().unwrap().into());
 }

@@ -14,7 +14,8 @@ fn channels(names: &[&'static str]) -> Vec<Cow<'static, str>> {
 #[test]
 fn every_client_message_is_understood() {
     let ab = || channels(&["a", "b"]);
-    let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let id = parse_id("01890a5d-ac96-774b-bcce-b302099a8057");
+    assert!(id.is_some());
     let cases = [
         (
             r#"{"type":"Subscribe","payload":{"channels":["a","b"]}}"#,
@@ -53,11 +54,11 @@ fn every_client_message_is_understood() {
         (r#"{"type":"Ping","payload":{"any":["thing"]},"extra":1}"#, ClientMessage::Ping),
         (
             r#"{"type":"Ack","payload":{"notification_id":"01890a5d-ac96-774b-bcce-b302099a8057"}}"#,
-            ClientMessage::Ack(id.into()),
+            ClientMessage::Ack(id),
         ),
         (
             r#"{"type":"ack","payload":{"notification_id":"01890a5d-ac96-774b-bcce-b302099a8057"}}"#,
-            ClientMessage::Ack(id.into()),
+            ClientMessage::Ack(id),
         ),
     ];
     for (text, message) in cases {

@@ -45,21 +45,21 @@ fn stuff(bench: &mut Bench) {
 
 #[test]
 fn a_client_that_has_everything_and_does_not_answer_gets_a_moment() {
-    for encoding in [Encoding::WebSocket, Encoding::ChunkedEvents] {
+    for protocol in [Protocol::AraWebSocket, Protocol::AraSseChunked] {
         let mut bench = Bench::new(timed(0, 0));
-        let (_phone, _) = bench.adopt(encoding, b"");
+        let (_phone, _) = bench.adopt(protocol, b"");
         bench.settle();
         bench.pass_until(Tick(START.0 + 500));
         let begun = bench.now;
         drain(&mut bench);
-        assert_eq!(until_drained(&mut bench), linger(begun), "{encoding:?}");
+        assert_eq!(until_drained(&mut bench), linger(begun), "{protocol:?}");
     }
 }
 
 #[test]
 fn a_client_that_takes_nothing_gets_a_moment() {
     let mut bench = Bench::new(timed(0, 0));
-    let (_stuck, _) = bench.adopt(Encoding::WebSocket, b"");
+    let (_stuck, _) = bench.adopt(Protocol::AraWebSocket, b"");
     bench.settle();
     stuff(&mut bench);
     // It has been stuck for a while, which does not shorten its moment.
@@ -72,7 +72,7 @@ fn a_client_that_takes_nothing_gets_a_moment() {
 #[test]
 fn a_client_that_takes_what_it_is_owed_has_the_grace() {
     let mut bench = Bench::new(timed(0, 0));
-    let (mut slow, _) = bench.adopt(Encoding::WebSocket, b"");
+    let (mut slow, _) = bench.adopt(Protocol::AraWebSocket, b"");
     bench.settle();
     stuff(&mut bench);
     let begun = bench.now;
@@ -97,7 +97,7 @@ fn a_client_that_takes_what_it_is_owed_has_the_grace() {
 #[test]
 fn the_grace_ends_even_a_client_that_goes_on() {
     let mut bench = Bench::new(timed(0, 0));
-    let (_stuck, _) = bench.adopt(Encoding::WebSocket, b"");
+    let (_stuck, _) = bench.adopt(Protocol::AraWebSocket, b"");
     bench.settle();
     stuff(&mut bench);
     let grace = Duration::from_millis(300);
@@ -131,11 +131,12 @@ fn a_shard_whose_journal_has_lost_its_writer_ends() {
         fsync: Fsync::Never,
     };
     let bell = Arc::new(Doorbell::new(|| {}));
-    let recovered = disk::open(&options, Clock::start(), &Placement::new(1), bell).unwrap();
+    let (recovered, _summary) =
+        disk::open(&options, Clock::start(), &Placement::new(1), bell).unwrap();
     let mut bench = Bench::new(timed(0, 0));
-    bench.shard.restore(recovered);
+    bench.shard.restore(recovered, bench.now);
     bench.settle();
-    bench.shard.state.store.as_mut().unwrap().lose_writer();
-    let ended = bench.shard.turn(&mut Ara, bench.now).unwrap_err();
+    bench.shard.state.queues.disk_store().lose_writer();
+    let ended = bench.shard.turn(bench.now).unwrap_err();
     assert!(ended.to_string().contains("panicked"), "{ended}");
 }

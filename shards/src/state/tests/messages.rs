@@ -24,14 +24,16 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::seeded;
+use super::steps::encodings;
+use super::{ask, seeded};
 use crate::base::id::{ConnectionKey, RequestId, Tick};
 use crate::base::limits::{AckLimits, Limits, QueueLimits};
 use crate::base::placement::UserHash;
 use crate::link::message::{
-    Client, Delivery, InitialSubscriptions, Query, Recipient, Recipients, Reply, Source, Transport,
+    Client, Delivery, InitialSubscriptions, Query, Recipient, Recipients, Source,
 };
-use crate::notification::{Metadata, Notification, Priority, Readers};
+use crate::notification::{Metadata, Notification, Priority};
+use crate::protocol::{Protocol, Transport};
 use crate::state::State;
 use office::Office;
 use script::{Newcomer, Trigger};
@@ -169,7 +171,7 @@ fn two_letters_may_have_one_id() {
         let user = Recipient { tenant: "acme".into(), user: "ann".into(), hash: UserHash(7) };
         let (id, audience) = (sockets::identity(1, 0), None);
         let head = Metadata { id, audience, expires_at: Tick(1_000), priority: Priority::Normal };
-        let readers = Readers { websocket: true, sse: false };
+        let readers = encodings(true, false);
         let notification = Arc::new(Notification::encode(head, br#"{"n":1}"#, readers));
         for _ in 0..2 {
             let (notification, users) = (Arc::clone(&notification), Box::new([user.clone()]));
@@ -193,21 +195,26 @@ fn two_letters_may_have_one_id() {
         sockets.open(0, 0, Transport::WebSocket);
         sockets.stall(0);
         let key = ConnectionKey(0);
-        state.handle_connect(key, member, Transport::WebSocket, Tick(2)).unwrap();
+        state.handle_connect(key, member, Protocol::AraWebSocket, Tick(2)).unwrap();
         while state.poll_replays(Tick(2), &mut sockets) {}
-        assert_eq!(state.flights.len(), 2);
+        assert_eq!(state.queues.in_flight_total(), 2);
         if ack.is_some() {
             let slot = state.directory.find_user("acme", "ann", user.hash).unwrap();
-            assert_eq!([(); 3].map(|()| state.settle(slot, id)), [true, true, false]);
+            let mut acknowledge = || {
+                let (queues, mut cx) = state.queues();
+                queues.acknowledge(&mut cx, slot, id)
+            };
+            assert_eq!([(); 3].map(|()| acknowledge()), [true, true, false]);
         }
         let unsent = sockets.remove(0, true, false);
         state.handle_disconnect(key, unsent);
-        assert!(state.flights.is_empty());
-        let asked = Query::UserQueue { user, source: Source::Queue, clear: false };
-        let Reply::UserQueue { count, .. } = state.handle_query(&asked, Tick(3), &mut sockets)
-        else {
-            panic!("messages were asked for")
-        };
-        assert_eq!(count, if ack.is_some() { 0 } else { 2 });
+        assert_eq!(state.queues.in_flight_total(), 0);
+        let left = ask(&mut state, Tick(3), &mut sockets, |reply_to| Query::UserQueue {
+            user,
+            source: Source::Queue,
+            clear: false,
+            reply_to,
+        });
+        assert_eq!(left.count, if ack.is_some() { 0 } else { 2 });
     }
 }

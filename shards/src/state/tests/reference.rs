@@ -10,7 +10,7 @@ use super::wire::Got;
 use crate::base::counters::Counters;
 use crate::base::id::Tick;
 use crate::base::limits::Limits;
-use crate::link::message::Transport;
+use crate::protocol::Transport;
 
 /// A connection as the contract knows it.
 #[derive(Debug, Clone)]

@@ -9,8 +9,9 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 
 use crate::base::limits::Limits;
-use crate::link::message::Transport;
-use crate::notification::{Priority, Readers};
+use crate::encoding::{Encoding, Encodings};
+use crate::notification::Priority;
+use crate::protocol::Transport;
 
 /// The same names in both tenants, so that a mix-up shows.
 pub(super) const TENANTS: [&str; 2] = ["acme", "zenith"];
@@ -58,7 +59,7 @@ pub(super) enum Target {
 #[derive(Debug, Clone)]
 pub(super) struct Common {
     pub(super) priority: Priority,
-    pub(super) readers: Readers,
+    pub(super) readers: Encodings,
     pub(super) audience: Option<Audience>,
 }
 
@@ -75,11 +76,19 @@ impl Target {
     }
 
     pub(super) fn has_encoding(&self, transport: Transport) -> bool {
+        let readers = self.common().readers;
         match transport {
-            Transport::WebSocket => self.common().readers.websocket,
-            Transport::Sse => self.common().readers.sse,
+            Transport::WebSocket => readers.contains(Encoding::AraText),
+            Transport::Sse => readers.contains(Encoding::AraSseChunk),
         }
     }
+}
+
+/// The encodings of those transports.
+pub(super) fn encodings(websocket: bool, sse: bool) -> Encodings {
+    let sse = [Encoding::AraSseChunk, Encoding::AraSsePlain].into_iter().filter(|_| sse);
+    let text = [Encoding::AraText].into_iter().filter(|_| websocket);
+    text.chain(sse).collect()
 }
 
 /// One thing that happens. An [`Index`] picks among those connected.
@@ -163,7 +172,7 @@ fn utterance() -> impl Strategy<Value = Utterance> {
 fn target() -> impl Strategy<Value = Target> {
     let readers =
         select(vec![(true, true), (true, true), (true, true), (true, false), (false, true)])
-            .prop_map(|(websocket, sse)| Readers { websocket, sse });
+            .prop_map(|(websocket, sse)| encodings(websocket, sse));
     let audience = prop_oneof![
         subsequence(ROLES.to_vec(), 0..=2).prop_map(Audience::Roles),
         subsequence(USERS.to_vec(), 0..=2).prop_map(Audience::Users),

@@ -54,12 +54,13 @@ fn start(directory: &Path, dead_letter_ttl: Duration) -> (State, Vec<(u64, u64)>
     let mut state = State::new(limits, 0);
     let placement = Placement::with_seeds(1, [1, 2, 3, 4]);
     let clock = Clock::start();
-    let recovered = disk::open(&options(directory), clock, &placement, bell()).unwrap();
-    assert_eq!(recovered.summary().strange, 0);
-    state.restore(recovered);
+    let (recovered, summary) = disk::open(&options(directory), clock, &placement, bell()).unwrap();
+    assert_eq!(summary.strange, 0);
+    state.restore(recovered, clock.now());
     let slot = state.directory.find_user(TENANT, USER, placement.hash(TENANT, USER)).unwrap();
-    let dead = state.directory.queue(slot).unwrap().dead();
-    let ends = dead.map(|dead| (dead.message.sequence(), clock.unix_ms_of(dead.until))).collect();
+    let dead_letters = state.queues.dead_letters_of(slot).into_iter();
+    let ends = dead_letters.map(|(message, until)| (message.sequence(), clock.unix_ms_of(until)));
+    let ends = ends.collect();
     (state, ends)
 }
 
@@ -83,7 +84,7 @@ fn dead_letters_of_the_version_before_get_a_time() {
     let [(2, first), (3, second)] = ends[..] else { panic!("{ends:?}") };
     assert_eq!(first, second);
     state.poll_store(Tick(1));
-    state.take_store().unwrap().close().unwrap();
+    state.take_store().close().unwrap();
     // The next start finds the time, and does not begin it again.
     let (state, later) = start(directory.path(), Duration::from_secs(6_000));
     let tick = Tick::MILLISECONDS;

@@ -9,11 +9,12 @@ use std::rc::Rc;
 use serde_json::Value;
 
 use crate::base::id::ConnectionKey;
-use crate::link::message::{Encoding, Transport};
+use crate::encoding::Encoding;
 use crate::notification::{Notification, Priority};
 use crate::outbound::{Frame, Unsent};
-use crate::state::{CloseReason, Outgoing, Urgency};
-use crate::wire::sse;
+use crate::protocol::{Event, Protocol, Transport};
+use crate::state::{Outgoing, Urgency};
+use crate::wire::close::CloseReason;
 
 /// Frames a stalled outbox holds.
 pub(super) const OUTBOX_FRAMES_MAX: usize = 3;
@@ -39,7 +40,7 @@ impl Got {
 /// One connection's outbox.
 #[derive(Debug)]
 struct Post {
-    transport: Transport,
+    protocol: Protocol,
     is_stalled: bool,
     /// Frames the client has not taken yet.
     waiting: usize,
@@ -74,7 +75,8 @@ impl Wire {
     }
 
     pub(super) fn open(&mut self, key: u32, transport: Transport) {
-        let post = Post { transport, is_stalled: false, waiting: 0, history: Vec::new() };
+        let protocol = protocol(transport, key);
+        let post = Post { protocol, is_stalled: false, waiting: 0, history: Vec::new() };
         assert!(self.posts.insert(key, post).is_none());
     }
 
@@ -123,6 +125,12 @@ impl Wire {
 }
 
 impl Outgoing for Wire {
+    fn tell(&mut self, to: ConnectionKey, event: &Event<'_>) -> bool {
+        let post = self.posts.get(&to.0).expect("an event for nobody");
+        let bytes = post.protocol.encode(event).expect("Ara has a word for everything");
+        self.offer(to, &Frame::raw(bytes), Urgency::Prompt)
+    }
+
     fn offer(&mut self, to: ConnectionKey, frame: &Rc<Frame>, urgency: Urgency) -> bool {
         let closing = self.effects.closed.iter().any(|(key, _)| *key == to.0);
         assert!(!closing, "{to:?} was offered a frame after it was told to close");
@@ -132,19 +140,23 @@ impl Outgoing for Wire {
             return false;
         }
         post.waiting += usize::from(post.is_stalled);
-        let bytes = frame.bytes(encoding(post.transport));
+        let bytes = frame.bytes(post.protocol.encoding());
         assert!(!bytes.is_empty(), "an empty frame for {to:?}");
         let got = match &**frame {
             Frame::Notification(notification) | Frame::Personal(notification, _) => {
                 Got::from_notification(notification)
             }
             Frame::QueuedMessage(_) => panic!("a message, with queue and acknowledgement off"),
-            Frame::Event(_) | Frame::Bytes(_) => Got::Said(said(bytes, post.transport)),
+            Frame::Bytes(_) => Got::Said(said(bytes, post.protocol)),
         };
         post.history.push(got.clone());
         self.effects.taken.entry(to.0).or_default().push(got);
         self.effects.fanned_out += u32::from(urgency == Urgency::FanOut);
         true
+    }
+
+    fn encoding(&self, key: ConnectionKey) -> Option<Encoding> {
+        self.posts.get(&key.0).map(|post| post.protocol.encoding())
     }
 
     fn backlog_bytes(&self, key: ConnectionKey) -> Option<usize> {
@@ -160,24 +172,22 @@ impl Outgoing for Wire {
     }
 }
 
-/// How the model's clients of a transport are spoken to.
-pub(super) const fn encoding(transport: Transport) -> Encoding {
+/// What the model's clients of a transport speak.
+pub(super) const fn protocol(transport: Transport, key: u32) -> Protocol {
     match transport {
-        Transport::WebSocket => Encoding::WebSocket,
-        Transport::Sse => Encoding::ChunkedEvents,
+        Transport::WebSocket => Protocol::AraWebSocket,
+        Transport::Sse if key.is_multiple_of(2) => Protocol::AraSseChunked,
+        Transport::Sse => Protocol::AraSsePlain,
     }
 }
 
 /// Reads a frame of ours back and sums it up: `subscribed ["a"]`, `error INVALID_CHANNEL`, `pong`.
-pub(super) fn said(bytes: &[u8], transport: Transport) -> String {
+pub(super) fn said(bytes: &[u8], protocol: Protocol) -> String {
     if bytes == [0x89, 0x00] {
-        assert_eq!(transport, Transport::WebSocket);
+        assert_eq!(protocol, Protocol::AraWebSocket);
         return "ping".to_owned();
     }
-    let (event, json) = match transport {
-        Transport::WebSocket => (None, websocket_text(bytes)),
-        Transport::Sse => sse_event(std::str::from_utf8(sse::in_chunk(bytes)).unwrap()),
-    };
+    let (event, json) = event_and_json(bytes, protocol);
     let message: Value = serde_json::from_slice(json).unwrap();
     let kind = message["type"].as_str().unwrap();
     if let Some(event) = event {
@@ -199,6 +209,16 @@ pub(super) fn said(bytes: &[u8], transport: Transport) -> String {
     }
 }
 
+/// The name of an event, if it is one, and the JSON a client reads.
+pub(super) fn event_and_json(bytes: &[u8], protocol: Protocol) -> (Option<&str>, &[u8]) {
+    match protocol {
+        Protocol::AraWebSocket => (None, websocket_text(bytes)),
+        Protocol::AraSseChunked => sse_event(in_chunk(std::str::from_utf8(bytes).unwrap())),
+        Protocol::AraSsePlain => sse_event(std::str::from_utf8(bytes).unwrap()),
+        Protocol::Echo => panic!("an echo says nothing by itself"),
+    }
+}
+
 /// The text of a server frame; a heartbeat must have its ping behind it.
 fn websocket_text(bytes: &[u8]) -> &[u8] {
     assert_eq!(bytes[0], 0x81, "a final text frame");
@@ -210,6 +230,14 @@ fn websocket_text(bytes: &[u8]) -> &[u8] {
     let is_heartbeat = text == br#"{"type":"heartbeat"}"#;
     assert_eq!(rest, if is_heartbeat { &[0x89, 0x00][..] } else { &[] });
     text
+}
+
+/// What a chunk holds, which must be as long as it says.
+fn in_chunk(chunk: &str) -> &str {
+    let (size, rest) = chunk.split_once("\r\n").unwrap();
+    let inside = rest.strip_suffix("\r\n").unwrap();
+    assert_eq!(usize::from_str_radix(size, 16).unwrap(), inside.len());
+    inside
 }
 
 /// The name and data of an event.

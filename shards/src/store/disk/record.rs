@@ -6,25 +6,25 @@
 //! All numbers are little-endian; a text is its length as u16 and its bytes.
 //!
 //! ```text
-//! message   1 | attempts u8 | priority u8 | flags u8 | expires u64, ms since 1970 | sequence u64
-//!            | id 16 | forgotten u64, ms since 1970, if flagged | tenant | user
-//!            | audience, if flagged | the notification's JSON
-//! ended    2 | position u64 …
-//! changed  3 | (position u64 | attempts u8 | dead u8) …
-//! buried   4 | (position u64 | attempts u8 | forgotten u64, ms since 1970) …
+//! message       1 | attempts u8 | priority u8 | flags u8 | expires u64, ms since 1970
+//!                | sequence u64 | id 16 | forgotten u64, ms since 1970, if flagged | tenant | user
+//!                | audience, if flagged | the notification's JSON
+//! ended         2 | position u64 …
+//! changed       3 | (position u64 | attempts u8 | dead u8) …
+//! dead letters  4 | (position u64 | attempts u8 | forgotten u64, ms since 1970) …
 //! ```
 //!
-//! Up to version 0.1 dead messages were not forgotten: they are a `changed` that says dead, or a
+//! Up to version 0.1 dead letters were not forgotten: they are a `changed` that says dead, or a
 //! message that is flagged as dead without a time. These are read, and not written any more.
 
 use crate::base::id::NotificationId;
 use crate::journal::Position;
 use crate::notification::{Audience, Priority};
 
-const LETTER: u8 = 1;
+const MESSAGE: u8 = 1;
 const ENDED: u8 = 2;
 const CHANGED: u8 = 3;
-const BURIED: u8 = 4;
+const DEAD_LETTERS: u8 = 4;
 
 const IS_DEAD: u8 = 1;
 const HAS_AUDIENCE: u8 = 2;
@@ -46,7 +46,7 @@ pub(super) struct MessageRecord<'a> {
     pub(super) json: &'a [u8],
 }
 
-/// That a message is a dead message.
+/// That a message is a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Dead {
     /// When it is forgotten; `None` = written before that was noted.
@@ -56,16 +56,16 @@ pub(super) struct Dead {
 /// A record's new state: it was sent so often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Change {
-    pub(super) place: Position,
+    pub(super) position: Position,
     pub(super) attempts: u8,
-    /// And is a dead message; only read.
+    /// And is a dead letter; version 0.1 wrote this, and it is only read now.
     pub(super) is_dead: bool,
 }
 
-/// A record's new state: it was sent so often, and is a dead message until then.
+/// A record's new state: it was sent so often, and is a dead letter until then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Burial {
-    pub(super) place: Position,
+pub(super) struct DeadLetterNote {
+    pub(super) position: Position,
     pub(super) attempts: u8,
     pub(super) until_unix_ms: u64,
 }
@@ -73,10 +73,10 @@ pub(super) struct Burial {
 /// What a record says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Entry<'a> {
-    QueuedMessage(MessageRecord<'a>),
+    Message(MessageRecord<'a>),
     Ended(Vec<Position>),
     Changed(Vec<Change>),
-    Buried(Vec<Burial>),
+    DeadLetters(Vec<DeadLetterNote>),
 }
 
 impl MessageRecord<'_> {
@@ -86,7 +86,7 @@ impl MessageRecord<'_> {
         let mut flags = if self.dead.is_some() { IS_DEAD } else { 0 };
         flags |= if forgotten.is_some() { HAS_FORGOTTEN } else { 0 };
         flags |= if audience.is_some() { HAS_AUDIENCE } else { 0 };
-        buffer.extend_from_slice(&[LETTER, self.attempts, self.priority as u8, flags]);
+        buffer.extend_from_slice(&[MESSAGE, self.attempts, self.priority as u8, flags]);
         buffer.extend_from_slice(&self.expires_unix_ms.to_le_bytes());
         buffer.extend_from_slice(&self.sequence.to_le_bytes());
         buffer.extend_from_slice(&self.id.0);
@@ -102,11 +102,11 @@ impl MessageRecord<'_> {
     }
 }
 
-pub(super) fn encode_ended(places: &[Position], buffer: &mut Vec<u8>) {
+pub(super) fn encode_ended(positions: &[Position], buffer: &mut Vec<u8>) {
     buffer.clear();
     buffer.push(ENDED);
-    for place in places {
-        buffer.extend_from_slice(&place.to_bits().to_le_bytes());
+    for position in positions {
+        buffer.extend_from_slice(&position.to_bits().to_le_bytes());
     }
 }
 
@@ -114,18 +114,18 @@ pub(super) fn encode_changed(changes: &[Change], buffer: &mut Vec<u8>) {
     buffer.clear();
     buffer.push(CHANGED);
     for change in changes {
-        buffer.extend_from_slice(&change.place.to_bits().to_le_bytes());
+        buffer.extend_from_slice(&change.position.to_bits().to_le_bytes());
         buffer.extend_from_slice(&[change.attempts, u8::from(change.is_dead)]);
     }
 }
 
-pub(super) fn encode_buried(burials: &[Burial], buffer: &mut Vec<u8>) {
+pub(super) fn encode_dead_letters(notes: &[DeadLetterNote], buffer: &mut Vec<u8>) {
     buffer.clear();
-    buffer.push(BURIED);
-    for burial in burials {
-        buffer.extend_from_slice(&burial.place.to_bits().to_le_bytes());
-        buffer.push(burial.attempts);
-        buffer.extend_from_slice(&burial.until_unix_ms.to_le_bytes());
+    buffer.push(DEAD_LETTERS);
+    for note in notes {
+        buffer.extend_from_slice(&note.position.to_bits().to_le_bytes());
+        buffer.push(note.attempts);
+        buffer.extend_from_slice(&note.until_unix_ms.to_le_bytes());
     }
 }
 
@@ -133,26 +133,26 @@ pub(super) fn encode_buried(burials: &[Burial], buffer: &mut Vec<u8>) {
 pub(super) fn decode(bytes: &[u8]) -> Option<Entry<'_>> {
     let mut reader = Reader(bytes);
     match reader.byte()? {
-        LETTER => decode_message(reader).map(Entry::QueuedMessage),
+        MESSAGE => decode_message(reader).map(Entry::Message),
         ENDED => {
-            let places = reader.0.chunks(8).map(|chunk| Reader(chunk).position());
-            places.collect::<Option<_>>().map(Entry::Ended)
+            let positions = reader.0.chunks(8).map(|chunk| Reader(chunk).position());
+            positions.collect::<Option<_>>().map(Entry::Ended)
         }
         CHANGED => {
             let changes = reader.0.chunks(10).map(|chunk| {
                 let mut chunk = Reader(chunk);
-                let place = chunk.position()?;
-                Some(Change { place, attempts: chunk.byte()?, is_dead: chunk.byte()? != 0 })
+                let position = chunk.position()?;
+                Some(Change { position, attempts: chunk.byte()?, is_dead: chunk.byte()? != 0 })
             });
             changes.collect::<Option<_>>().map(Entry::Changed)
         }
-        BURIED => {
-            let burials = reader.0.chunks(17).map(|chunk| {
+        DEAD_LETTERS => {
+            let notes = reader.0.chunks(17).map(|chunk| {
                 let mut chunk = Reader(chunk);
-                let (place, attempts) = (chunk.position()?, chunk.byte()?);
-                Some(Burial { place, attempts, until_unix_ms: chunk.number()? })
+                let (position, attempts) = (chunk.position()?, chunk.byte()?);
+                Some(DeadLetterNote { position, attempts, until_unix_ms: chunk.number()? })
             });
-            burials.collect::<Option<_>>().map(Entry::Buried)
+            notes.collect::<Option<_>>().map(Entry::DeadLetters)
         }
         _ => None,
     }
@@ -258,7 +258,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn letters_come_back_as_they_were(
+        fn messages_come_back_as_they_were(
             names in ("[a-z]{0,20}", "\\PC{0,40}"),
             numbers: (u64, u64),
             id: [u8; 16],
@@ -280,24 +280,24 @@ mod tests {
             };
             let mut bytes = Vec::new();
             message.encode(audience.as_ref(), &mut bytes);
-            prop_assert_eq!(decode(&bytes), Some(Entry::QueuedMessage(message)));
+            prop_assert_eq!(decode(&bytes), Some(Entry::Message(message)));
         }
 
         #[test]
-        fn notes_come_back_as_they_were(places in proptest::collection::vec(1_u64.., 0..50)) {
-            let places: Vec<Position> =
-                places.into_iter().filter_map(Position::from_bits).collect();
+        fn notes_come_back_as_they_were(positions in proptest::collection::vec(1_u64.., 0..50)) {
+            let positions: Vec<Position> =
+                positions.into_iter().filter_map(Position::from_bits).collect();
             let mut bytes = Vec::new();
-            encode_ended(&places, &mut bytes);
-            prop_assert_eq!(decode(&bytes), Some(Entry::Ended(places.clone())));
-            let change = |place| Change { place, attempts: 7, is_dead: true };
-            let changes: Vec<Change> = places.iter().copied().map(change).collect();
+            encode_ended(&positions, &mut bytes);
+            prop_assert_eq!(decode(&bytes), Some(Entry::Ended(positions.clone())));
+            let change = |position| Change { position, attempts: 7, is_dead: true };
+            let changes: Vec<Change> = positions.iter().copied().map(change).collect();
             encode_changed(&changes, &mut bytes);
             prop_assert_eq!(decode(&bytes), Some(Entry::Changed(changes)));
-            let burial = |place: Position| Burial { place, attempts: 7, until_unix_ms: !place.to_bits() };
-            let burials: Vec<Burial> = places.into_iter().map(burial).collect();
-            encode_buried(&burials, &mut bytes);
-            prop_assert_eq!(decode(&bytes), Some(Entry::Buried(burials)));
+            let note = |position: Position| DeadLetterNote { position, attempts: 7, until_unix_ms: !position.to_bits() };
+            let notes: Vec<DeadLetterNote> = positions.into_iter().map(note).collect();
+            encode_dead_letters(&notes, &mut bytes);
+            prop_assert_eq!(decode(&bytes), Some(Entry::DeadLetters(notes)));
         }
 
         #[test]

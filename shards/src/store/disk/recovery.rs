@@ -1,42 +1,29 @@
-//! Reading back what an earlier run has left: who is still owed what.
+//! Reading back the messages that an earlier run has left.
 //!
 //! **Runs on**: any thread, before its shard starts. **Owns**: what it has read.
 //! **Never**: brings back what was noted as ended, or whose time is over.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ahash::AHashMap;
 
-use super::DiskStore;
 use super::record::{self, Dead, Entry, MessageRecord};
-use super::watch::CommitWatch;
+use super::{DiskStore, key_of, position_of};
 use crate::base::clock::Clock;
 use crate::base::id::Tick;
 use crate::base::placement::Placement;
-use crate::journal::{CommitPoint, Journal, OpenError, Options, Position, RecoveryReport};
+use crate::journal::{Journal, OpenError, Options, Position, RecoveryReport};
 use crate::link::doorbell::Doorbell;
-use crate::link::message::DiskHealth;
 use crate::notification::{Metadata, SharedMessage};
-use crate::state::user_queue::QueuedMessage;
-
-/// One shard's messages, read back, and the journal they are in.
-#[derive(Debug)]
-pub struct Recovered {
-    pub(crate) store: DiskStore,
-    pub(crate) users: Vec<Owed>,
-    /// The highest sequence of any record, of those that have ended too: what comes must not be
-    /// taken for one of them by the next recovery.
-    pub(crate) sequence: u64,
-    summary: Summary,
-}
+use crate::queued_message::QueuedMessage;
+use crate::store::{Recovered, RecoveredUser};
 
 /// What a recovery found.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
     /// What the journal found.
     pub report: RecoveryReport,
-    /// Messages that wait, or are given up.
+    /// Messages that wait, and dead letters.
     pub messages: usize,
     /// Messages whose time ended while nobody ran.
     pub expired: usize,
@@ -44,26 +31,8 @@ pub struct Summary {
     pub strange: usize,
 }
 
-impl Recovered {
-    /// What was found.
-    #[must_use]
-    pub fn summary(&self) -> Summary {
-        self.summary.clone()
-    }
-}
-
-/// What one user is owed.
-#[derive(Debug)]
-pub(crate) struct Owed {
-    pub(crate) tenant: Box<str>,
-    pub(crate) name: Box<str>,
-    /// In the order of their sequence.
-    pub(crate) waiting: Vec<QueuedMessage>,
-    /// In the order they are forgotten, and when that is; `None` = not noted, by an earlier version.
-    pub(crate) dead: Vec<(QueuedMessage, Option<Tick>)>,
-}
-
-/// Opens a shard's journal and reads it. Blocks until all is read.
+/// Opens a shard's journal and reads it: the store, the messages in it, and what there is to say of
+/// them. Blocks until all is read.
 ///
 /// # Errors
 ///
@@ -73,47 +42,29 @@ pub fn open(
     clock: Clock,
     placement: &Placement,
     bell: Arc<Doorbell>,
-) -> Result<Recovered, OpenError> {
+) -> Result<(Recovered, Summary), OpenError> {
     let mut reading = Reading::new(clock);
     let (mut journal, report) =
         Journal::open(options, |position, bytes| reading.take(position, bytes), bell)?;
     let (strange, sequence) = (reading.strange, reading.sequence);
-    let (users, gone) = reading.finish();
-    gone.places.iter().for_each(|place| {
-        journal.release(*place);
+    let (users, gone) = reading.finish(placement);
+    gone.positions.iter().for_each(|position| {
+        journal.release(*position);
     });
-    let messages = users.iter().map(|user| user.waiting.len() + user.dead.len()).sum();
-    let store = DiskStore {
-        journal,
-        clock,
-        placement: placement.clone(),
-        bytes_max: options.max_disk_bytes,
-        ended: Vec::new(),
-        changed: Vec::new(),
-        buried: Vec::new(),
-        is_stopping: false,
-        refusals: Vec::new(),
-        held: VecDeque::new(),
-        fresh: VecDeque::new(),
-        last: CommitPoint::default(),
-        health: DiskHealth::Sound,
-        told: DiskHealth::Sound,
-        logged_at: None,
-        watch: CommitWatch::default(),
-        buffer: Vec::new(),
-    };
+    let messages = users.iter().map(|user| user.waiting.len() + user.dead_letters.len()).sum();
+    let store = DiskStore::new(journal, clock, placement.clone(), options.max_disk_bytes);
     let summary = Summary { report, messages, expired: gone.expired, strange };
-    Ok(Recovered { store, users, sequence, summary })
+    Ok((Recovered { store: Box::new(store), users, sequence }, summary))
 }
 
 /// The messages read so far.
 #[derive(Debug)]
 pub(super) struct Reading {
     clock: Clock,
-    users: Vec<Reader>,
+    users: Vec<FoundUser>,
     by_name: AHashMap<Box<[u8]>, u32>,
     /// Where the message of a position is: its user and sequence.
-    by_place: AHashMap<Position, (u32, u64)>,
+    by_position: AHashMap<Position, (u32, u64)>,
     /// Copies that a later one has replaced.
     superseded: Vec<Position>,
     /// The notification read last: those to many users stand together, and share it.
@@ -124,7 +75,7 @@ pub(super) struct Reading {
 }
 
 #[derive(Debug)]
-struct Reader {
+struct FoundUser {
     tenant: Box<str>,
     name: Box<str>,
     /// In the order of their sequence.
@@ -156,7 +107,7 @@ impl Found {
 /// Records that are not needed any more.
 #[derive(Debug, Default)]
 pub(super) struct Gone {
-    pub(super) places: Vec<Position>,
+    pub(super) positions: Vec<Position>,
     pub(super) expired: usize,
 }
 
@@ -166,7 +117,7 @@ impl Reading {
             clock,
             users: Vec::new(),
             by_name: AHashMap::new(),
-            by_place: AHashMap::new(),
+            by_position: AHashMap::new(),
             superseded: Vec::new(),
             last: None,
             sequence: 0,
@@ -176,19 +127,19 @@ impl Reading {
     }
 
     /// Takes the next record of the journal.
-    pub(super) fn take(&mut self, place: Position, bytes: &[u8]) {
+    pub(super) fn take(&mut self, position: Position, bytes: &[u8]) {
         match record::decode(bytes) {
-            Some(Entry::QueuedMessage(record)) => self.take_message(place, &record),
-            Some(Entry::Ended(places)) => {
-                for place in places {
-                    if let Some(found) = self.find(place) {
+            Some(Entry::Message(record)) => self.take_message(position, &record),
+            Some(Entry::Ended(positions)) => {
+                for position in positions {
+                    if let Some(found) = self.find(position) {
                         found.fate = Fate::Ended;
                     }
                 }
             }
             Some(Entry::Changed(changes)) => {
                 for change in changes {
-                    let Some(found) = self.find(change.place) else { continue };
+                    let Some(found) = self.find(change.position) else { continue };
                     let fate = if change.is_dead {
                         Fate::Dead(Dead { until_unix_ms: None })
                     } else {
@@ -197,26 +148,26 @@ impl Reading {
                     found.change(change.attempts, fate);
                 }
             }
-            Some(Entry::Buried(burials)) => {
-                for burial in burials {
-                    let Some(found) = self.find(burial.place) else { continue };
-                    let dead = Dead { until_unix_ms: Some(burial.until_unix_ms) };
-                    found.change(burial.attempts, Fate::Dead(dead));
+            Some(Entry::DeadLetters(notes)) => {
+                for note in notes {
+                    let Some(found) = self.find(note.position) else { continue };
+                    let dead = Dead { until_unix_ms: Some(note.until_unix_ms) };
+                    found.change(note.attempts, Fate::Dead(dead));
                 }
             }
             None => self.strange += 1,
         }
     }
 
-    fn take_message(&mut self, place: Position, record: &MessageRecord<'_>) {
+    fn take_message(&mut self, position: Position, record: &MessageRecord<'_>) {
         self.sequence = self.sequence.max(record.sequence);
         let user = self.user(record.tenant, record.user);
-        let kept = self.kept(record);
-        let mut message = QueuedMessage::new(kept, record.sequence).sent(record.attempts);
-        message.place = Some(place);
+        let shared = self.shared(record);
+        let mut message = QueuedMessage::new(shared, record.sequence).sent(record.attempts);
+        message.record = Some(key_of(position));
         let fate = record.dead.map_or(Fate::Waiting, Fate::Dead);
-        self.by_place.insert(place, (user, record.sequence));
-        let Some(user) = self.users.get_mut(user as usize) else { return };
+        self.by_position.insert(position, (user, record.sequence));
+        let user = self.users.get_mut(user as usize).expect("it was just looked up, or entered");
         let messages = &mut user.messages;
         let at = match messages.last() {
             Some(last) if last.message.sequence() >= record.sequence => {
@@ -227,8 +178,9 @@ impl Reading {
         match at {
             // A copy that compaction made: the later one counts, whatever was noted meanwhile.
             Ok(at) => {
-                let Some(found) = messages.get_mut(at) else { return };
-                self.superseded.extend(found.message.place.replace(place));
+                let found = messages.get_mut(at).expect("it was found there");
+                let older = found.message.record.replace(key_of(position));
+                self.superseded.extend(older.map(position_of));
             }
             Err(at) => messages.insert(at, Found { message, fate }),
         }
@@ -243,17 +195,20 @@ impl Reading {
         if let Some(user) = self.by_name.get(&*self.name) {
             return *user;
         }
-        let user = u32::try_from(self.users.len()).unwrap_or(u32::MAX);
-        self.users.push(Reader { tenant: tenant.into(), name: name.into(), messages: Vec::new() });
+        let user = u32::try_from(self.users.len()).expect("a shard has far fewer users than 2³²");
+        self.users.push(FoundUser {
+            tenant: tenant.into(),
+            name: name.into(),
+            messages: Vec::new(),
+        });
         self.by_name.insert(self.name.as_slice().into(), user);
         user
     }
 
     /// The notification of a record, shared with the record before if that has the same.
-    fn kept(&mut self, record: &MessageRecord<'_>) -> SharedMessage {
+    fn shared(&mut self, record: &MessageRecord<'_>) -> SharedMessage {
         let expires_at = match self.clock.tick_of(record.expires_unix_ms) {
-            // Not "now or never", but over.
-            Tick(0) => Tick(1),
+            Tick::START => Tick::OVER_BEFORE_START,
             tick => tick,
         };
         if let Some(last) = &self.last
@@ -270,44 +225,46 @@ impl Reading {
             expires_at,
             priority: record.priority,
         };
-        let kept = SharedMessage::new(head, record.json);
-        self.last = Some(kept.clone());
-        kept
+        let shared = SharedMessage::new(head, record.json);
+        self.last = Some(shared.clone());
+        shared
     }
 
-    fn find(&mut self, place: Position) -> Option<&mut Found> {
-        let (user, sequence) = *self.by_place.get(&place)?;
+    fn find(&mut self, position: Position) -> Option<&mut Found> {
+        let (user, sequence) = *self.by_position.get(&position)?;
         let messages = &mut self.users.get_mut(user as usize)?.messages;
         let at = messages.binary_search_by_key(&sequence, |found| found.message.sequence()).ok()?;
         messages.get_mut(at)
     }
 
-    /// Who is owed what, and what may be released.
-    pub(super) fn finish(self) -> (Vec<Owed>, Gone) {
-        let now = self.clock.now().max(Tick(1));
-        let mut gone = Gone { places: self.superseded, expired: 0 };
+    /// Whose messages there are, and which records may be released. `placement` chooses the users'
+    /// homes from now on.
+    pub(super) fn finish(self, placement: &Placement) -> (Vec<RecoveredUser>, Gone) {
+        let now = self.clock.now().max(Tick::OVER_BEFORE_START);
+        let mut gone = Gone { positions: self.superseded, expired: 0 };
         let mut users = Vec::with_capacity(self.users.len());
         for user in self.users {
-            let (tenant, name) = (user.tenant, user.name);
-            let mut owed = Owed { tenant, name, waiting: Vec::new(), dead: Vec::new() };
+            let (mut waiting, mut dead_letters) = (Vec::new(), Vec::new());
             for Found { message, fate } in user.messages {
                 let is_expired = message.expires_at() <= now;
                 match fate {
                     Fate::Dead(Dead { until_unix_ms }) => {
                         let until = until_unix_ms.map(|until| self.clock.tick_of(until));
-                        owed.dead.push((message, until));
+                        dead_letters.push((message, until));
                     }
-                    Fate::Waiting if !is_expired => owed.waiting.push(message),
+                    Fate::Waiting if !is_expired => waiting.push(message),
                     Fate::Waiting | Fate::Ended => {
                         gone.expired += usize::from(fate == Fate::Waiting);
-                        gone.places.extend(message.place);
+                        gone.positions.extend(message.record.map(position_of));
                     }
                 }
             }
-            // Those without a time were given up before those with one. The sort is stable.
-            owed.dead.sort_by_key(|(_, until)| *until);
-            if !owed.waiting.is_empty() || !owed.dead.is_empty() {
-                users.push(owed);
+            // Those without a time are older than those with one. The sort is stable.
+            dead_letters.sort_by_key(|(_, until)| *until);
+            if !waiting.is_empty() || !dead_letters.is_empty() {
+                let (tenant, name) = (user.tenant, user.name);
+                let hash = placement.hash(&tenant, &name);
+                users.push(RecoveredUser { tenant, name, hash, waiting, dead_letters });
             }
         }
         (users, gone)

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::record::{Dead, MessageRecord};
-use super::recovery::{Gone, Owed, Reading};
+use super::recovery::{Gone, Reading};
 use crate::base::clock::Clock;
 use crate::base::placement::Placement;
 use crate::journal::{AppendError, Full, Journal, OpenError, Options, RecoveryReport};
 use crate::link::doorbell::Doorbell;
-use crate::state::user_queue::QueuedMessage;
+use crate::queued_message::QueuedMessage;
+use crate::store::RecoveredUser;
 
 /// What was moved.
 #[derive(Debug, Default)]
@@ -72,14 +73,14 @@ pub fn rehome(
     for options in old {
         let mut reading = Reading::new(clock);
         let (journal, report) =
-            Journal::open(options, |place, bytes| reading.take(place, bytes), silent_bell())
+            Journal::open(options, |position, bytes| reading.take(position, bytes), silent_bell())
                 .map_err(RehomeError::Open)?;
-        let (users, Gone { expired, .. }) = reading.finish();
+        let (users, Gone { expired, .. }) = reading.finish(placement);
         rehomed.expired += expired;
         rehomed.reports.push(report);
         for user in &users {
-            let home = placement.home(placement.hash(&user.tenant, &user.name));
-            let Some(home) = homes.get_mut(home) else { continue };
+            let home = placement.home(user.hash);
+            let home = homes.get_mut(home).expect("every home of the placement has a journal");
             rehomed.messages += move_in(user, home, clock)?;
         }
         journal.close().map_err(RehomeError::Close)?;
@@ -95,26 +96,26 @@ fn silent_bell() -> Arc<Doorbell> {
 }
 
 /// Writes one user's messages into its new home. Returns how many.
-fn move_in(user: &Owed, home: &mut Journal, clock: Clock) -> Result<usize, RehomeError> {
+fn move_in(user: &RecoveredUser, home: &mut Journal, clock: Clock) -> Result<usize, RehomeError> {
     let mut buffer = Vec::new();
     let waiting = user.waiting.iter().map(|message| (message, None));
-    let dead = user.dead.iter().map(|(message, until)| {
+    let dead = user.dead_letters.iter().map(|(message, until)| {
         (message, Some(Dead { until_unix_ms: until.map(|until| clock.unix_ms_of(until)) }))
     });
     for (message, dead) in waiting.chain(dead) {
         encode(user, message, (dead, clock), &mut buffer);
         append(home, &buffer)?;
     }
-    Ok(user.waiting.len() + user.dead.len())
+    Ok(user.waiting.len() + user.dead_letters.len())
 }
 
 fn encode(
-    user: &Owed,
+    user: &RecoveredUser,
     message: &QueuedMessage,
     (dead, clock): (Option<Dead>, Clock),
     buffer: &mut Vec<u8>,
 ) {
-    let head = message.kept().head();
+    let head = message.shared().head();
     let record = MessageRecord {
         tenant: &user.tenant,
         user: &user.name,
@@ -125,7 +126,7 @@ fn encode(
         attempts: message.attempts(),
         dead,
         audience: None,
-        json: message.kept().json(),
+        json: message.shared().json(),
     };
     record.encode(head.audience.as_deref(), buffer);
 }

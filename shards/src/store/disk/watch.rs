@@ -2,10 +2,8 @@
 //!
 //! **Runs on**: the shard's thread. **Owns**: two moments. **Never**: reads a clock.
 
-use std::io;
 use std::time::Duration;
 
-use super::DiskStore;
 use crate::base::id::Tick;
 use crate::journal::CommitPoint;
 
@@ -45,23 +43,6 @@ impl CommitWatch {
     /// When to look again, if nothing happens until then.
     pub(super) fn next(&self, now: Tick) -> Option<Tick> {
         self.slow_at().filter(|at| *at > now)
-    }
-}
-
-impl DiskStore {
-    /// An error once nothing is written any more, because the writer has ended unasked.
-    pub(crate) fn check(&self) -> io::Result<()> {
-        self.journal.check()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn lose_writer(&mut self) {
-        self.journal.writer_is_gone();
-    }
-
-    /// When to look at the disk again, if nothing happens until then.
-    pub(crate) fn next_look_at(&self, now: Tick) -> Option<Tick> {
-        self.watch.next(now)
     }
 }
 

@@ -12,15 +12,15 @@ use super::office::Office;
 use super::script::USERS;
 use super::sockets::Sockets;
 use crate::base::clock::Clock;
-use crate::base::id::{NotificationId, Tick};
+use crate::base::id::{NotificationId, Tick, UserSlot};
 use crate::base::limits::Limits;
 use crate::base::placement::Placement;
 use crate::journal::{Fsync, OpenError, Options};
 use crate::link::doorbell::Doorbell;
 use crate::notification::{Metadata, Priority, SharedMessage};
+use crate::queued_message::QueuedMessage;
 use crate::state::State;
-use crate::state::user_queue::QueuedMessage;
-use crate::store::disk;
+use crate::store::{Store as _, UserNames, disk};
 
 /// Where messages are kept.
 #[derive(Debug)]
@@ -29,6 +29,15 @@ pub(super) struct Disk {
     clock: Clock,
     /// Messages that a stop has left on their way, by user and sequence.
     left: BTreeSet<(usize, u64)>,
+}
+
+/// The user of messages that only make the log longer.
+struct Nobody;
+
+impl UserNames for Nobody {
+    fn names(&self, _: UserSlot) -> (&str, &str) {
+        ("nobody", "nobody")
+    }
 }
 
 impl Office {
@@ -60,29 +69,29 @@ impl Office {
         let bell = || Arc::new(Doorbell::new(|| {}));
         // What the last process had in memory is gone.
         self.state = State::new(self.limits.clone(), 0);
-        let recovered = loop {
+        let (recovered, summary) = loop {
             match disk::open(&options, disk.clock, &placement, bell()) {
                 // The last process is still writing.
                 Err(OpenError::Locked { .. }) => std::thread::yield_now(),
                 opened => break opened.unwrap(),
             }
         };
-        assert!(!recovered.summary().report.is_damaged());
-        assert_eq!(recovered.summary().strange, 0);
-        self.state.restore(recovered);
+        assert!(!summary.report.is_damaged());
+        assert_eq!(summary.strange, 0);
+        self.state.restore(recovered, disk.clock.now());
     }
 
     /// Messages of somebody else come and go, until what is live has been moved.
     pub(super) fn stir(&mut self) {
         let id = NotificationId([0xFF; 16]);
-        let (audience, priority, expires_at) = (None, Priority::Normal, Tick(u32::MAX));
+        let (audience, priority, expires_at) = (None, Priority::Normal, Tick::NEVER);
         let head = Metadata { id, audience, expires_at, priority };
         let message = QueuedMessage::new(SharedMessage::new(head, &[b' '; 1000]), 0);
         for _ in 0..24 {
-            let store = self.state.store.as_mut().unwrap();
+            let store = self.state.queues.disk_store();
             let mut filler = message.clone();
-            assert!(store.keep(("nobody", "nobody"), &mut filler));
-            store.end(filler.place.unwrap());
+            store.persist(UserSlot(u32::MAX), &Nobody, &mut filler).unwrap();
+            store.end(filler.record.unwrap());
             self.settle();
         }
     }
@@ -96,12 +105,13 @@ impl Office {
             return;
         }
         let slot = self.state.directory.find_user(tenant, name, self.ledger.hashes[user]);
-        let flights = self.state.flights.of(self.state.directory.flights(slot.unwrap()));
-        disk.left.extend(flights.map(|entry| (user, entry.message.sequence())));
+        let in_flight = self.state.queues.in_flight_messages_of(slot.unwrap());
+        let sequences = in_flight.iter().map(|(message, _)| (user, message.sequence()));
+        disk.left.extend(sequences);
     }
 
     pub(super) fn settle(&mut self) {
-        while !self.state.store.as_ref().unwrap().is_settled() {
+        while !self.state.queues.disk_store().is_settled() {
             self.state.poll_store(self.now);
             std::thread::yield_now();
         }
@@ -114,7 +124,7 @@ impl Office {
         self.settle();
         // What a stop has left on disk may come twice.
         let in_doubt = std::mem::take(&mut self.disk.as_mut().unwrap().left);
-        let moved = self.state.store.as_ref().unwrap().moved_records();
+        let moved = self.state.queues.disk_store().moved_records();
         self.start();
         self.recent.clear();
         self.sockets = Sockets::new(self.limits.ack.is_none());

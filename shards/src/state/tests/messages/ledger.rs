@@ -12,8 +12,8 @@ use crate::base::id::Tick;
 use crate::base::limits::Limits;
 use crate::base::placement::UserHash;
 use crate::notification::Priority;
+use crate::queued_message::QueuedMessage;
 use crate::state::State;
-use crate::state::user_queue::QueuedMessage;
 
 /// In memory all users share one hash.
 pub(super) const HASHES: [UserHash; USERS.len()] = [UserHash(7); USERS.len()];
@@ -382,24 +382,20 @@ impl Ledger {
                     message.id()
                 );
             };
-            if let Some(queue) = slot.and_then(|slot| state.directory.queue(slot)) {
-                let waiting = queue.waiting();
-                assert!(waiting.iter().is_sorted_by_key(QueuedMessage::sequence));
+            let waiting = slot.map(|slot| state.queues.waiting_of(slot)).unwrap_or_default();
+            if let Some(slot) = slot {
+                assert!(waiting.iter().is_sorted_by_key(|message| message.sequence()));
                 let most = self.limits.queue.map_or(0, |queue| queue.per_user_max);
                 assert!(most == 0 || waiting.len() <= most, "too many wait");
-                waiting.iter().for_each(|message| enter(message, Place::Waiting, Tick(0), Tick(0)));
-                queue
-                    .dead()
-                    .for_each(|dead| enter(&dead.message, Place::Dead, Tick(0), dead.until));
-            }
-            if let Some(slot) = slot {
-                for entry in state.flights.of(state.directory.flights(slot)) {
-                    assert_eq!(entry.user, slot);
-                    let found = state.flights.find(slot, entry.message.id());
-                    let found = found.and_then(|found| state.flights.get(found));
-                    assert!(found.is_some_and(|found| std::ptr::eq(found, entry)));
-                    enter(&entry.message, Place::InFlight, entry.sent_at, Tick(0));
-                    let name = (user, number(entry.message.id()));
+                for message in &waiting {
+                    enter(message, Place::Waiting, Tick::START, Tick::START);
+                }
+                for (message, until) in state.queues.dead_letters_of(slot) {
+                    enter(message, Place::Dead, Tick::START, until);
+                }
+                for (message, sent_at) in state.queues.in_flight_messages_of(slot) {
+                    enter(message, Place::InFlight, sent_at, Tick::START);
+                    let name = (user, number(message.id()));
                     // Without acknowledgement somebody has read it, or is going to.
                     let is_written = sockets.holds(name)
                         || sockets.read.contains(&name)
@@ -411,11 +407,12 @@ impl Ledger {
             let is_here = sockets.of(user).next().is_some();
             let should_be_known = is_here || all.len() > kept;
             assert_eq!(slot.is_some(), should_be_known, "{tenant}/{name} is known");
-            let waits = slot.and_then(|slot| state.directory.queue(slot));
-            let waits = waits.is_some_and(|queue| !queue.waiting().is_empty());
-            assert!(is_here || !waits || self.limits.queue.is_some(), "waits without a queue");
+            assert!(
+                is_here || waiting.is_empty() || self.limits.queue.is_some(),
+                "waits without a queue"
+            );
         }
-        assert_eq!(state.flights.len(), flying, "a entry without a user");
+        assert_eq!(state.queues.in_flight_total(), flying, "an entry without a user");
         let most = self.limits.ack.map_or(u8::MAX, |ack| ack.attempts_max);
         for (name, held) in &all {
             let record = self.records.get(name).expect("a message that was triggered");

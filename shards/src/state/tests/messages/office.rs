@@ -17,12 +17,14 @@ use crate::base::id::{ConnectionKey, NotificationId, RequestId, Tick};
 use crate::base::limits::Limits;
 use crate::link::message::{
     Client, Delivery, DeliveryCounts, DiskHealth, InitialSubscriptions, Query, Recipient,
-    Recipients, Reply, Report, Source, Transport,
+    Recipients, Report, Source, UserQueueView,
 };
-use crate::notification::{Audience, Metadata, Notification, Priority, Readers};
-use crate::protocol::ara::ClientMessage;
-use crate::state::tests::drain;
-use crate::state::{CloseReason, State};
+use crate::notification::{Audience, Metadata, Notification, Priority};
+use crate::protocol::{ClientMessage, Protocol};
+use crate::state::State;
+use crate::state::tests::steps::encodings;
+use crate::state::tests::{ask, drain};
+use crate::wire::close::CloseReason;
 
 #[derive(Debug)]
 pub(super) struct Office {
@@ -119,6 +121,7 @@ impl Office {
         }
         let key = self.sockets.free_key();
         let socket = self.sockets.open(key, who.user, who.transport);
+        let protocol = socket.protocol;
         socket.in_role = who.in_role;
         socket.notify_settled = who.notify_settled;
         let member = Client {
@@ -132,7 +135,7 @@ impl Office {
             seen,
         };
         let key = ConnectionKey(key);
-        self.state.handle_connect(key, member, who.transport, self.now).unwrap();
+        self.state.handle_connect(key, member, protocol, self.now).unwrap();
         self.account(&facts);
     }
 
@@ -175,15 +178,15 @@ impl Office {
         self.ids.push(id);
         let audience: Audience = Audience::Roles(Box::new(["x".into()]));
         let audience = trigger.for_role.then(|| Arc::new(audience));
-        let readers = Readers { websocket: true, sse: trigger.for_sse };
+        let readers = encodings(true, trigger.for_sse);
         let json = format!(r#"{{"n":{}}}"#, number(id));
         let most = self.limits.queue.map(|queue| queue.ttl);
         let ttl = trigger.ttl.into_iter().chain(most).min();
         let is_now_or_never = trigger.ttl == Some(Duration::ZERO);
         let expires_at = match ttl {
-            Some(Duration::ZERO) => Tick(0),
+            Some(Duration::ZERO) => Tick::NOW_OR_NEVER,
             Some(ttl) => self.now.after(ttl),
-            None => Tick(u32::MAX),
+            None => Tick::NEVER,
         };
         let priority = trigger.priority;
         let head = Metadata { id, audience, expires_at, priority };
@@ -192,7 +195,7 @@ impl Office {
         let is_reader = |key: &u32| {
             let socket = &self.sockets.open[key];
             (socket.in_role || !trigger.for_role)
-                && (socket.transport == Transport::WebSocket || trigger.for_sse)
+                && (socket.protocol == Protocol::AraWebSocket || trigger.for_sse)
         };
         let has_reader: Vec<bool> = (0..USERS.len())
             .map(|user| self.sockets.of(user).any(|(key, _)| is_reader(&key)))
@@ -212,7 +215,7 @@ impl Office {
             };
             let users: Vec<usize> = users.collect();
             self.state.handle_delivery(delivery, self.now, &mut self.sockets);
-            self.recent.insert(number(id), self.state.sequence);
+            self.recent.insert(number(id), self.state.queues.sequence());
             let parts = self.acknowledge_delivery(number(id), &users, is_now_or_never);
             for (user, part) in users.iter().zip(parts) {
                 let is_tried = part.delivered + part.failed > 0;
@@ -293,7 +296,7 @@ impl Office {
         let socket = &self.sockets.open[&key];
         let owner = socket.owner;
         let theirs: Vec<u64> = self.ledger.of(owner).map(|(number, _)| number).collect();
-        if socket.transport == Transport::Sse || self.ids.is_empty() {
+        if !socket.protocol.is_two_way() || self.ids.is_empty() {
             return;
         }
         let id = if any || theirs.is_empty() {
@@ -306,7 +309,7 @@ impl Office {
         let is_awaited = self.expect_settled(name, &mut facts);
         let listeners = self.listeners(owner, Some(key));
         let text = id.to_string();
-        let message = ClientMessage::Ack(text.as_str().into());
+        let message = ClientMessage::Ack(Some(id));
         self.state.handle_message(ConnectionKey(key), Ok(message), self.now, &mut self.sockets);
         let answer = if is_awaited { format!("acked {text}") } else { "error ACK_UNKNOWN".into() };
         let told = if is_awaited { listeners } else { BTreeSet::new() };
@@ -366,9 +369,10 @@ impl Office {
         let settle = |id: &NotificationId| self.expect_settled((user, number(*id)), &mut facts);
         let expected: Vec<bool> = ids.iter().map(settle).collect();
         let listeners = self.listeners(user, None);
-        let asked = Query::Acknowledge { user: self.recipient(user), ids: ids.clone() };
-        let answer = self.state.handle_query(&asked, self.now, &mut self.sockets);
-        let Reply::Acknowledged(answer) = answer else { panic!("an Acknowledge was asked") };
+        let user = self.recipient(user);
+        let answer = ask(&mut self.state, self.now, &mut self.sockets, |reply_to| {
+            Query::Acknowledge { user, ids: ids.clone(), reply_to }
+        });
         assert_eq!(&*answer, expected);
         let events = self.account(&facts);
         if let [(name, _)] = facts.settled.iter().collect::<Vec<_>>()[..] {
@@ -388,11 +392,14 @@ impl Office {
 
     /// The messages on a shelf, compared with where they are.
     fn messages(&mut self, user: usize, source: Source, clear: bool) -> usize {
-        let asked = Query::UserQueue { user: self.recipient(user), source, clear };
-        let answer = self.state.handle_query(&asked, self.now, &mut self.sockets);
-        let Reply::UserQueue { shown: views, count } = answer else {
-            panic!("messages were asked for")
-        };
+        let asked = self.recipient(user);
+        let UserQueueView { shown: views, count } =
+            ask(&mut self.state, self.now, &mut self.sockets, |reply_to| Query::UserQueue {
+                user: asked,
+                source,
+                clear,
+                reply_to,
+            });
         assert_eq!(views.len(), if clear { 0 } else { count });
         let mut shown = Vec::new();
         for view in views {
@@ -421,9 +428,7 @@ impl Office {
             assert_eq!(self.messages(user, Source::Queue, false), counts[0] + counts[1]);
             assert_eq!(self.messages(user, Source::DeadLetters, false), counts[2]);
         }
-        let asked = Query::Snapshot;
-        let answer = self.state.handle_query(&asked, self.now, &mut self.sockets);
-        let Reply::Snapshot(snapshot) = answer else { panic!("a snapshot was asked for") };
+        let snapshot = ask(&mut self.state, self.now, &mut self.sockets, Query::Snapshot);
         assert_eq!((snapshot.queue_size, snapshot.queue_users), (waiting, users));
         let pending = if self.limits.ack.is_some() { flying } else { 0 };
         assert_eq!(snapshot.ack_pending, pending);
@@ -440,12 +445,13 @@ impl Office {
             self.leave(key, false);
             self.account(&Facts::default());
         }
-        assert!(self.state.flights.is_empty());
+        assert_eq!(self.state.queues.in_flight_total(), 0);
         for user in 0..USERS.len() {
             self.clear(user, Source::Queue);
             assert!(!self.ledger.has(user, Place::Waiting));
             self.clear(user, Source::DeadLetters);
         }
         assert!(self.state.directory.is_clear(), "left behind: {:?}", self.state.directory);
+        assert!(self.state.queues.is_clear(), "left behind: {:?}", self.state.queues);
     }
 }

@@ -8,9 +8,10 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 
 use crate::base::limits::{AckLimits, Limits, QueueLimits};
-use crate::link::message::{Source, Transport};
+use crate::link::message::Source;
 use crate::notification::Priority;
-use crate::state::CloseReason;
+use crate::protocol::Transport;
+use crate::wire::close::CloseReason;
 
 /// The users: the same name in two tenants, and all with the same hash, so that a mix-up shows.
 pub(super) const USERS: [(&str, &str); 3] = [("acme", "ann"), ("acme", "bob"), ("zenith", "ann")];

@@ -9,12 +9,13 @@ use std::rc::Rc;
 
 use serde_json::Value;
 
-use super::super::wire::{encoding, said};
+use super::super::wire::{event_and_json, protocol, said};
 use crate::base::id::{ConnectionKey, NotificationId};
-use crate::link::message::{Encoding, Transport};
+use crate::encoding::Encoding;
 use crate::outbound::{Frame, Unsent};
-use crate::state::{CloseReason, Outgoing, Urgency};
-use crate::wire::websocket;
+use crate::protocol::{Event as Told, Protocol, Transport};
+use crate::state::{Outgoing, Urgency};
+use crate::wire::close::CloseReason;
 
 /// What an outbox holds; more than what stops a replay.
 const OUTBOX_MAX: usize = 48_000;
@@ -43,7 +44,7 @@ fn letter_id(frame: &Frame) -> Option<NotificationId> {
             Some(notification.head().id)
         }
         Frame::QueuedMessage(repeated) => Some(repeated.id),
-        Frame::Event(_) | Frame::Bytes(_) => None,
+        Frame::Bytes(_) => None,
     }
 }
 
@@ -55,7 +56,7 @@ fn weight(frame: &Frame) -> usize {
 #[derive(Debug)]
 pub(super) struct Socket {
     pub(super) owner: usize,
-    pub(super) transport: Transport,
+    pub(super) protocol: Protocol,
     pub(super) in_role: bool,
     pub(super) notify_settled: bool,
     is_stalled: bool,
@@ -161,7 +162,7 @@ impl Sockets {
     pub(super) fn open(&mut self, key: u32, owner: usize, transport: Transport) -> &mut Socket {
         let socket = Socket {
             owner,
-            transport,
+            protocol: protocol(transport, key),
             in_role: false,
             notify_settled: false,
             is_stalled: false,
@@ -264,6 +265,12 @@ impl Sockets {
 }
 
 impl Outgoing for Sockets {
+    fn tell(&mut self, to: ConnectionKey, event: &Told<'_>) -> bool {
+        let socket = self.open.get(&to.0).expect("an event for nobody");
+        let bytes = socket.protocol.encode(event).expect("Ara has a word for everything");
+        self.offer(to, &Frame::raw(bytes), Urgency::Prompt)
+    }
+
     fn offer(&mut self, to: ConnectionKey, frame: &Rc<Frame>, _: Urgency) -> bool {
         let socket = self.open.get(&to.0).expect("a frame for nobody");
         let is_blocked = socket.is_stalled && !socket.outbox.is_empty();
@@ -278,18 +285,22 @@ impl Outgoing for Sockets {
         if frame.is_notification() && !socket.fits(frame) {
             return false;
         }
-        let bytes = frame.bytes(encoding(socket.transport));
+        let bytes = frame.bytes(socket.protocol.encoding());
         assert!(!bytes.is_empty(), "an empty frame for {to:?}");
         let key = to.0;
         self.events.push(match letter_id(frame) {
             Some(id) => {
                 let name = (socket.owner, number(id));
-                Event::Taken { key, name, kind: kind(frame) }
+                Event::Taken { key, name, kind: kind(frame, socket.protocol) }
             }
-            None => Event::Said { key, text: said(bytes, socket.transport) },
+            None => Event::Said { key, text: said(bytes, socket.protocol) },
         });
         socket.outbox.push_back(Rc::clone(frame));
         true
+    }
+
+    fn encoding(&self, key: ConnectionKey) -> Option<Encoding> {
+        self.open.get(&key.0).map(|socket| socket.protocol.encoding())
     }
 
     fn backlog_bytes(&self, key: ConnectionKey) -> Option<usize> {
@@ -308,9 +319,9 @@ impl Outgoing for Sockets {
 }
 
 /// How a message is marked for its reader.
-fn kind(frame: &Frame) -> Kind {
+fn kind(frame: &Frame, protocol: Protocol) -> Kind {
     let Frame::QueuedMessage(repeated) = frame else { return Kind::Live };
-    let text = websocket::payload_of(frame.bytes(Encoding::WebSocket));
+    let (_, text) = event_and_json(frame.bytes(protocol.encoding()), protocol);
     let json: Value = serde_json::from_slice(text).unwrap();
     let attempts = u64::from(repeated.attempts);
     assert_eq!(json["n"], number(repeated.id));

@@ -1,29 +1,29 @@
 //! All of a shard's timers in one structure: a wheel of tenths of a second.
 //!
-//! **Runs on**: a shard; in tests, virtual time. **Owns**: one entry a connection, 8 bytes.
+//! **Runs on**: a shard; in tests, virtual time. **Owns**: one entry of 8 bytes a key of four.
 //! **Never**: reads a clock; cancels: a stale entry fires and its owner ignores it.
 
-use crate::base::id::{ConnectionKey, Tick};
+use crate::base::id::Tick;
 
 /// 51.2 s of slots: beyond the longest default heartbeat, so that an entry is rarely met twice.
 const SLOTS: u32 = 512;
 
-/// A hashed timing wheel.
+/// A hashed timing wheel. `K` says whose time it is.
 #[derive(Debug)]
-pub struct Wheel {
-    slots: Vec<Vec<Entry>>,
+pub struct Wheel<K> {
+    slots: Vec<Vec<Entry<K>>>,
     /// Everything due up to here has fired.
     reached: Tick,
     len: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Entry {
-    key: ConnectionKey,
+struct Entry<K> {
+    key: K,
     due: Tick,
 }
 
-impl Wheel {
+impl<K: Copy> Wheel<K> {
     /// An empty wheel whose time begins at `now`.
     #[must_use]
     pub fn new(now: Tick) -> Self {
@@ -43,7 +43,7 @@ impl Wheel {
     }
 
     /// Fires `key` at `due`, or at the next tick if that is past.
-    pub fn arm(&mut self, key: ConnectionKey, due: Tick) -> Tick {
+    pub fn arm(&mut self, key: K, due: Tick) -> Tick {
         let due = due.max(Tick(self.reached.0.saturating_add(1)));
         if let Some(slot) = self.slots.get_mut((due.0 % SLOTS) as usize) {
             slot.push(Entry { key, due });
@@ -53,7 +53,7 @@ impl Wheel {
     }
 
     /// Moves what is due by `now` into `fired` (with its due time), in time order.
-    pub fn expire(&mut self, now: Tick, fired: &mut Vec<(ConnectionKey, Tick)>) {
+    pub fn expire(&mut self, now: Tick, fired: &mut Vec<(K, Tick)>) {
         if now <= self.reached {
             return;
         }
@@ -100,11 +100,11 @@ mod tests {
             dues in proptest::collection::vec(0_u32..3_000, 0..60),
             steps in proptest::collection::vec(1_u32..700, 1..40),
         ) {
-            let mut wheel = Wheel::new(Tick(0));
+            let mut wheel = Wheel::new(Tick::START);
             let mut waiting: Vec<(u32, u32)> = Vec::new();
             for (index, due) in dues.iter().enumerate() {
                 let key = u32::try_from(index).unwrap();
-                let armed = wheel.arm(ConnectionKey(key), Tick(*due));
+                let armed = wheel.arm(key, Tick(*due));
                 waiting.push((key, armed.0));
             }
             let mut now = 0;
@@ -115,7 +115,7 @@ mod tests {
                 }
                 let mut fired = Vec::new();
                 wheel.expire(Tick(now), &mut fired);
-                let mut fired: Vec<u32> = fired.iter().map(|(key, _)| key.0).collect();
+                let mut fired: Vec<u32> = fired.iter().map(|(key, _)| *key).collect();
                 let mut expected: Vec<u32> =
                     waiting.iter().filter(|(_, due)| *due <= now).map(|(key, _)| *key).collect();
                 waiting.retain(|(_, due)| *due > now);

@@ -11,17 +11,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::user_queue::QueuedMessage;
 use crate::base::id::{NotificationId, Tick};
 use crate::base::limits::WAITING_UNINDEXED_MAX;
 use crate::notification::Priority;
+use crate::queued_message::QueuedMessage;
 
 /// Messages by the sequence in which the shard accepted them.
 type BySequence = BTreeMap<u64, QueuedMessage>;
 
 /// One user's waiting messages.
 #[derive(Debug)]
-pub struct Waiting(Form);
+pub(crate) struct Waiting(Form);
 
 #[derive(Debug)]
 enum Form {
@@ -70,23 +70,19 @@ impl Default for Waiting {
 }
 
 impl Waiting {
-    /// How many wait.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match &self.0 {
             Form::Row(row) => row.len(),
             Form::Indexed(indexed) => indexed.by_id.len(),
         }
     }
 
-    /// Whether none waits.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// All, in order.
-    pub fn iter(&self) -> impl Iterator<Item = &QueuedMessage> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &QueuedMessage> {
         let (row, indexed) = match &self.0 {
             Form::Row(row) => (Some(row), None),
             Form::Indexed(indexed) => (None, Some(indexed)),
@@ -170,7 +166,7 @@ impl Waiting {
         }
     }
 
-    /// The message of a sequence. Only its place may be changed: it is found by all else.
+    /// The message of a sequence. Only its record may be changed: it is found by all else.
     pub(super) fn get_mut(&mut self, sequence: u64) -> Option<&mut QueuedMessage> {
         match &mut self.0 {
             Form::Row(row) => {

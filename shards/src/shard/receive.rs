@@ -1,0 +1,113 @@
+//! What clients send: from the socket through the frames and the connection's protocol to the state.
+//!
+//! **Runs on**: a shard. **Owns**: nothing of its own. **Never**: knows what a message means, or how
+//! one looks (the connection's protocol does).
+
+use super::Shard;
+use crate::base::id::{ConnectionKey, Tick};
+use crate::base::limits::UNFINISHED_BYTES_MAX;
+use crate::io::connections::{Connections, Received};
+use crate::outbound::Frame;
+use crate::protocol::{Incoming, Protocol, Request};
+use crate::state::{Outgoing, State, Urgency};
+use crate::wire::close::CloseReason;
+use crate::wire::websocket::{self, Event, Violation};
+
+impl Shard {
+    pub(super) fn handle_readable(&mut self, key: ConnectionKey, now: Tick) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        match self.connections.read(key, &mut buffer) {
+            Received::Nothing => {}
+            Received::End if self.connections.end(key) => self.remove_connection(key),
+            Received::End => {
+                // The client may only have shut its own side: it gets what it is owed.
+                let flush = !self.state.keeps_messages();
+                let unsent = self.connections.finish(key, None, flush);
+                self.state.handle_disconnect(key, unsent);
+            }
+            Received::Bytes(count) => {
+                // What a client of a stream sends is read, so that its end is seen, and dropped.
+                let protocol = self.connections.protocol(key);
+                let protocol = protocol.filter(|protocol| protocol.is_two_way());
+                if let (Some(protocol), true) = (protocol, self.connections.is_open(key)) {
+                    let bytes = buffer.get_mut(..count);
+                    let bytes = bytes.expect("a read gives at most what the buffer holds");
+                    self.decode(key, protocol, bytes, now);
+                }
+            }
+        }
+        self.buffer = buffer;
+    }
+
+    /// Feeds a client's bytes to the codec and does what its messages ask.
+    pub(super) fn decode(
+        &mut self,
+        key: ConnectionKey,
+        protocol: Protocol,
+        bytes: &mut [u8],
+        now: Tick,
+    ) {
+        if bytes.is_empty() {
+            return;
+        }
+        let mut unfinished = self.connections.take_unfinished(key);
+        let (state, connections) = (&mut self.state, &mut self.connections);
+        let mut heard = false;
+        let message_bytes_max = self.limits.message_bytes_max;
+        let result = websocket::decode(bytes, &mut unfinished, message_bytes_max, |event| {
+            heard = true;
+            handle_event(key, protocol, event, now, state, connections);
+            connections.is_open(key)
+        });
+        if heard {
+            self.state.handle_frame_received(key, now);
+        }
+        if let Err(Violation { code, reason }) = result {
+            self.state.counters.violations += 1;
+            let reason = CloseReason { code, reason, flush: true };
+            self.state.close_connection(key, reason, &mut self.connections);
+        } else if unfinished.is_some() && self.connections.is_open(key) {
+            self.connections.return_unfinished(key, unfinished);
+            if self.connections.unfinished_bytes > UNFINISHED_BYTES_MAX {
+                self.state.counters.overloads += 1;
+                self.state.close_connection(key, CloseReason::OVERLOADED, &mut self.connections);
+            }
+        }
+    }
+}
+
+/// Does what one frame, or the last of a message, asks.
+fn handle_event(
+    key: ConnectionKey,
+    protocol: Protocol,
+    event: Event<'_>,
+    now: Tick,
+    state: &mut State,
+    connections: &mut Connections,
+) {
+    let incoming = match event {
+        Event::Text(text) => Incoming::Text(text),
+        Event::Binary(bytes) => Incoming::Binary(bytes),
+        Event::Ping(payload) => {
+            return answer(key, websocket::pong_frame(payload), state, connections);
+        }
+        Event::Pong | Event::Fragment => return,
+        Event::Close(code) => {
+            let last = websocket::close_frame(code, "");
+            let flush = !state.keeps_messages();
+            let unsent = connections.finish(key, Some(last), flush);
+            return state.handle_disconnect(key, unsent);
+        }
+    };
+    match protocol.read(incoming) {
+        Request::Message(message) => state.handle_message(key, message, now, connections),
+        Request::Answered(bytes) => answer(key, bytes, state, connections),
+    }
+}
+
+/// Writes an answer that is none of the state's; who has no room for it is sent away.
+fn answer(key: ConnectionKey, bytes: Box<[u8]>, state: &mut State, connections: &mut Connections) {
+    if !connections.offer(key, &Frame::raw(bytes), Urgency::Prompt) {
+        state.close_slow_consumer(key, connections);
+    }
+}
