@@ -22,7 +22,7 @@ impl QueuedMessage {
     /// A message the shard took as its `sequence`-th, not sent yet. Sequences have 48 bits.
     #[must_use]
     pub fn new(shared: SharedMessage, sequence: u64) -> Self {
-        let priority = shared.metadata().priority as u64;
+        let priority = shared.head().priority as u64;
         Self { shared, record: None, order: (sequence << 16) | (priority << 8) }
     }
 
@@ -42,7 +42,7 @@ impl QueuedMessage {
     /// Which notification it is.
     #[must_use]
     pub fn id(&self) -> NotificationId {
-        self.shared.metadata().id
+        self.shared.head().id
     }
 
     /// Its number in the order in which the shard accepted deliveries: unique among its user's
@@ -55,13 +55,13 @@ impl QueuedMessage {
     /// Which of the user's connections it is for; `None` = all.
     #[must_use]
     pub fn audience(&self) -> Option<&Audience> {
-        self.shared.metadata().audience.as_deref()
+        self.shared.head().audience.as_deref()
     }
 
     /// When it stops being worth delivering.
     #[must_use]
     pub fn expires_at(&self) -> Tick {
-        self.shared.metadata().expires_at
+        self.shared.head().expires_at
     }
 
     /// How often it has been sent.

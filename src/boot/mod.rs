@@ -33,10 +33,10 @@ use ara_shards::worker::{self, ShardSetup, Unstarted};
 use core_affinity::CoreId;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::api::ResponseStore;
 use crate::capacity::{self, Capacity};
 use crate::cli::EXIT_FAILURE;
 use crate::failure::Failure;
+use crate::idempotency::ResponseStore;
 use crate::listener::accept::{self, RouterHandle, SocketOptions};
 use crate::listener::auth::Verifier;
 use crate::listener::handshake::Handshake;

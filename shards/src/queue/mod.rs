@@ -154,7 +154,7 @@ impl Content<'_> {
     fn id(&self) -> Option<NotificationId> {
         match self {
             Self::Queued { id, .. } | Self::Shared(id) => Some(*id),
-            Self::Personal(notification, _) => Some(notification.metadata().id),
+            Self::Personal(notification, _) => Some(notification.head().id),
             Self::Other => None,
         }
     }

@@ -87,7 +87,7 @@ impl Queues {
                 }
                 // It becomes a message now: of all its frames only this one is left to come back.
                 Content::Personal(notification, sequence)
-                    if notification.metadata().expires_at > Tick::NOW_OR_NEVER =>
+                    if notification.head().expires_at > Tick::NOW_OR_NEVER =>
                 {
                     self.requeue(cx, user, QueuedMessage::new(notification.share(), sequence));
                 }

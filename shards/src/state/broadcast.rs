@@ -25,7 +25,7 @@ impl State {
         out: &mut impl Outgoing,
     ) -> u32 {
         self.now = now;
-        self.queues.number_delivery(delivery.audience.metadata());
+        self.queues.number_delivery(delivery.audience.head());
         let mut parts = Vec::new();
         let mut refused = std::mem::take(&mut self.refused);
         let mut fan = Broadcast {
@@ -224,7 +224,7 @@ impl<O: Outgoing> Broadcast<'_, O> {
         | OutboundMessage::Personal(notification, _) = &**frame
         {
             let matches = notification
-                .metadata()
+                .head()
                 .audience
                 .as_deref()
                 .is_none_or(|audience| matches_audience(self.directory, session, audience));

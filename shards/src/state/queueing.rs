@@ -82,7 +82,7 @@ fn unwritten(unsent: &Unsent) -> Unwritten<'_> {
         OutboundMessage::Personal(notification, sequence) => {
             Content::Personal(notification, *sequence)
         }
-        OutboundMessage::Notification(notification) => Content::Shared(notification.metadata().id),
+        OutboundMessage::Notification(notification) => Content::Shared(notification.head().id),
         OutboundMessage::Bytes(_) => Content::Other,
     };
     Unwritten { content, is_begun: unsent.is_begun }
@@ -114,7 +114,7 @@ impl State {
         sequence: u64,
         offered: DeliveryCounts,
     ) -> DeliveryCounts {
-        let (head, is_taken) = (notification.metadata(), offered.delivered > 0);
+        let (head, is_taken) = (notification.head(), offered.delivered > 0);
         if !self.queues.wants(head, &user.user, is_taken, self.now) {
             return offered;
         }

@@ -162,7 +162,7 @@ impl Store for DiskStore {
             return Err(NotPersisted);
         }
         let (tenant, user) = names.names(user);
-        let head = message.shared().metadata();
+        let head = message.shared().head();
         let record = MessageRecord {
             tenant,
             user,

@@ -115,7 +115,7 @@ fn encode(
     (dead, clock): (Option<Dead>, Clock),
     buffer: &mut Vec<u8>,
 ) {
-    let head = message.shared().metadata();
+    let head = message.shared().head();
     let record = MessageRecord {
         tenant: &user.tenant,
         user: &user.name,
