@@ -171,7 +171,7 @@ async fn what_came_before_the_end_is_answered_however_long_it_takes() {
 #[tokio::test]
 async fn a_request_that_is_there_when_the_deadline_comes_is_served() {
     let (mut caller, server) = tokio::io::duplex(1024);
-    let watch = Rc::new(Watch::new(QUIET));
+    let watch = Rc::new(Watch::new(QUIET, watch::channel(false).1));
     let mut requests = Requests::new(server, Vec::new(), Rc::clone(&watch));
     watch.end_when_idle();
     caller.write_all(GET.as_bytes()).await.unwrap();
@@ -188,7 +188,7 @@ async fn a_request_that_is_there_when_the_deadline_comes_is_served() {
 #[tokio::test]
 async fn a_head_begun_when_the_deadline_comes_is_waited_for() {
     let (mut caller, server) = tokio::io::duplex(1024);
-    let watch = Rc::new(Watch::new(QUIET));
+    let watch = Rc::new(Watch::new(QUIET, watch::channel(false).1));
     let mut requests = Requests::new(server, Vec::new(), Rc::clone(&watch));
     let (begin, rest) = GET.split_at(9);
     caller.write_all(begin.as_bytes()).await.unwrap();

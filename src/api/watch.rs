@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use tokio::io::AsyncWrite;
 use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::serve::stop_is_due;
 use crate::listener::accept::HEAD_DEADLINE;
 
 /// How long a caller's connection may stand still.
@@ -52,6 +54,8 @@ pub(super) enum Due {
 #[derive(Debug)]
 pub(super) struct Watch {
     deadlines: Deadlines,
+    /// Turns true when the gateway begins to stop.
+    closing: watch::Receiver<bool>,
     /// The longest the caller may take none of what is written: shorter while the gateway stops.
     write: Cell<Duration>,
     /// Requests being answered.
@@ -69,8 +73,9 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(deadlines: Deadlines) -> Self {
+    pub(super) fn new(deadlines: Deadlines, closing: watch::Receiver<bool>) -> Self {
         Self {
+            closing,
             deadlines,
             write: Cell::new(deadlines.write),
             under_way: Cell::new(0),
@@ -106,6 +111,11 @@ impl Watch {
     /// A head is complete, or will not become so.
     pub(super) fn head_ends(&self) {
         self.head_since.set(None);
+    }
+
+    /// Ready when the gateway has been stopping for so long that no body is waited for any more.
+    pub(super) async fn stop_is_due(&self) {
+        stop_is_due(&mut self.closing.clone()).await;
     }
 
     /// The gateway stops: a caller that takes nothing is waited for only that long.

@@ -333,6 +333,8 @@ async def test_a_refusal_for_now_is_an_error_event_to_an_event_source_and_a_stat
                 assert (error["type"], error["code"]) == ("error", "CONNECTION_LIMIT_EXCEEDED") and error["message"]
             response = await full.client.get("/sse", params={"token": make_token(other)})
             assert_error(response, 429, "CONNECTION_LIMIT_EXCEEDED")
+    # Their places are free once the gateway has seen them leave.
+    await full.wait_for_connections(0)
     async with EventStream(full, user):
         [event] = await refused(full, make_token(user), **origin)
         assert json.loads(event.data)["message"].startswith("this user has")
