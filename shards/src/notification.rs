@@ -91,7 +91,7 @@ impl SharedMessage {
 
     /// What is known of it.
     #[must_use]
-    pub fn metadata(&self) -> &Metadata {
+    pub fn head(&self) -> &Metadata {
         &self.0.header.header
     }
 
@@ -104,7 +104,7 @@ impl SharedMessage {
 
 impl std::fmt::Debug for SharedMessage {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.metadata().fmt(formatter)
+        self.head().fmt(formatter)
     }
 }
 
@@ -148,8 +148,8 @@ impl Notification {
 
     /// What is known of it.
     #[must_use]
-    pub fn metadata(&self) -> &Metadata {
-        self.message.metadata()
+    pub fn head(&self) -> &Metadata {
+        self.message.head()
     }
 
     /// A share of it, to keep.

@@ -55,7 +55,7 @@ impl Redelivery {
     /// these encodings.
     #[must_use]
     pub fn new(message: &SharedMessage, sequence: u64, marks: Marks, readers: Encodings) -> Self {
-        let metadata = message.metadata();
+        let metadata = message.head();
         Self {
             id: metadata.id,
             sequence,
@@ -86,7 +86,7 @@ impl OutboundMessage {
     pub fn priority(&self) -> Option<Priority> {
         match self {
             Self::Notification(notification) | Self::Personal(notification, _) => {
-                Some(notification.metadata().priority)
+                Some(notification.head().priority)
             }
             Self::Redelivery(redelivery) => Some(redelivery.priority),
             Self::Bytes(_) => None,
@@ -98,7 +98,7 @@ impl OutboundMessage {
     pub fn id(&self) -> Option<NotificationId> {
         match self {
             Self::Notification(notification) | Self::Personal(notification, _) => {
-                Some(notification.metadata().id)
+                Some(notification.head().id)
             }
             Self::Redelivery(redelivery) => Some(redelivery.id),
             Self::Bytes(_) => None,

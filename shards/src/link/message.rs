@@ -225,13 +225,13 @@ pub enum Recipients {
 impl Recipients {
     /// What is known of the event, the same for all parts; `None` without parts.
     #[must_use]
-    pub fn metadata(&self) -> Option<&Metadata> {
+    pub fn head(&self) -> Option<&Metadata> {
         match self {
             Self::Users { notification, .. }
             | Self::Absent { notification, .. }
-            | Self::Everyone { notification, .. } => Some(notification.metadata()),
+            | Self::Everyone { notification, .. } => Some(notification.head()),
             Self::Channels { parts, .. } => {
-                parts.first().map(|(_, notification)| notification.metadata())
+                parts.first().map(|(_, notification)| notification.head())
             }
         }
     }

@@ -26,7 +26,7 @@ impl State {
     ) -> u32 {
         self.now = now;
         self.sequence += 1;
-        if let Some(head) = delivery.audience.metadata().filter(|_| self.keeps_messages()) {
+        if let Some(head) = delivery.audience.head().filter(|_| self.keeps_messages()) {
             self.recent.push(head, self.sequence);
         }
         let mut parts = Vec::new();
@@ -227,7 +227,7 @@ impl<O: Outgoing> Broadcast<'_, O> {
         | OutboundMessage::Personal(notification, _) = &**frame
         {
             let matches = notification
-                .metadata()
+                .head()
                 .audience
                 .as_deref()
                 .is_none_or(|audience| matches_audience(self.directory, session, audience));

@@ -51,7 +51,7 @@ impl State {
         offered: DeliveryCounts,
     ) -> DeliveryCounts {
         let taken = offered.delivered > 0;
-        let head = notification.metadata();
+        let head = notification.head();
         let waits = self.limits.queue.is_some() && head.expires_at > self.now;
         if (taken && self.limits.ack.is_none())
             || (!taken && (!waits || is_for_others(head.audience.as_deref(), &user.user)))

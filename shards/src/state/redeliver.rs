@@ -71,7 +71,7 @@ impl State {
                 }
                 // It becomes a message now: of all its frames only this one is left to come back.
                 OutboundMessage::Personal(notification, sequence)
-                    if notification.metadata().expires_at > Tick(0) =>
+                    if notification.head().expires_at > Tick(0) =>
                 {
                     self.put_back(slot, QueuedMessage::new(notification.keep(), *sequence));
                 }

@@ -26,7 +26,7 @@ impl QueuedMessage {
     /// A message the shard took as its `sequence`-th, not sent yet. Sequences have 48 bits.
     #[must_use]
     pub fn new(kept: SharedMessage, sequence: u64) -> Self {
-        let priority = kept.metadata().priority as u64;
+        let priority = kept.head().priority as u64;
         Self { kept, place: None, order: (sequence << 16) | (priority << 8) }
     }
 
@@ -46,7 +46,7 @@ impl QueuedMessage {
     /// Its identity.
     #[must_use]
     pub fn id(&self) -> NotificationId {
-        self.kept.metadata().id
+        self.kept.head().id
     }
 
     /// The order in which the shard accepted it.
@@ -58,13 +58,13 @@ impl QueuedMessage {
     /// Who among the user's connections is meant.
     #[must_use]
     pub fn audience(&self) -> Option<&Audience> {
-        self.kept.metadata().audience.as_deref()
+        self.kept.head().audience.as_deref()
     }
 
     /// When it stops being worth delivering.
     #[must_use]
     pub fn expires_at(&self) -> Tick {
-        self.kept.metadata().expires_at
+        self.kept.head().expires_at
     }
 
     /// How often it has been sent.

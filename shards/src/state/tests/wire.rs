@@ -30,9 +30,9 @@ pub(super) enum Got {
 impl Got {
     /// The notification of a delivery's part, as [`identity`] marks it.
     fn from_notification(notification: &Notification) -> Self {
-        let (delivery, rest) = notification.metadata().id.0.split_first_chunk::<8>().unwrap();
+        let (delivery, rest) = notification.head().id.0.split_first_chunk::<8>().unwrap();
         let delivery = u64::from_be_bytes(*delivery);
-        Self::Notification { delivery, part: rest[0], priority: notification.metadata().priority }
+        Self::Notification { delivery, part: rest[0], priority: notification.head().priority }
     }
 }
 

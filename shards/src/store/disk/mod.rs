@@ -116,7 +116,7 @@ impl DiskStore {
             // As a moment ago: it need not be written out to be refused.
             return false;
         }
-        let head = message.kept().metadata();
+        let head = message.kept().head();
         let record = MessageRecord {
             tenant,
             user,

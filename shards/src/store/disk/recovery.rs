@@ -257,9 +257,9 @@ impl Reading {
             tick => tick,
         };
         if let Some(last) = &self.last
-            && last.metadata().id == record.id
-            && last.metadata().expires_at == expires_at
-            && last.metadata().audience.as_deref() == record.audience.as_ref()
+            && last.head().id == record.id
+            && last.head().expires_at == expires_at
+            && last.head().audience.as_deref() == record.audience.as_ref()
             && last.json() == record.json
         {
             return last.clone();

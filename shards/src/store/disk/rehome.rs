@@ -114,7 +114,7 @@ fn encode(
     (dead, clock): (Option<Dead>, Clock),
     buffer: &mut Vec<u8>,
 ) {
-    let head = message.kept().metadata();
+    let head = message.kept().head();
     let record = MessageRecord {
         tenant: &user.tenant,
         user: &user.name,

@@ -40,7 +40,7 @@ pub(super) fn number(id: NotificationId) -> u64 {
 fn letter_id(frame: &OutboundMessage) -> Option<NotificationId> {
     match frame {
         OutboundMessage::Notification(notification)
-        | OutboundMessage::Personal(notification, _) => Some(notification.metadata().id),
+        | OutboundMessage::Personal(notification, _) => Some(notification.head().id),
         OutboundMessage::Redelivery(redelivery) => Some(redelivery.id),
         OutboundMessage::Bytes(_) => None,
     }
@@ -85,7 +85,7 @@ impl Socket {
         self.is_begun = false;
         let (id, sequence, attempts) = match &*frame {
             OutboundMessage::Personal(notification, sequence) => {
-                (notification.metadata().id, *sequence, 1)
+                (notification.head().id, *sequence, 1)
             }
             OutboundMessage::Redelivery(redelivery) => {
                 (redelivery.id, redelivery.sequence, redelivery.attempts)
