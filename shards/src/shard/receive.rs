@@ -4,7 +4,7 @@
 //! one looks (the connection's protocol does).
 
 use super::Shard;
-use crate::base::id::{ConnectionKey, Tick};
+use crate::base::id::ConnectionKey;
 use crate::base::limits::UNFINISHED_BYTES_MAX;
 use crate::io::connections::{Connections, Received};
 use crate::outbound::Frame;
@@ -14,7 +14,7 @@ use crate::wire::close::CloseReason;
 use crate::wire::websocket::{self, Event, Violation};
 
 impl Shard {
-    pub(super) fn handle_readable(&mut self, key: ConnectionKey, now: Tick) {
+    pub(super) fn handle_readable(&mut self, key: ConnectionKey) {
         let mut buffer = std::mem::take(&mut self.buffer);
         match self.connections.read(key, &mut buffer) {
             Received::Nothing => {}
@@ -32,7 +32,7 @@ impl Shard {
                 if let (Some(protocol), true) = (protocol, self.connections.is_open(key)) {
                     let bytes = buffer.get_mut(..count);
                     let bytes = bytes.expect("a read gives at most what the buffer holds");
-                    self.decode(key, protocol, bytes, now);
+                    self.decode(key, protocol, bytes);
                 }
             }
         }
@@ -40,13 +40,7 @@ impl Shard {
     }
 
     /// Feeds a client's bytes to the codec and does what its messages ask.
-    pub(super) fn decode(
-        &mut self,
-        key: ConnectionKey,
-        protocol: Protocol,
-        bytes: &mut [u8],
-        now: Tick,
-    ) {
+    pub(super) fn decode(&mut self, key: ConnectionKey, protocol: Protocol, bytes: &mut [u8]) {
         if bytes.is_empty() {
             return;
         }
@@ -56,11 +50,11 @@ impl Shard {
         let message_bytes_max = self.limits.message_bytes_max;
         let result = websocket::decode(bytes, &mut unfinished, message_bytes_max, |event| {
             heard = true;
-            handle_event(key, protocol, event, now, state, connections);
+            handle_event(key, protocol, event, state, connections);
             connections.is_open(key)
         });
         if heard {
-            self.state.handle_frame_received(key, now);
+            self.state.handle_frame_received(key);
         }
         if let Err(Violation { code, reason }) = result {
             self.state.counters.violations += 1;
@@ -81,7 +75,6 @@ fn handle_event(
     key: ConnectionKey,
     protocol: Protocol,
     event: Event<'_>,
-    now: Tick,
     state: &mut State,
     connections: &mut Connections,
 ) {
@@ -100,7 +93,7 @@ fn handle_event(
         }
     };
     match protocol.read(incoming) {
-        Request::Message(message) => state.handle_message(key, message, now, connections),
+        Request::Message(message) => state.handle_message(key, message, connections),
         Request::Answered(bytes) => answer(key, bytes, state, connections),
     }
 }

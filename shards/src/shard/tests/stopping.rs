@@ -134,7 +134,7 @@ fn a_shard_whose_journal_has_lost_its_writer_ends() {
     let (recovered, _summary) =
         disk::open(&options, Clock::start(), &Placement::new(1), bell).unwrap();
     let mut bench = Bench::new(timed(0, 0));
-    bench.shard.restore(recovered, bench.now);
+    bench.shard.restore(recovered);
     bench.settle();
     bench.shard.state.queues.disk_store().lose_writer();
     let ended = bench.shard.turn(bench.now).unwrap_err();

@@ -40,15 +40,22 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(limits: Limits, seed: u64) -> Self {
-        Self {
+        let mut world = Self {
             state: State::new(limits.clone(), seed),
             reference: Reference::new(limits),
             wire: Wire::default(),
-            now: Tick(1_000),
+            now: Tick::START,
             armed: BTreeMap::new(),
             interest: BTreeSet::new(),
             deliveries: 0,
-        }
+        };
+        world.begin_turn(Tick(1_000));
+        world
+    }
+
+    fn begin_turn(&mut self, now: Tick) {
+        self.now = now;
+        self.state.begin_turn(now);
     }
 
     pub(super) fn step(&mut self, step: &Step) {
@@ -68,7 +75,7 @@ impl World {
             }
             Step::Disconnect(at) => self.at(*at, Self::disconnect),
             Step::Heard(at) => self.at(*at, |world, key| {
-                world.state.handle_frame_received(ConnectionKey(key), world.now);
+                world.state.handle_frame_received(ConnectionKey(key));
                 let person = world.reference.people.get_mut(&key).unwrap();
                 (person.last_frame_at, person.pinged_at) = (world.now, None);
             }),
@@ -113,7 +120,7 @@ impl World {
         };
         let taken = self.reference.connect(key, who, self.now);
         let protocol = protocol(who.transport, key);
-        let armed = self.state.handle_connect(ConnectionKey(key), member, protocol, self.now);
+        let armed = self.state.handle_connect(ConnectionKey(key), member, protocol);
         assert_eq!(armed.is_ok(), taken, "admission of {who:?}");
         match armed {
             Ok(next) => self.arm(key, next),
@@ -151,7 +158,7 @@ impl World {
         let is_full = replies.len() > room;
         let taken: Vec<Got> = replies.into_iter().take(room).collect();
         let message = ara::parse(&text);
-        self.state.handle_message(ConnectionKey(key), message, self.now, &mut self.wire);
+        self.state.handle_message(ConnectionKey(key), message, &mut self.wire);
         let closed = if is_full { &[(key, CloseReason::SLOW_CONSUMER)][..] } else { &[] };
         self.settle(BTreeMap::from([(key, taken)]), closed);
     }
@@ -222,7 +229,7 @@ impl World {
         let request = RequestId(self.deliveries);
         let audience = recipients(tenant, target, self.deliveries);
         let delivery = Delivery { request, audience };
-        let frames = self.state.handle_delivery(delivery, self.now, &mut self.wire);
+        let frames = self.state.handle_delivery(delivery, &mut self.wire);
         assert_eq!(frames, total.delivered);
         let mut found = None;
         while let Some(report) = self.state.poll_report() {
@@ -268,14 +275,14 @@ impl World {
     fn pass(&mut self, ticks: u32) {
         let until = Tick(self.now.0 + ticks);
         while let Some((key, due)) = self.next_timer().filter(|(_, due)| *due <= until) {
-            self.now = due;
+            self.begin_turn(due);
             self.fire(key, true);
         }
-        self.now = until;
+        self.begin_turn(until);
     }
 
     fn lag(&mut self, ticks: u32) {
-        self.now = Tick(self.now.0 + ticks);
+        self.begin_turn(Tick(self.now.0 + ticks));
         while let Some((key, _)) = self.next_timer().filter(|(_, due)| *due <= self.now) {
             self.fire(key, false);
         }
@@ -284,7 +291,7 @@ impl World {
     /// Afterwards all is as if the pause had not been.
     fn pause(&mut self, ticks: u32) {
         let later = |at: Tick| Tick(at.0.saturating_add(ticks));
-        self.now = later(self.now);
+        self.begin_turn(later(self.now));
         self.state.handle_stall(ticks);
         for person in self.reference.people.values_mut() {
             person.last_frame_at = later(person.last_frame_at);
@@ -306,7 +313,7 @@ impl World {
         let limits = self.reference.limits.clone();
         let (room, is_behind) = (self.wire.room(key), self.wire.is_behind(key));
         let now = self.now;
-        let next = self.state.handle_timer(ConnectionKey(key), now, &mut self.wire);
+        let next = self.state.handle_timer(ConnectionKey(key), &mut self.wire);
         let effects = self.wire.take_effects();
         let person = self.reference.people.get_mut(&key).unwrap();
         let is_due = person.sign_of_life_at(&limits).is_some_and(|at| now >= at);
@@ -403,8 +410,7 @@ impl World {
     fn audit(&mut self) {
         assert_eq!(self.interest, self.reference.interest());
         let people: Vec<_> = self.reference.people.values().collect();
-        let Reply::Snapshot(snapshot) =
-            self.state.handle_query(&Query::Snapshot, self.now, &mut self.wire)
+        let Reply::Snapshot(snapshot) = self.state.handle_query(&Query::Snapshot, &mut self.wire)
         else {
             panic!("a snapshot was asked for");
         };
@@ -435,18 +441,18 @@ impl World {
             let one: Vec<_> =
                 (on(channel) > 0).then(|| (channel.into(), on(channel))).into_iter().collect();
             let asked = Query::Channel { tenant: Arc::clone(&tenant), name: channel.into() };
-            assert_eq!(counts(self.state.handle_query(&asked, self.now, &mut self.wire)), one);
+            assert_eq!(counts(self.state.handle_query(&asked, &mut self.wire)), one);
             expected.extend(one);
         }
         expected.sort_unstable();
         let all = Query::Channels { tenant };
-        assert_eq!(counts(self.state.handle_query(&all, self.now, &mut self.wire)), expected);
+        assert_eq!(counts(self.state.handle_query(&all, &mut self.wire)), expected);
         for user in USERS {
             let theirs = people.iter().filter(|p| p.who.user == user);
             let names: BTreeSet<&str> =
                 theirs.clone().flat_map(|p| p.subscriptions.iter().map(String::as_str)).collect();
             let asked = Query::User(recipient(name, user));
-            let answer = self.state.handle_query(&asked, self.now, &mut self.wire);
+            let answer = self.state.handle_query(&asked, &mut self.wire);
             let Reply::User { connections, subscriptions } = answer else {
                 panic!("a user was asked for");
             };
