@@ -28,6 +28,14 @@ fn drain() -> Drain {
     Drain { return_after: second, reconnect_window: second, grace: 10 * second }
 }
 
+#[test]
+#[should_panic(expected = "time goes on")]
+fn time_does_not_go_back() {
+    let mut state = super::State::new(Limits::default(), 0);
+    state.begin_turn(crate::base::id::Tick(2));
+    state.begin_turn(crate::base::id::Tick(1));
+}
+
 /// So many random cases (or `PROPTEST_CASES`), from a seed that is said: a failure on another
 /// machine can be run again here. (What cargo captures it shows for a test that fails.)
 fn seeded(cases: u32) -> ProptestConfig {
