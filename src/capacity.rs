@@ -1,14 +1,11 @@
-//! How many shards there are, and how many connections this process can hold by its file limit.
+//! How many connections this process can hold by its file limit.
 //!
-//! **Runs on**: main, at start. **Owns**: nothing. **Never**: promises more than the limit holds, nor
-//! says ready where that is next to nothing.
+//! **Runs on**: main, at start. **Owns**: nothing. **Never**: allows more than the limit holds, nor
+//! lets the gateway start where it leaves no room for clients.
 
-use ara_shards::base::pin;
+use crate::failure::Failure;
 
-use crate::boot::Failure;
-use crate::router::interest::SHARDS_MAX;
-
-/// What the open-file limit is shared out to.
+/// How the open-file limit is shared out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
     /// The limit itself.
@@ -27,23 +24,17 @@ const HANDSHAKES_MAX: usize = 4096;
 const HANDSHAKES_MIN: usize = 16;
 /// Logs, configuration, listeners, epoll and event descriptors of the process itself.
 const OWN: usize = 64;
-/// Descriptors of one shard: its poller twice, its bell, its runtime's three, its listener.
+/// Descriptors of one shard: its poller twice, its doorbell, its runtime's three, its listener.
 const PER_SHARD: usize = 8;
 /// The most API callers, however large the limit is.
 const CALLERS_MAX: usize = 4096;
-/// The least.
+/// The least room for API callers, however small the limit is.
 const CALLERS_MIN: usize = 16;
 
-/// The least room for clients that is worth a start: with less, the limit is a mistake. 128 open
-/// files, the smallest limit in use anywhere, are below it; 256, that of some desktops, are not.
+/// The least room for clients to start with: where there is less, the limit is surely a mistake.
+/// 128 open files, the smallest limit in use anywhere, are below it; 256, that of some desktops,
+/// are not.
 const CLIENTS_MIN: usize = 64;
-
-/// How many shards run, where `wanted` were asked for (0 = as many as suit the cores).
-#[must_use]
-pub fn shards(wanted: usize, cores: usize) -> usize {
-    let count = if wanted == 0 { pin::default_shard_count(cores) } else { wanted };
-    count.clamp(1, SHARDS_MAX)
-}
 
 /// Raises the open-file limit to its hard maximum and shares it out. `wanted` client connections
 /// (0 = as many as fit) are never more than what fits.
@@ -66,9 +57,9 @@ pub fn claim(shards: usize, wanted: usize) -> Result<Capacity, Failure> {
 
 fn too_few_files(capacity: Capacity, shards: usize, enough: usize) -> String {
     let Capacity { files, clients, .. } = capacity;
-    // What is reserved grows with the limit, so it is tried rather than computed.
+    // The reserved part grows with the limit, so the needed limit is searched for.
     let holds = |files: &usize| share(*files, shards, 0).clients >= enough;
-    let needed = (files..).find(holds).unwrap_or(usize::MAX);
+    let needed = (files..).find(holds).expect("what is reserved has a bound");
     format!(
         "the open-file limit of {files} leaves room for {clients} clients, and each client is an \
          open file: raise the hard limit to {needed} at the very least, better to the number of \
@@ -82,7 +73,7 @@ fn share(files: usize, shards: usize, wanted: usize) -> Capacity {
     let reserved = callers + handshakes + OWN + PER_SHARD * shards;
     let fits = files.saturating_sub(reserved);
     let clients = if wanted == 0 { fits } else { wanted.min(fits) };
-    let handshakes_per_door = (handshakes / shards.max(1)).max(8);
+    let handshakes_per_door = (handshakes / shards).max(8);
     Capacity { files, clients, callers, handshakes_per_door }
 }
 

@@ -103,13 +103,24 @@ fn decode_form(text: &str) -> Result<Cow<'_, str>, &'static str> {
     decode(&spaced).map(|decoded| Cow::Owned(decoded.into_owned()))
 }
 
+/// The longest name that is compared with the known ones.
+const NEAREST_NAME_BYTES_MAX: usize = 32;
+
 fn unknown(name: &str, path: &str, known: &[&'static str]) -> Refusal {
-    let nearest = known.iter().min_by_key(|known| strsim::damerau_levenshtein(name, known));
+    // The distance costs the product of both lengths, and whoever asks may be anybody.
+    let is_short = name.len() <= NEAREST_NAME_BYTES_MAX;
+    let nearest = known
+        .iter()
+        .filter(|_known| is_short)
+        .min_by_key(|known| strsim::damerau_levenshtein(name, known));
     let problem = match nearest {
         Some(nearest) => {
             format!("is not a query parameter of {path}; the nearest one is `{nearest}`")
         }
-        None => format!("is not a query parameter of {path}, which takes none"),
+        None if known.is_empty() => {
+            format!("is not a query parameter of {path}, which takes none")
+        }
+        None => format!("is not a query parameter of {path}"),
     };
     refuse(name, &problem)
 }
@@ -168,6 +179,17 @@ mod tests {
         assert_eq!(decode("a%20b%C3%A9+").unwrap(), "a bé+");
         for bad in ["%FF", "%C3", "%", "%4", "%zz", "a%G1"] {
             assert!(decode(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_long_unknown_name_is_refused_without_looking_for_its_nearest() {
+        let uri = |length: usize| format!("/sse?{}=1", "q".repeat(length)).parse::<Uri>().unwrap();
+        let at_bound = parse(&uri(NEAREST_NAME_BYTES_MAX)).unwrap_err();
+        assert!(at_bound.contains("the nearest one"), "{at_bound}");
+        for length in [NEAREST_NAME_BYTES_MAX + 1, 15_000] {
+            let message = parse(&uri(length)).unwrap_err();
+            assert!(message.ends_with("is not a query parameter of /sse"), "{message}");
         }
     }
 }

@@ -10,7 +10,7 @@
 use std::io::{BufRead, BufReader, pipe};
 use std::process::{Child, Command, Stdio};
 
-use ara_gateway::config::settings::{Log, LogFormat};
+use ara_gateway::settings::{Log, LogFormat};
 use ara_gateway::telemetry;
 
 /// The filter and the format, for the process that panics.

@@ -181,18 +181,18 @@ impl Shard {
     fn handle_control(&mut self, control: Control) {
         match control {
             Control::Adopt(adoption) => self.adopt(*adoption),
-            Control::Ask { request, query } => {
-                let reply = self.reply(&query);
-                self.state.push_report(Report::Replied { request, reply });
+            Control::Ask(query) => {
+                let reply = self.reply(query);
+                self.state.push_report(Report::Replied(reply));
             }
             Control::Drain(order) => self.begin_drain(order),
             Control::Stop => unreachable!("it ends the turn where it is taken"),
         }
     }
 
-    fn reply(&mut self, query: &Query) -> Reply {
+    fn reply(&mut self, query: Query) -> Reply {
         let mut reply = self.state.handle_query(query, &mut self.connections);
-        if let Reply::Snapshot(snapshot) = &mut reply {
+        if let Reply::Snapshot(_, snapshot) = &mut reply {
             snapshot.outbox_bytes = self.connections.outbox_bytes();
             snapshot.unfinished_bytes = self.connections.unfinished_bytes;
             snapshot.core = self.core;

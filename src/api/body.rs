@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use ara_shards::wire::json::{self, Unknown};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
@@ -13,6 +12,8 @@ use hyper::body::{Body, Incoming};
 use serde::Deserialize;
 use tokio::time::timeout;
 
+use crate::intake::fault::Problem;
+use crate::intake::{Fault, draft};
 use crate::refusal::{Code, Refusal};
 
 /// The longest body of a single trigger.
@@ -42,11 +43,15 @@ pub(super) async fn discard(mut body: Incoming) -> bool {
     timeout(DISCARD_DEADLINE, read_all).await.is_ok()
 }
 
-/// Reads the body of a request.
-pub(super) async fn read(parts: &Parts, body: &mut Option<Incoming>) -> Result<Bytes, Refusal> {
+/// Reads the body of a request, which has at most `bytes_max` bytes; `None` = its route takes no body.
+pub(super) async fn read(
+    parts: &Parts,
+    body: &mut Option<Incoming>,
+    bytes_max: Option<usize>,
+) -> Result<Bytes, Refusal> {
+    let Some(bytes_max) = bytes_max else { return Ok(Bytes::new()) };
     check_type(parts)?;
     check_encoding(parts)?;
-    let bytes_max = bytes_max(parts);
     let too_large = || {
         let sentence = format!("the body is longer than {bytes_max} bytes");
         Refusal::new(Code::PayloadTooLarge, sentence)
@@ -70,10 +75,6 @@ pub(super) async fn read(parts: &Parts, body: &mut Option<Incoming>) -> Result<B
             compressed.map_or(Ok(bytes), |(_, name)| Err(encoded(name)))
         }
     }
-}
-
-fn bytes_max(parts: &Parts) -> usize {
-    if parts.uri.path().ends_with("/send-to-users") { TARGETS_BYTES_MAX } else { BODY_BYTES_MAX }
 }
 
 fn check_type(parts: &Parts) -> Result<(), Refusal> {
@@ -109,16 +110,25 @@ fn encoded(coding: &str) -> Refusal {
 
 /// Parses a body; a fault names the field that is not as it must be, and its line and column.
 pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Refusal> {
-    json::read(bytes, Unknown::Refused).map_err(|fault| {
-        let mut details = serde_json::Map::new();
-        if let Some(field) = fault.field() {
-            details.insert("field".to_owned(), field.into());
-        }
-        if let Some((line, column)) = fault.position() {
-            details.insert("line".to_owned(), line.into());
-            details.insert("column".to_owned(), column.into());
-        }
-        let details = Some(details.into());
-        Refusal { details, ..Refusal::new(Code::Validation, fault.to_string()) }
-    })
+    draft::read(bytes).map_err(|fault| refuse(&fault))
+}
+
+/// What a caller is told of a fault in its body.
+pub(super) fn refuse(fault: &Fault) -> Refusal {
+    let too_long = matches!(fault, Fault::Field { problem: Problem::TooLong { .. }, .. });
+    if too_long {
+        return Refusal::new(Code::PayloadTooLarge, fault.to_string());
+    }
+    let mut details = serde_json::Map::new();
+    if let Some(field) = fault.field() {
+        details.insert("field".to_owned(), field.into());
+    }
+    if let Fault::Json(fault) = fault
+        && let Some((line, column)) = fault.position()
+    {
+        details.insert("line".to_owned(), line.into());
+        details.insert("column".to_owned(), column.into());
+    }
+    let details = Some(details.into());
+    Refusal { details, ..Refusal::new(Code::Validation, fault.to_string()) }
 }

@@ -32,7 +32,7 @@ async fn pair() -> (AsyncSocket, TcpStream) {
     (Socket::new(stream, peer), caller)
 }
 
-/// StoredResponses with the path and the body.
+/// Answers with the path and the body.
 async fn echo(parts: Parts, body: Incoming) -> HttpResponse {
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let text = format!("<{} {}>", parts.uri.path(), String::from_utf8_lossy(&body));
@@ -229,4 +229,20 @@ async fn a_gateway_that_closes_ends_an_idle_connection_at_once() {
     let ending = tokio::time::timeout(PATIENCE, serve).await.unwrap();
     assert!(matches!(ending, Ending::Requests(_, End::Closed)), "{ending:?}");
     drop(caller);
+}
+
+#[tokio::test]
+async fn an_empty_line_behind_a_request_begins_no_head_and_no_deadline() {
+    for empty in ["\r\n", "\r\n\r\n", "\n", "\r"] {
+        let input = format!("{GET}{empty}");
+        let deadlines = Deadlines { head: SHORT, idle_stranger: 4 * SHORT, ..QUIET };
+        let (answers, ending) = exchange(input.as_bytes(), deadlines).await;
+        assert_eq!(bodies(&answers), ["/a "], "{empty:?}: {ending:?}");
+    }
+    let (answers, ending) = exchange(
+        format!("{GET}\r\n{POSTS}").as_bytes(),
+        Deadlines { idle_stranger: SHORT, ..QUIET },
+    )
+    .await;
+    assert_eq!(bodies(&answers), ["/a ", "/b GET /", "/c abcde"], "{ending:?}");
 }

@@ -3,7 +3,7 @@
 //! **Runs on**: the router's thread. **Owns**: nothing. **Never**: needs a key, asks a shard, or
 //! tells more than a load balancer should know.
 
-use ara_shards::link::message::DiskHealth;
+use ara_shards::base::disk_health::DiskHealth;
 use http::StatusCode;
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ use crate::redis::State;
 use crate::router::Phase;
 
 #[derive(Serialize)]
-pub(super) struct Health {
+struct Health {
     status: &'static str,
     version: &'static str,
     uptime_seconds: u64,
@@ -32,28 +32,30 @@ struct Redis {
 }
 
 #[derive(Serialize)]
-pub(super) struct Simple {
+struct Simple {
     status: &'static str,
 }
 
-/// The process answers.
-pub(super) const LIVE: Simple = Simple { status: "live" };
+/// `GET /health/live`: the process answers.
+pub(super) fn live(_api: &Api) -> HttpResponse {
+    json(StatusCode::OK, &Simple { status: "live" })
+}
 
-/// How the gateway is. Redis away, or a disk that takes nothing new or does
-/// not keep up, means degraded: HTTP triggers
-/// and clients go on.
-pub(super) fn report(api: &Api) -> Health {
+/// `GET /health`: how the gateway is. Redis away, or a disk that takes nothing new or does not keep up,
+/// means degraded: HTTP triggers and clients go on.
+pub(super) fn report(api: &Api) -> HttpResponse {
     let redis = api.redis.snapshot();
     let disk = api.router.disk();
     let healthy =
         matches!(redis.state, State::Disabled | State::Healthy) && disk == DiskHealth::Sound;
-    Health {
+    let health = Health {
         status: if healthy { "healthy" } else { "degraded" },
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: api.router.overview().uptime.as_secs(),
         redis: Redis { status: redis.state.as_str(), connected: redis.connected },
-        queue: Queue { status: queue_status(api.messages.queue, disk) },
-    }
+        queue: Queue { status: queue_status(api.enabled.queue, disk) },
+    };
+    json(StatusCode::OK, &health)
 }
 
 const fn queue_status(enabled: bool, disk: DiskHealth) -> &'static str {
@@ -67,7 +69,7 @@ const fn queue_status(enabled: bool, disk: DiskHealth) -> &'static str {
     }
 }
 
-/// Whether to send clients here.
+/// `GET /health/ready`: whether to send clients here.
 pub(super) fn ready(api: &Api) -> HttpResponse {
     match api.router.phase() {
         Phase::Ready => json(StatusCode::OK, &Simple { status: "ready" }),

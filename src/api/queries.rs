@@ -5,14 +5,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ara_shards::link::message::{Query, Recipient, Reply};
+use ara_shards::link::message::Query;
 use http::StatusCode;
 use serde::Serialize;
 
-use super::{HttpResponse, json};
-use crate::names;
+use super::call::Call;
+use super::{Api, HttpResponse, json};
 use crate::refusal::{Code, Refusal};
-use crate::router::Router;
 
 #[derive(Serialize)]
 struct Channel<'a> {
@@ -34,9 +33,14 @@ struct Subscriptions<'a> {
 }
 
 /// `GET /api/v1/channels`.
-pub(super) async fn channels(router: &Router, tenant: Arc<str>) -> Result<HttpResponse, Refusal> {
-    let answers = router.ask(None, &Query::Channels { tenant }).await?;
-    let counts = sum(answers);
+pub(super) async fn channels(api: &Api, call: Call<'_>) -> Result<HttpResponse, Refusal> {
+    let query = |reply_to| Query::Channels { tenant: Arc::clone(&call.tenant), reply_to };
+    let replies = api.router.ask_all(query).await?;
+    // One shard's count of a channel is of its own subscribers.
+    let mut counts: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+    for (name, count) in replies.into_iter().flatten() {
+        *counts.entry(name).or_default() += count;
+    }
     let channels: Vec<_> =
         counts.iter().map(|(name, count)| Channel { name, subscriber_count: *count }).collect();
     let total_channels = channels.len();
@@ -44,58 +48,34 @@ pub(super) async fn channels(router: &Router, tenant: Arc<str>) -> Result<HttpRe
 }
 
 /// `GET /api/v1/channels/{name}`.
-pub(super) async fn channel(
-    router: &Router,
-    tenant: Arc<str>,
-    name: &str,
-) -> Result<HttpResponse, Refusal> {
-    if !names::is_channel(name) {
-        let sentence = format!("not a channel name: {}", names::CHANNEL_RULE);
-        return Err(Refusal::field("name", sentence));
+pub(super) async fn channel(api: &Api, call: Call<'_>) -> Result<HttpResponse, Refusal> {
+    let name = call.parameter();
+    let asked: Arc<str> = name.into();
+    let query = |reply_to| Query::Channel {
+        tenant: Arc::clone(&call.tenant),
+        name: Arc::clone(&asked),
+        reply_to,
+    };
+    let subscriber_count = api.router.ask_all(query).await?.into_iter().sum();
+    if subscriber_count == 0 {
+        let sentence = format!("channel `{name}` has no subscribers");
+        return Err(Refusal::new(Code::ChannelNotFound, sentence));
     }
-    let query = Query::Channel { tenant, name: name.into() };
-    let counts = sum(router.ask(None, &query).await?);
-    match counts.get(name) {
-        Some(count) => Ok(json(StatusCode::OK, &Channel { name, subscriber_count: *count })),
-        None => {
-            let sentence = format!("channel `{name}` has no subscribers");
-            Err(Refusal::new(Code::ChannelNotFound, sentence))
-        }
-    }
+    Ok(json(StatusCode::OK, &Channel { name, subscriber_count }))
 }
 
 /// `GET /api/v1/users/{user_id}/subscriptions`.
-pub(super) async fn subscriptions(
-    router: &Router,
-    tenant: Arc<str>,
-    user: &str,
-) -> Result<HttpResponse, Refusal> {
-    if !names::is_user(user) {
-        let sentence = format!("not a user id: {}", names::USER_RULE);
-        return Err(Refusal::field("user_id", sentence));
+pub(super) async fn subscriptions(api: &Api, call: Call<'_>) -> Result<HttpResponse, Refusal> {
+    let asked = api.router.recipient(Arc::clone(&call.tenant), call.parameter());
+    let home = api.router.home(asked.hash);
+    let view = api.router.ask(home, |reply_to| Query::User { user: asked, reply_to }).await?;
+    if view.connections == 0 {
+        return Err(Refusal::new(Code::UserNotConnected, "this user has no connection"));
     }
-    let hash = router.hash(&tenant, user);
-    let query = Query::User(Recipient { tenant, user: user.into(), hash });
-    let answers = router.ask(Some(router.home(hash)), &query).await?;
-    match answers.into_iter().next() {
-        Some(Reply::User { connections, subscriptions }) if connections > 0 => {
-            let answer =
-                Subscriptions { user_id: user, connection_count: connections, subscriptions };
-            Ok(json(StatusCode::OK, &answer))
-        }
-        _ => Err(Refusal::new(Code::UserNotConnected, "this user has no connection")),
-    }
-}
-
-/// Subscriber counts over all shards, by name.
-fn sum(answers: Vec<Reply>) -> BTreeMap<Arc<str>, usize> {
-    let mut counts = BTreeMap::new();
-    for answer in answers {
-        if let Reply::Channels(channels) = answer {
-            for (name, count) in channels {
-                *counts.entry(name).or_default() += count;
-            }
-        }
-    }
-    counts
+    let answer = Subscriptions {
+        user_id: call.parameter(),
+        connection_count: view.connections,
+        subscriptions: view.subscriptions,
+    };
+    Ok(json(StatusCode::OK, &answer))
 }

@@ -98,9 +98,27 @@ impl<R: AsyncRead + Unpin> Requests<R> {
         Poll::Ready(Ok(count))
     }
 
+    /// Empty lines before a request line are ignored (RFC 9112 section 2.2): they begin no head, and
+    /// so no deadline. Some old clients send one behind a body.
+    fn skip_empty_lines(&mut self) {
+        loop {
+            self.start += match self.unread() {
+                [b'\r', b'\n', ..] => 2,
+                [b'\n', ..] => 1,
+                _ => return,
+            };
+        }
+    }
+
+    /// Whether a byte of the next head is there.
+    fn has_begun(&self) -> bool {
+        !matches!(self.unread(), [] | [b'\r'])
+    }
+
     /// Looks at the next head; true if there is something to do without reading.
     fn check_head(&mut self) -> bool {
-        if self.unread().is_empty() {
+        self.skip_empty_lines();
+        if !self.has_begun() {
             return false;
         }
         match head::outline(self.unread()) {
@@ -136,7 +154,7 @@ impl<R: AsyncRead + Unpin> Requests<R> {
         }
         match self.poll_fill(context) {
             // Not before the socket was looked at once more: what has come is served.
-            Poll::Pending if self.unread().is_empty() && self.watch.ends_when_idle() => {
+            Poll::Pending if !self.has_begun() && self.watch.ends_when_idle() => {
                 self.stage = Stage::Over(End::Closed);
             }
             Poll::Pending => return Poll::Pending,

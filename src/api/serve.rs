@@ -143,7 +143,7 @@ impl Server {
 
     /// Hands a client that came over a caller's connection to the router, if its handshake is right.
     async fn admit_client(&self, socket: AsyncSocket, parts: &Parts, leftover: Box<[u8]>) {
-        let Some(transport) = transport_of(parts) else { return };
+        let transport = transport_of(parts).expect("a client asks for one of the transports");
         match self.api.handshake.examine(parts, transport) {
             Ok(admission) => {
                 let Ok(socket) = socket.into_detached() else { return };

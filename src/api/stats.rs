@@ -1,230 +1,163 @@
 //! `GET /stats`: every shard as it was between two of its turns.
 //!
-//! **Runs on**: the router's thread. **Owns**: nothing. **Never**: mixes two moments of one shard.
+//! **Runs on**: the router's thread. **Owns**: nothing. **Never**: mixes two moments of one shard;
+//! counts, or names a figure that [`FIGURES`] could name.
 
-use ara_shards::base::counters::{DiskSnapshot, ShardSnapshot};
-use ara_shards::link::message::{DiskHealth, Query, Reply};
+use ara_shards::base::counters::ShardSnapshot;
+use ara_shards::base::disk_health::DiskHealth;
+use ara_shards::link::message::Query;
+use http::StatusCode;
 use serde::Serialize;
+use serde::ser::Serializer;
 
-use super::Api;
+use super::{Api, HttpResponse, json};
+use crate::figures::{ByShard, FIGURES, Sources};
 use crate::refusal::Refusal;
-use crate::telemetry;
 
+/// The body of the response. What is flattened comes from the table, the rest is made of it.
 #[derive(Serialize)]
-pub(super) struct Stats {
+struct Stats<'a> {
     uptime_seconds: u64,
-    connections: Connections,
-    users: Users,
-    channels: Channels,
-    messages: Messages,
-    queue: Queue,
-    ack: Ack,
-    redis: Redis,
-    log: LogLines,
-    tasks: Tasks,
-    shards: Vec<Shard>,
+    connections: Section<'a>,
+    users: Section<'a>,
+    channels: Section<'a>,
+    messages: Section<'a>,
+    queue: Queue<'a>,
+    ack: Ack<'a>,
+    redis: Redis<'a>,
+    log: Section<'a>,
+    tasks: Section<'a>,
+    shards: Vec<Shard<'a>>,
+}
+
+/// The figures of one section.
+struct Section<'a> {
+    name: &'static str,
+    sources: &'a Sources,
 }
 
 #[derive(Serialize)]
-struct LogLines {
-    /// Not read in time, or not to be written.
-    dropped: u64,
-}
-
-#[derive(Serialize)]
-struct Tasks {
-    /// Connections and requests that ended by a panic. That of anything else ends the process.
-    panicked: u64,
-}
-
-#[derive(Serialize)]
-struct Queue {
+struct Queue<'a> {
     enabled: bool,
     backend: &'static str,
-    size: usize,
-    users: usize,
-    enqueued: u64,
-    replayed: u64,
-    expired: u64,
-    dropped: u64,
-    /// What the disk did not take.
-    refused: u64,
+    #[serde(flatten)]
+    figures: Section<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    disk: Option<Disk>,
+    disk: Option<Disk<'a>>,
 }
 
 /// The disk backend, over all shards.
 #[derive(Serialize)]
-struct Disk {
+struct Disk<'a> {
     /// The worst of them.
     status: &'static str,
-    bytes: u64,
-    max_bytes: u64,
-    records: u64,
-    uncommitted_bytes: u64,
-    syncs: u64,
-    lost_records: u64,
+    #[serde(flatten)]
+    figures: Section<'a>,
 }
 
 #[derive(Serialize)]
-struct Ack {
+struct Ack<'a> {
     enabled: bool,
-    total_tracked: u64,
-    total_acked: u64,
-    total_expired: u64,
-    total_timeouts: u64,
-    dead_letters: u64,
-    /// Of those, how many were forgotten at the end of their time.
-    dead_letters_expired: u64,
-    pending_count: usize,
+    #[serde(flatten)]
+    figures: Section<'a>,
     ack_rate: f64,
     avg_latency_ms: f64,
 }
 
 #[derive(Serialize)]
-struct Connections {
-    total: usize,
-    websocket: usize,
-    sse: usize,
-    max: usize,
-    opened: u64,
-    closed: u64,
-    refused_full: u64,
-    refused_per_user: u64,
-    slow_consumers: u64,
-    timeouts: u64,
-    protocol_violations: u64,
-}
-
-#[derive(Serialize)]
-struct Users {
-    connected: usize,
-}
-
-#[derive(Serialize)]
-struct Channels {
-    active_on_shards: usize,
-    subscriptions: usize,
-}
-
-#[derive(Serialize)]
-struct Messages {
-    triggers: u64,
-    refused_overloaded: u64,
-    delivered: u64,
-    failed: u64,
-    shed: u64,
-    discarded: u64,
-    received: u64,
-    received_refused: u64,
-    heartbeats: u64,
-}
-
-#[derive(Serialize)]
-struct Redis {
+struct Redis<'a> {
     status: &'static str,
     connected: bool,
     circuit_breaker_state: &'static str,
-    circuit_breaker_failures: u32,
-    reconnection_attempts: u64,
-    total_reconnections: u64,
-    messages_received: u64,
-    messages_not_sent: u64,
+    #[serde(flatten)]
+    figures: Section<'a>,
     messages_rejected: serde_json::Map<String, serde_json::Value>,
 }
 
 #[derive(Serialize)]
-struct Shard {
+struct Shard<'a> {
     shard: usize,
     core: Option<usize>,
-    connections: usize,
-    users: usize,
-    channels: usize,
-    subscriptions: usize,
-    inbox_depth: usize,
-    outbox_bytes: usize,
-    unfinished_bytes: usize,
-    queue_size: usize,
-    ack_pending: usize,
-    delivered: u64,
-    failed: u64,
-    turns: u64,
-    writes: u64,
+    #[serde(flatten)]
+    figures: FiguresOfShard<'a>,
+}
+
+/// The figures that are shown for each shard, of one.
+struct FiguresOfShard<'a> {
+    shard: usize,
+    sources: &'a Sources,
+}
+
+impl Serialize for Section<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let figures = FIGURES.iter().filter(|figure| figure.section == self.name);
+        let shown = figures.filter_map(|figure| Some((figure.field?, self.sources.value(figure))));
+        serializer.collect_map(shown)
+    }
+}
+
+impl Serialize for FiguresOfShard<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(FIGURES.iter().filter_map(|figure| {
+            let ByShard { field, .. } = figure.by_shard?;
+            Some((field, self.sources.value_of_shard(figure, self.shard)))
+        }))
+    }
 }
 
 /// Asks every shard and adds up.
-pub(super) async fn report(api: &Api) -> Result<Stats, Refusal> {
-    let answers = api.router.ask(None, &Query::Snapshot).await?;
-    let overview = api.router.overview();
-    let snapshots: Vec<ShardSnapshot> = answers
-        .into_iter()
-        .filter_map(|answer| match answer {
-            Reply::Snapshot(snapshot) => Some(*snapshot),
-            _ => None,
-        })
-        .collect();
-    let sum = |of: fn(&ShardSnapshot) -> u64| snapshots.iter().map(of).sum();
-    let count = |of: fn(&ShardSnapshot) -> usize| snapshots.iter().map(of).sum();
-    let websocket: usize = count(|s| s.websocket_connections);
-    let sse: usize = count(|s| s.sse_connections);
-    let depths = overview.inbox_depths.iter();
-    Ok(Stats {
-        uptime_seconds: overview.uptime.as_secs(),
-        connections: Connections {
-            total: websocket + sse,
-            websocket,
-            sse,
-            max: overview.connections_max,
-            opened: sum(|s| s.counters.connections_opened),
-            closed: sum(|s| s.counters.connections_closed),
-            refused_full: overview.counters.refused_full,
-            refused_per_user: sum(|s| s.counters.connections_refused),
-            slow_consumers: sum(|s| s.counters.slow_consumers),
-            timeouts: sum(|s| s.counters.timeouts),
-            protocol_violations: sum(|s| s.counters.violations),
-        },
-        users: Users { connected: count(|s| s.users) },
-        channels: Channels {
-            active_on_shards: count(|s| s.channels),
-            subscriptions: count(|s| s.subscriptions),
-        },
-        messages: Messages {
-            triggers: overview.counters.triggers,
-            refused_overloaded: overview.counters.overloaded,
-            delivered: sum(|s| s.counters.frames_delivered),
-            failed: sum(|s| s.counters.frames_failed),
-            shed: sum(|s| s.counters.frames_shed),
-            discarded: sum(|s| s.counters.frames_discarded),
-            received: sum(|s| s.counters.messages_received),
-            received_refused: sum(|s| s.counters.messages_refused),
-            heartbeats: sum(|s| s.counters.heartbeats),
-        },
-        queue: queue(api.messages.queue, &snapshots),
-        ack: ack(api.messages.ack, &snapshots),
-        redis: redis(api),
-        log: LogLines { dropped: telemetry::dropped_lines() },
-        tasks: Tasks { panicked: telemetry::panics() },
-        shards: snapshots.iter().zip(depths).enumerate().map(Shard::from).collect(),
-    })
+pub(super) async fn show(api: &Api) -> Result<HttpResponse, Refusal> {
+    let shards = api.router.ask_all(Query::Snapshot).await?;
+    let shards = shards.into_iter().map(|snapshot| *snapshot).collect();
+    let sources = Sources { shards, router: api.router.overview(), redis: api.redis.snapshot() };
+    let stats = Stats::new(&sources, api.enabled.queue, api.enabled.ack);
+    Ok(json(StatusCode::OK, &stats))
 }
 
-fn disk(snapshots: &[ShardSnapshot]) -> Option<Disk> {
-    let disks = || snapshots.iter().filter_map(|snapshot| snapshot.disk.as_ref());
-    let sum = |of: fn(&DiskSnapshot) -> u64| disks().map(of).sum();
-    let worst = disks().map(|disk| disk.health).max()?;
-    Some(Disk {
-        status: disk_status(worst),
-        bytes: sum(|disk| disk.bytes),
-        max_bytes: sum(|disk| disk.bytes_max),
-        records: sum(|disk| disk.records),
-        uncommitted_bytes: sum(|disk| disk.uncommitted_bytes),
-        syncs: sum(|disk| disk.syncs),
-        lost_records: sum(|disk| disk.lost_records),
-    })
+impl<'a> Stats<'a> {
+    fn new(sources: &'a Sources, queue_enabled: bool, ack_enabled: bool) -> Self {
+        let section = |name| Section { name, sources };
+        Self {
+            uptime_seconds: sources.router.uptime.as_secs(),
+            connections: section("connections"),
+            users: section("users"),
+            channels: section("channels"),
+            messages: section("messages"),
+            queue: Queue::new(sources, queue_enabled),
+            ack: Ack::new(sources, ack_enabled),
+            redis: Redis::new(sources),
+            log: section("log"),
+            tasks: section("tasks"),
+            shards: sources
+                .shards
+                .iter()
+                .enumerate()
+                .map(|(shard, snapshot)| Shard {
+                    shard,
+                    core: snapshot.core,
+                    figures: FiguresOfShard { shard, sources },
+                })
+                .collect(),
+        }
+    }
+}
+
+impl<'a> Queue<'a> {
+    fn new(sources: &'a Sources, enabled: bool) -> Self {
+        let disks = sources.shards.iter().filter_map(|shard| shard.disk.as_ref());
+        let worst = disks.map(|disk| disk.health).max();
+        let figures = Section { name: "disk", sources };
+        Self {
+            enabled,
+            backend: if worst.is_some() { "disk" } else { "memory" },
+            figures: Section { name: "queue", sources },
+            disk: worst.map(|worst| Disk { status: disk_status(worst), figures }),
+        }
+    }
 }
 
 /// The word for a disk's health.
-pub(super) const fn disk_status(health: DiskHealth) -> &'static str {
+const fn disk_status(health: DiskHealth) -> &'static str {
     match health {
         DiskHealth::Sound => "ok",
         DiskHealth::Behind => "behind",
@@ -234,38 +167,16 @@ pub(super) const fn disk_status(health: DiskHealth) -> &'static str {
     }
 }
 
-fn queue(enabled: bool, snapshots: &[ShardSnapshot]) -> Queue {
-    let disk = disk(snapshots);
-    let sum = |of: fn(&ShardSnapshot) -> u64| snapshots.iter().map(of).sum();
-    let count = |of: fn(&ShardSnapshot) -> usize| snapshots.iter().map(of).sum();
-    Queue {
-        enabled,
-        backend: if disk.is_some() { "disk" } else { "memory" },
-        size: count(|s| s.queue_size),
-        users: count(|s| s.queue_users),
-        enqueued: sum(|s| s.counters.queue_enqueued),
-        replayed: sum(|s| s.counters.queue_replayed),
-        expired: sum(|s| s.counters.queue_expired),
-        dropped: sum(|s| s.counters.queue_dropped),
-        refused: sum(|s| s.counters.queue_refused),
-        disk,
-    }
-}
-
-fn ack(enabled: bool, snapshots: &[ShardSnapshot]) -> Ack {
-    let sum = |of: fn(&ShardSnapshot) -> u64| snapshots.iter().map(of).sum();
-    let (tracked, acked): (u64, u64) = (sum(|s| s.counters.ack_tracked), sum(|s| s.counters.acked));
-    Ack {
-        enabled,
-        total_tracked: tracked,
-        total_acked: acked,
-        total_expired: sum(|s| s.counters.ack_expired),
-        total_timeouts: sum(|s| s.counters.ack_timeouts),
-        dead_letters: sum(|s| s.counters.dead_letters),
-        dead_letters_expired: sum(|s| s.counters.dead_letters_expired),
-        pending_count: snapshots.iter().map(|s| s.ack_pending).sum(),
-        ack_rate: ratio(acked, tracked),
-        avg_latency_ms: ratio(sum(|s| s.counters.ack_latency_ms_sum), acked),
+impl<'a> Ack<'a> {
+    fn new(sources: &'a Sources, enabled: bool) -> Self {
+        let sum = |of: fn(&ShardSnapshot) -> u64| sources.shards.iter().map(of).sum();
+        let acked = sum(|shard| shard.counters.acked);
+        Self {
+            enabled,
+            figures: Section { name: "ack", sources },
+            ack_rate: ratio(acked, sum(|shard| shard.counters.ack_tracked)),
+            avg_latency_ms: ratio(sum(|shard| shard.counters.ack_latency_ms_sum), acked),
+        }
     }
 }
 
@@ -275,40 +186,20 @@ fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
-impl From<(usize, (&ShardSnapshot, &usize))> for Shard {
-    fn from((shard, (snapshot, inbox_depth)): (usize, (&ShardSnapshot, &usize))) -> Self {
+impl<'a> Redis<'a> {
+    fn new(sources: &'a Sources) -> Self {
+        let redis = &sources.redis;
+        let rejected = redis.rejected.iter().map(|(name, count)| ((*name).into(), (*count).into()));
         Self {
-            shard,
-            core: snapshot.core,
-            connections: snapshot.websocket_connections + snapshot.sse_connections,
-            users: snapshot.users,
-            channels: snapshot.channels,
-            subscriptions: snapshot.subscriptions,
-            inbox_depth: *inbox_depth,
-            outbox_bytes: snapshot.outbox_bytes,
-            unfinished_bytes: snapshot.unfinished_bytes,
-            queue_size: snapshot.queue_size,
-            ack_pending: snapshot.ack_pending,
-            delivered: snapshot.counters.frames_delivered,
-            failed: snapshot.counters.frames_failed,
-            turns: snapshot.counters.turns,
-            writes: snapshot.counters.writes,
+            status: redis.state.as_str(),
+            connected: redis.connected,
+            circuit_breaker_state: redis.breaker_state.as_str(),
+            figures: Section { name: "redis", sources },
+            messages_rejected: rejected.collect(),
         }
     }
 }
 
-fn redis(api: &Api) -> Redis {
-    let snapshot = api.redis.snapshot();
-    let rejected = snapshot.rejected.iter().map(|(name, count)| ((*name).into(), (*count).into()));
-    Redis {
-        status: snapshot.state.as_str(),
-        connected: snapshot.connected,
-        circuit_breaker_state: snapshot.breaker_state.as_str(),
-        circuit_breaker_failures: snapshot.breaker_failures,
-        reconnection_attempts: snapshot.reconnection_attempts,
-        total_reconnections: snapshot.total_reconnections,
-        messages_received: snapshot.messages_received,
-        messages_not_sent: snapshot.not_sent,
-        messages_rejected: rejected.collect(),
-    }
-}
+#[cfg(test)]
+#[path = "stats_tests.rs"]
+mod tests;

@@ -1,21 +1,22 @@
-//! What waits for a user, what was given up, and acknowledgement over HTTP.
+//! What waits for a user, its dead letters, and acknowledgement over HTTP.
 //!
-//! **Runs on**: the router's thread. **Owns**: nothing. **Never**: settles for another user than
-//! the token's, or tells an id of another user from an unknown one.
+//! **Runs on**: the router's thread. **Owns**: nothing. **Never**: acknowledges for another user
+//! than the token's, or tells an id of another user from an unknown one.
 
 use std::sync::Arc;
 
-use ara_shards::base::id::NotificationId;
-use ara_shards::link::message::{Client, Query, QueuedMessageView, Recipient, Reply, Source};
-use ara_shards::protocol::ara::parse_id;
+use ara_shards::base::id::{NotificationId, parse_id};
+use ara_shards::link::message::{
+    Client, Query, QueuedMessageView, Recipient, Source, UserQueueView,
+};
+use bytes::Bytes;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{HttpResponse, body, json};
-use crate::names;
+use super::call::Call;
+use super::{Api, HttpResponse, body, json};
 use crate::refusal::Refusal;
-use crate::router::Router;
 
 /// The most ids in one acknowledgement.
 const IDS_MAX: usize = 1000;
@@ -41,39 +42,44 @@ struct QueuedMessage<'a> {
 }
 
 impl<'a> QueuedMessage<'a> {
-    fn new(view: &'a QueuedMessageView) -> Option<Self> {
-        let notification = serde_json::from_slice(view.kept.json()).ok()?;
-        Some(Self { attempts: view.attempts, in_flight: view.in_flight, notification })
+    fn new(view: &'a QueuedMessageView) -> Self {
+        let notification = serde_json::from_slice(view.message.json());
+        let notification = notification.expect("a notification is JSON: the gateway wrote it");
+        Self { attempts: view.attempts, in_flight: view.in_flight, notification }
     }
 }
 
-/// `GET` and `DELETE /api/v1/users/{user_id}/queue` and `…/dead-messages`.
+/// `GET /api/v1/users/{user_id}/queue` and `…/dead-letters`.
 pub(super) async fn show(
-    router: &Router,
-    tenant: Arc<str>,
-    user: &str,
+    api: &Api,
+    call: Call<'_>,
+    source: Source,
+) -> Result<HttpResponse, Refusal> {
+    let UserQueueView { shown, count } = ask(api, &call, source, false).await?;
+    let notifications: Vec<QueuedMessage<'_>> = shown.iter().map(QueuedMessage::new).collect();
+    Ok(json(StatusCode::OK, &Shown { user_id: call.parameter(), count, notifications }))
+}
+
+/// `DELETE /api/v1/users/{user_id}/queue` and `…/dead-letters`.
+pub(super) async fn clear(
+    api: &Api,
+    call: Call<'_>,
+    source: Source,
+) -> Result<HttpResponse, Refusal> {
+    let cleared = ask(api, &call, source, true).await?.count;
+    Ok(json(StatusCode::OK, &Cleared { user_id: call.parameter(), cleared }))
+}
+
+async fn ask(
+    api: &Api,
+    call: &Call<'_>,
     source: Source,
     clear: bool,
-) -> Result<HttpResponse, Refusal> {
-    if !names::is_user(user) {
-        let sentence = format!("not a user id: {}", names::USER_RULE);
-        return Err(Refusal::field("user_id", sentence));
-    }
-    let hash = router.hash(&tenant, user);
-    let recipient = Recipient { tenant, user: user.into(), hash };
-    let query = Query::UserQueue { user: recipient, source, clear };
-    let answers = router.ask(Some(router.home(hash)), &query).await?;
-    let (views, count) = match answers.into_iter().next() {
-        Some(Reply::UserQueue { shown, count }) => (shown, count),
-        _ => (Vec::new(), 0),
-    };
-    if clear {
-        return Ok(json(StatusCode::OK, &Cleared { user_id: user, cleared: count }));
-    }
-    let notifications: Vec<QueuedMessage<'_>> =
-        views.iter().filter_map(QueuedMessage::new).collect();
-    let shown = Shown { user_id: user, count, notifications };
-    Ok(json(StatusCode::OK, &shown))
+) -> Result<UserQueueView, Refusal> {
+    let user = api.router.recipient(Arc::clone(&call.tenant), call.parameter());
+    let home = api.router.home(user.hash);
+    let query = |reply_to| Query::UserQueue { user, source, clear, reply_to };
+    api.router.ask(home, query).await
 }
 
 #[derive(Deserialize)]
@@ -89,11 +95,11 @@ struct Acknowledged<'a> {
 
 /// `POST /api/v1/acks`, by the client's own token.
 pub(super) async fn acknowledge(
-    router: &Router,
-    member: Client,
-    bytes: &[u8],
+    api: &Api,
+    client: Client,
+    body: Bytes,
 ) -> Result<HttpResponse, Refusal> {
-    let request: Acks = body::parse(bytes)?;
+    let request: Acks = body::parse(&body)?;
     let given = &request.notification_ids;
     if given.is_empty() || given.len() > IDS_MAX {
         let sentence = format!("`notification_ids` has 1 to {IDS_MAX} entries");
@@ -104,15 +110,13 @@ pub(super) async fn acknowledge(
         let sentence = "an entry of `notification_ids` is not a UUID";
         return Err(Refusal::field("notification_ids", sentence));
     };
-    let home = router.home(member.hash);
-    let user = Recipient { tenant: member.tenant, user: member.user.into(), hash: member.hash };
-    let answers = router.ask(Some(home), &Query::Acknowledge { user, ids }).await?;
-    let settled = match answers.into_iter().next() {
-        Some(Reply::Acknowledged(settled)) => settled,
-        _ => Box::default(),
-    };
-    let pairs = given.iter().map(String::as_str).zip(settled);
-    let (acked, unknown): (Vec<_>, Vec<_>) = pairs.partition(|(_, settled)| *settled);
+    let home = api.router.home(client.hash);
+    let user = Recipient { tenant: client.tenant, user: client.user.into(), hash: client.hash };
+    let query = |reply_to| Query::Acknowledge { user, ids, reply_to };
+    let acknowledged = api.router.ask(home, query).await?;
+    assert_eq!(given.len(), acknowledged.len(), "a shard says of each id whether it was awaited");
+    let pairs = given.iter().map(String::as_str).zip(acknowledged);
+    let (acked, unknown): (Vec<_>, Vec<_>) = pairs.partition(|(_, was_awaited)| *was_awaited);
     let acked = acked.into_iter().map(|(id, _)| id).collect();
     let unknown = unknown.into_iter().map(|(id, _)| id).collect();
     Ok(json(StatusCode::OK, &Acknowledged { acked, unknown }))

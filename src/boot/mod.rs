@@ -23,6 +23,7 @@ use std::time::Instant;
 
 use ara_shards::ShardLink;
 use ara_shards::base::clock::Clock;
+use ara_shards::base::limits::SHARDS_MAX;
 use ara_shards::base::pin;
 use ara_shards::base::placement::Placement;
 use ara_shards::journal::Options;
@@ -32,16 +33,16 @@ use ara_shards::worker::{self, ShardSetup, Unstarted};
 use core_affinity::CoreId;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::api::ResponseStore;
 use crate::capacity::{self, Capacity};
 use crate::cli::EXIT_FAILURE;
-use crate::config::settings::{RunMode, Settings};
+use crate::failure::Failure;
+use crate::idempotency::ResponseStore;
 use crate::listener::accept::{self, RouterHandle, SocketOptions};
 use crate::listener::auth::Verifier;
-use crate::listener::handshake::{DEFAULT_TENANT, Handshake};
+use crate::listener::handshake::Handshake;
+use crate::names::DEFAULT_TENANT;
 use crate::origin::Origins;
-use crate::router::interest::SHARDS_MAX;
-
+use crate::settings::{RunMode, Settings};
 use crate::storage::{self, Storage};
 use crate::supervise::{Supervisor, SupervisorEvent};
 use crate::welcome;
@@ -53,24 +54,6 @@ pub use signals::Signals;
 const ARRIVALS_CAPACITY: usize = 4096;
 /// What main can be told: each shard's end and its door's, and that of the router and its tasks.
 const SUPERVISOR_EVENTS_MAX: usize = 2 * SHARDS_MAX + 16;
-
-/// Why the gateway could not start or go on.
-#[derive(Debug)]
-pub struct Failure(String);
-
-impl Failure {
-    /// A failure with its reason, for people.
-    #[must_use]
-    pub const fn new(reason: String) -> Self {
-        Self(reason)
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
 
 /// Runs the gateway: starts it, and stops it when it is asked to, before it is ready or after.
 /// Returns the exit code.
@@ -133,7 +116,7 @@ fn start(
 ) -> Result<Running, Failure> {
     let begun = Instant::now();
     let cores = pin::allowed_cores();
-    let count = capacity::shards(settings.shards.count, cores.len());
+    let count = pin::shard_count(settings.shards.count, cores.len());
     let capacity = capacity::claim(count, settings.server.connections_max)?;
     let server = &settings.server;
     let options = SocketOptions {
@@ -169,6 +152,7 @@ fn start(
         recover(&mut unstarted, storage)?;
     }
     let mut shards = Vec::with_capacity(count);
+    assert_eq!((unstarted.len(), listeners.len()), (count, count), "a door for each shard");
     for (index, (shard, listener)) in unstarted.into_iter().zip(listeners).enumerate() {
         let door = Door {
             listener,
@@ -230,15 +214,16 @@ fn prepare(
 /// Has every shard read what an earlier run has left for it, all at a time.
 fn recover(shards: &mut [Unstarted], storage: &Storage) -> Result<(), Failure> {
     let begun = Instant::now();
+    assert_eq!(shards.len(), storage.options().len(), "a journal for each shard");
     let read = |shard: &mut Unstarted, options: &Options| {
         let recovered = shard.recover(options, storage.placement());
-        recovered.map_err(|error| Failure(format!("queue.path: {error}")))
+        recovered.map_err(|error| Failure::new(format!("queue.path: {error}")))
     };
     let summaries: Vec<Result<Summary, Failure>> = std::thread::scope(|scope| {
         let shards = shards.iter_mut().zip(storage.options());
         let threads: Vec<_> =
             shards.map(|(shard, options)| scope.spawn(|| read(shard, options))).collect();
-        let bug = |_panic| Err(Failure("reading queue.path panicked".to_owned()));
+        let bug = |_panic| Err(Failure::new("reading queue.path panicked".to_owned()));
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(bug)).collect()
     });
     let (mut messages, mut expired) = (0, 0);
@@ -318,7 +303,7 @@ fn log_start(settings: &Settings, shards: usize, cores: usize, capacity: Capacit
 fn open_query(settings: &Settings) -> Result<Option<ResponseStore>, Failure> {
     let disk = settings.disk.as_ref();
     let opened = disk.map(|disk| ResponseStore::open(&disk.path, disk.fsync)).transpose();
-    opened.map_err(|error| Failure(format!("queue.path: {error}")))
+    opened.map_err(|error| Failure::new(format!("queue.path: {error}")))
 }
 
 fn bind_api(address: Option<SocketAddr>) -> Result<Option<std::net::TcpListener>, Failure> {
@@ -329,17 +314,17 @@ fn bind_api(address: Option<SocketAddr>) -> Result<Option<std::net::TcpListener>
 }
 
 fn cannot_listen(key: &str, address: SocketAddr, error: &io::Error) -> Failure {
-    Failure(format!("cannot listen on {address} ({key}): {error}"))
+    Failure::new(format!("cannot listen on {address} ({key}): {error}"))
 }
 
 fn local_address(listener: Option<&std::net::TcpListener>) -> Result<SocketAddr, Failure> {
     let address = listener.map(std::net::TcpListener::local_addr);
     address
         .and_then(Result::ok)
-        .ok_or_else(|| Failure("a listening socket has no address".to_owned()))
+        .ok_or_else(|| Failure::new("a listening socket has no address".to_owned()))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn no_thread(error: io::Error) -> Failure {
-    Failure(format!("the system gives no more threads, files or memory: {error}"))
+    Failure::new(format!("the system gives no more threads, files or memory: {error}"))
 }

@@ -16,15 +16,16 @@ use crossbeam_channel::Receiver;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
 
+use crate::api::Api;
 use crate::api::serve::Server;
-use crate::api::{Api, ResponseStore};
 use crate::capacity::Capacity;
-use crate::config::settings::Settings;
+use crate::idempotency::ResponseStore;
 use crate::listener::accept::{Arrival, refuse_detached};
 use crate::listener::handshake::Handshake;
-use crate::redis::{self, Status as RedisStatus, bridge};
+use crate::redis::{self, Status as RedisStatus, Tenants};
 use crate::router::Router;
 use crate::router::dispatch::Lifetimes;
+use crate::settings::Settings;
 use crate::supervise::{Supervisor, SupervisorEvent, spawn_unsupervised};
 use crate::telemetry::LogLimiter;
 
@@ -114,10 +115,13 @@ async fn route(parts: Parts) -> io::Result<()> {
     let pump = pump(router.clone(), Rc::clone(&server), arrivals, parts.bell, parts.wake);
     supervisor.spawn("pump", pump);
     let redis = settings.redis.clone().map(|settings| {
-        let (router, enabled) = (router.clone(), handshake.tenants_enabled);
+        let router = router.clone();
+        let default = Arc::clone(&handshake.default_tenant);
+        let tenants = Tenants { are_enabled: handshake.tenants_enabled, default };
         let (counts, mut limiter) = (Rc::clone(&status), LogLimiter::new(WARN_INTERVAL));
-        let subscriber = redis::run(settings, status, move |trigger| {
-            let Err(refusal) = bridge::dispatch(&router, &trigger, enabled) else { return };
+        let subscriber = redis::run(settings, tenants, status, move |trigger| {
+            // Nobody waits for the receipt: pub/sub has no way back.
+            let Err(refusal) = router.dispatch(trigger, None) else { return };
             counts.count_not_sent();
             if let Some(suppressed) = limiter.admit(Instant::now()) {
                 let reason = refusal.message;

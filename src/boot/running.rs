@@ -12,9 +12,9 @@ use ara_shards::worker::Ending;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::Failure;
 use super::signals::{Asked, Signals};
 use crate::cli::EXIT_FAILURE;
+use crate::failure::Failure;
 use crate::storage::Storage;
 use crate::supervise::SupervisorEvent;
 

@@ -110,7 +110,7 @@ fn a_panic_of_any_door_takes_the_process_down() {
 }
 
 #[test]
-fn a_panic_of_the_idempotency_keeper_takes_the_process_down() {
+fn a_panic_of_the_idempotency_writer_takes_the_process_down() {
     assert_taken_down("idempotency-writer");
 }
 

@@ -1,4 +1,4 @@
-//! The one table of settings: every key with its names, default, form and line of documentation.
+//! The table of all settings: every key with its names, default, form and line of documentation.
 //!
 //! **Runs on**: main, before anything is started. **Owns**: constants.
 //! **Never**: reads a value; the layers (`raw`), the nearest name, `check-config`, `config.toml`
@@ -206,7 +206,7 @@ keys! {
         "how long one waits at most; its own ttl may be shorter";
     QUEUE_DEAD_LETTER_TTL: "queue.dead_letter_ttl_seconds", "QUEUE_DEAD_LETTER_TTL_SECONDS", "604800",
         seconds(0.1, 31_536_000.0, "unlimited"), Open,
-        "how long a dead message is kept to be looked at; a later change is for those to come";
+        "how long a dead letter is kept to be looked at; a later change is for those to come";
     QUEUE_CLEANUP: "queue.cleanup_interval_seconds", "QUEUE_CLEANUP_INTERVAL_SECONDS", "300",
         seconds(0.1, 86_400.0, ""), Open,
         "without effect, and warned of: what expires leaves at its own time, see queue.message_ttl_seconds";
@@ -222,7 +222,7 @@ keys! {
     ACK_UNACKED: "ack.unacked", "ACK_UNACKED", "", Form::Choice(&["requeue", "expire"]), Open,
         "what becomes of the unacknowledged: requeue (the default with the queue on) or expire";
     ACK_MAX_ATTEMPTS: "ack.max_attempts", "ACK_MAX_ATTEMPTS", "5", whole(1, 255), Open,
-        "how often one is sent before it becomes a dead message";
+        "how often one is sent before it becomes a dead letter";
 
     LOG_FILTER: "log.filter", "RUST_LOG", "\"info\"", Form::LogFilter, Open,
         "what is logged: a level, or a comma list of target=level";
@@ -234,17 +234,17 @@ keys! {
 /// Names the environment may use for the path of the configuration file.
 pub const CONFIG_PATH_ENV: &str = "ARA_CONFIG";
 
-/// A key or a whole section that has a place in the design but not yet in the program.
+/// A key or a whole section that is planned but not available in this version.
 #[derive(Debug)]
 pub struct Later {
-    /// A key, or a section with all that stands under it.
+    /// A key, or a section with every key in it.
     pub name: &'static str,
     /// Its environment names.
     pub env: &'static [&'static str],
 }
 
-/// What must be refused as not available, rather than as unknown: ignoring a switch that was
-/// thought to be on is worse than not starting.
+/// Keys that are refused as not available, rather than as unknown: whoever sets one believes that
+/// the feature is on, so ignoring it would be worse than not starting.
 pub static LATER: &[Later] = &[
     Later { name: "server.tls_cert", env: &["SERVER_TLS_CERT"] },
     Later { name: "server.tls_key", env: &["SERVER_TLS_KEY"] },
@@ -273,7 +273,8 @@ pub static LATER: &[Later] = &[
             "RATELIMIT_CLEANUP_INTERVAL_SECONDS",
         ],
     },
-    // OTEL_SERVICE_NAME is missing on purpose: platforms set it on every container they run.
+    // OTEL_SERVICE_NAME is not in the list on purpose: platforms set it on every container they
+    // run.
     Later { name: "otel", env: &["OTEL_ENABLED", "OTEL_ENDPOINT", "OTEL_SAMPLING_RATIO"] },
     Later {
         name: "cluster",

@@ -22,8 +22,8 @@ use serde_json::error::Category;
 
 use crate::config::error::Fault;
 use crate::config::jwt_key;
-use crate::config::settings::Jwt;
 use crate::names;
+use crate::settings::Jwt;
 
 /// The longest token that is looked at: browsers and proxies cut longer request lines anyway.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;

@@ -6,11 +6,10 @@
 
 use std::sync::Arc;
 
-use ara_shards::base::id::NotificationId;
+use ara_shards::base::id::{NotificationId, parse_id};
 use ara_shards::base::placement::Placement;
 use ara_shards::link::message::{Client, InitialSubscriptions};
 use ara_shards::protocol::Transport;
-use ara_shards::protocol::ara::parse_id;
 use ara_shards::state::session::is_granted;
 use http::header::{self, HeaderMap, HeaderName};
 use http::request::Parts;
@@ -25,8 +24,6 @@ use crate::origin::Origins;
 use crate::query::Query;
 use crate::refusal::{Code, Refusal};
 
-/// The tenant of everyone where tenants are off, and of tokens that name none.
-pub const DEFAULT_TENANT: &str = "default";
 /// The subprotocol that carries a token in a browser's handshake.
 const SUBPROTOCOL: &str = "ara.v1";
 const BEARER_PROTOCOL: &str = "bearer.";

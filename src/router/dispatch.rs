@@ -15,19 +15,18 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::interest::ShardSet;
-use super::pending::Outcome;
-use super::{Phase, Router, State, overloaded, queue_unavailable, shutting_down, wait};
+use super::pending::Counts;
+use super::{Phase, Router, State, in_time, overloaded, queue_unavailable, shutting_down};
 use crate::intake::trigger::{Target, Trigger};
-use crate::refusal::{Code, Refusal};
+use crate::refusal::Refusal;
 
 /// A trigger the shards have taken.
 #[derive(Debug)]
 pub struct Dispatched {
-    /// The notification's id.
-    pub id: NotificationId,
-    /// When it happened, RFC 3339.
-    pub occurred_at: String,
-    outcome: oneshot::Receiver<Outcome>,
+    id: NotificationId,
+    occurred_at: String,
+    target: Target,
+    counts: oneshot::Receiver<Counts>,
     router: Router,
 }
 
@@ -63,10 +62,26 @@ impl Lifetimes {
 /// What became of a trigger.
 #[derive(Debug)]
 pub struct Receipt {
+    /// The notification's id.
+    pub id: NotificationId,
+    /// When it happened, RFC 3339.
+    pub occurred_at: String,
+    /// Who was meant.
+    pub target: Target,
+    counts: Counts,
+}
+
+impl Receipt {
     /// The sum over all connections.
-    pub total: DeliveryCounts,
-    /// One entry per target user or channel, in the trigger's order.
-    pub targets: Vec<DeliveryCounts>,
+    #[must_use]
+    pub const fn total(&self) -> DeliveryCounts {
+        self.counts.total
+    }
+
+    /// Each user or channel that was named, with what became of its part.
+    pub fn of_each(&self) -> impl Iterator<Item = (&str, &DeliveryCounts)> {
+        self.target.names().iter().map(|name| &**name).zip(&self.counts.targets)
+    }
 }
 
 impl Dispatched {
@@ -76,15 +91,13 @@ impl Dispatched {
     ///
     /// A shard did not report in time, or nobody is there and the disk takes nothing.
     pub async fn receipt(self) -> Result<Receipt, Refusal> {
-        match wait(self.outcome).await? {
-            Outcome::Counts { total, .. }
-                if total.refused > 0 && total.delivered == 0 && total.queued == 0 =>
-            {
-                Err(queue_unavailable(self.router.disk()))
-            }
-            Outcome::Counts { total, targets } => Ok(Receipt { total, targets }),
-            Outcome::Replies(_) => Err(Refusal::new(Code::Internal, "mixed-up report")),
+        let Self { id, occurred_at, target, counts, router } = self;
+        let counts = in_time(counts).await?;
+        let total = counts.total;
+        if total.refused > 0 && total.delivered == 0 && total.queued == 0 {
+            return Err(queue_unavailable(router.disk()));
         }
+        Ok(Receipt { id, occurred_at, target, counts })
     }
 }
 
@@ -104,7 +117,7 @@ impl Router {
     /// The gateway is stopping, or a shard has no room; then no shard was sent anything.
     pub fn dispatch(
         &self,
-        trigger: &Trigger<'_>,
+        trigger: Trigger,
         id: Option<NotificationId>,
     ) -> Result<Dispatched, Refusal> {
         let mut state = self.0.borrow_mut();
@@ -115,40 +128,37 @@ impl Router {
         state.take_reports();
         let id = id.unwrap_or_else(|| NotificationId(*Uuid::now_v7().as_bytes()));
         let occurred_at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        let shares = state.shares(trigger, id, &occurred_at);
+        let shares = state.shares(&trigger, id, &occurred_at);
         let priority = trigger.event.priority;
         let has_room = |share: &ShardPart| {
             let messages = shares.iter().filter(|other| other.shard == share.shard).count();
-            state.shards.get(share.shard).is_some_and(|shard| shard.has_room(priority, messages))
+            state.shard(share.shard).has_room(priority, messages)
         };
         if !shares.iter().all(has_room) {
             state.counters.overloaded += 1;
             return Err(overloaded());
         }
-        let targets = match &trigger.target {
-            Target::Users(names) | Target::Channels(names) => names.len(),
-            Target::Everyone => 0,
-        };
+        let targets = trigger.target.names().len();
         let places = shares.iter().map(|share| (share.shard, share.targets.clone())).collect();
-        let (request, outcome) = state.pending.open_trigger(targets, places);
+        let (request, counts) = state.pending.open(targets, places);
         state.counters.triggers += 1;
         for share in shares {
             let delivery = Delivery { request, audience: share.recipients };
-            let Some(shard) = state.shards.get(share.shard) else { continue };
-            // There was room a moment ago, and the router is the only sender.
-            if shard.deliver(priority, delivery).is_err() {
-                return Err(overloaded());
-            }
+            let shard = state.shard(share.shard);
+            // Not a refusal: another shard may have been sent its part already.
+            let sent = shard.deliver(priority, delivery);
+            sent.expect("there was room a moment ago, and nobody else sends to a shard");
             shard.ring();
         }
-        Ok(Dispatched { id, occurred_at, outcome, router: self.clone() })
+        let target = trigger.target;
+        Ok(Dispatched { id, occurred_at, target, counts, router: self.clone() })
     }
 }
 
 impl State {
     pub(super) fn shares(
         &self,
-        trigger: &Trigger<'_>,
+        trigger: &Trigger,
         id: NotificationId,
         occurred_at: &str,
     ) -> Vec<ShardPart> {
@@ -209,7 +219,7 @@ impl State {
     /// What waits for the users an audience names, if it is to wait for them.
     fn absent_shares(
         &self,
-        trigger: &Trigger<'_>,
+        trigger: &Trigger,
         encode: impl FnOnce() -> Arc<Notification>,
     ) -> impl Iterator<Item = ShardPart> {
         let users = match &trigger.event.audience {
@@ -258,10 +268,10 @@ impl State {
         groups.resize_with(self.shards.len(), Default::default);
         for (place, user) in users {
             let hash = self.placement.hash(tenant, &user);
-            if let Some((group, targets)) = groups.get_mut(self.placement.home(hash)) {
-                group.push(Recipient { tenant: Arc::clone(tenant), user, hash });
-                targets.push(place);
-            }
+            let home = groups.get_mut(self.placement.home(hash));
+            let (group, targets) = home.expect("every user's home is one of the shards");
+            group.push(Recipient { tenant: Arc::clone(tenant), user, hash });
+            targets.push(place);
         }
         let groups = groups.into_iter().enumerate().filter(|(_, (group, _))| !group.is_empty());
         groups.map(|(shard, (group, targets))| (shard, group.into(), targets)).collect()

@@ -6,22 +6,19 @@
 use std::sync::Arc;
 
 use ahash::{AHashMap, RandomState};
+use ara_shards::base::limits::SHARDS_MAX;
 use hashbrown::HashTable;
-
-/// The most shards a gateway can have.
-pub const SHARDS_MAX: usize = 256;
 
 /// A set of shard numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ShardSet([u64; SHARDS_MAX / 64]);
 
 impl ShardSet {
-    /// Adds or removes a shard; numbers beyond [`SHARDS_MAX`] are ignored.
+    /// Adds or removes a shard.
     pub fn set(&mut self, shard: usize, present: bool) {
-        if let Some(word) = self.0.get_mut(shard / 64) {
-            let bit = 1 << (shard % 64);
-            *word = if present { *word | bit } else { *word & !bit };
-        }
+        let word = self.0.get_mut(shard / 64).expect("there are at most SHARDS_MAX shards");
+        let bit = 1 << (shard % 64);
+        *word = if present { *word | bit } else { *word & !bit };
     }
 
     /// Whether a shard is in the set.
@@ -53,7 +50,7 @@ impl ShardSet {
 pub struct Interest {
     /// One for each channel and shard that has subscribers of it.
     entries: HashTable<Entry>,
-    /// By tenant: shards with connections that hear every channel.
+    /// By tenant: shards with connections that are subscribed to every channel.
     all: AHashMap<Arc<str>, ShardSet>,
     hasher: RandomState,
     shards: usize,
@@ -112,17 +109,18 @@ impl Interest {
                 let entry = Entry::new(self.hasher.hash_one((&**tenant, name)), shard);
                 if present {
                     self.entries.insert_unique(entry.key(), entry, |entry| entry.key());
-                } else if let Ok(found) = self.entries.find_entry(entry.key(), |e| *e == entry) {
-                    found.remove();
-                    if self.entries.len() < self.entries.capacity() / 4 {
-                        self.entries.shrink_to(self.entries.len() * 2, |entry| entry.key());
-                    }
+                    return;
+                }
+                let found = self.entries.find_entry(entry.key(), |e| *e == entry).ok();
+                found.expect("a shard reports the end of an interest after its begin").remove();
+                if self.entries.len() < self.entries.capacity() / 4 {
+                    self.entries.shrink_to(self.entries.len() * 2, |entry| entry.key());
                 }
             }
         }
     }
 
-    /// The shards with hearers of a channel.
+    /// The shards with subscribers of a channel.
     #[must_use]
     pub fn of(&self, tenant: &str, channel: &str) -> ShardSet {
         let hash = self.hasher.hash_one((tenant, channel));

@@ -12,15 +12,19 @@ pub mod pending;
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ara_shards::ShardLink;
+use ara_shards::base::disk_health::DiskHealth;
 use ara_shards::base::limits::STOP_LINGER;
-use ara_shards::base::placement::Placement;
+use ara_shards::base::placement::{Placement, UserHash};
 use ara_shards::base::socket::Socket;
 use ara_shards::encoding::{Encoding, Encodings};
-use ara_shards::link::message::{Adoption, Control, DiskHealth, Drain, Query, Reply, Report};
+use ara_shards::link::message::{Adoption, Control, Drain, Query, Recipient, Report};
+use ara_shards::link::reply::ReplyTo;
 use ara_shards::protocol::Protocol;
+use ara_shards::{Refused, ShardLink};
+use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
@@ -28,7 +32,7 @@ use crate::listener::handshake::Admission;
 use crate::refusal::{Code, Refusal};
 use dispatch::Lifetimes;
 use interest::Interest;
-use pending::{Outcome, Pending};
+use pending::Pending;
 
 /// The longest a caller waits for the shards. A shard answers within a turn (milliseconds); this
 /// long, something is broken and the caller must know that the outcome is not known.
@@ -61,10 +65,6 @@ pub struct Counters {
     pub overloaded: u64,
     /// Clients refused because the gateway is full.
     pub refused_full: u64,
-    /// Frames delivered, as reported.
-    pub delivered: u64,
-    /// Frames that failed, as reported.
-    pub failed: u64,
 }
 
 /// A handle on the router's state, for tasks of the router's thread.
@@ -176,42 +176,62 @@ impl Router {
             leftover,
             connection_id: admission.connection_id,
         });
-        let Some(shard) = state.shards.get(home) else { return Ok(()) };
-        match shard.control(Control::Adopt(adoption)) {
+        match state.shard(home).control(Control::Adopt(adoption)) {
             Ok(()) => {
                 *state.admitted.of(responder.protocol) += 1;
                 Ok(())
             }
-            Err(refused) => match refused.0 {
-                Control::Adopt(adoption) => refuse(adoption.socket, overloaded()),
-                _ => Ok(()),
-            },
+            Err(Refused(Control::Adopt(adoption))) => refuse(adoption.socket, overloaded()),
+            Err(Refused(other)) => panic!("a lane gives back what it was given, not {other:?}"),
         }
     }
 
-    /// Asks one shard, or all, and waits for the answers, in shard order.
+    /// Asks one shard and waits for its reply.
     ///
     /// # Errors
     ///
-    /// A shard has no room for the query, or did not answer in time.
-    pub async fn ask(&self, shard: Option<usize>, query: &Query) -> Result<Vec<Reply>, Refusal> {
-        let receiver = self.0.borrow_mut().ask(shard, query)?;
-        match wait(receiver).await? {
-            Outcome::Replies(answers) => Ok(answers),
-            Outcome::Counts { .. } => Err(Refusal::new(Code::Internal, "mixed-up report")),
-        }
+    /// The shard has no room for the query, or did not reply in time.
+    pub async fn ask<T>(
+        &self,
+        shard: usize,
+        query: impl FnOnce(ReplyTo<T>) -> Query,
+    ) -> Result<T, Refusal> {
+        let reply = self.0.borrow().ask(shard, query)?;
+        in_time(reply).await
+    }
+
+    /// Asks every shard and waits for their replies, which are in shard order.
+    ///
+    /// # Errors
+    ///
+    /// A shard has no room for the query, or did not reply in time.
+    pub async fn ask_all<T>(&self, query: impl Fn(ReplyTo<T>) -> Query) -> Result<Vec<T>, Refusal> {
+        let replies: Vec<_> = {
+            let state = self.0.borrow();
+            let ask = |shard| state.ask(shard, &query);
+            (0..state.shards.len()).map(ask).collect::<Result<_, _>>()?
+        };
+        in_time(async {
+            let mut values = Vec::with_capacity(replies.len());
+            for reply in replies {
+                values.push(reply.await?);
+            }
+            Ok(values)
+        })
+        .await
+    }
+
+    /// A user as shards know it.
+    #[must_use]
+    pub fn recipient(&self, tenant: Arc<str>, user: &str) -> Recipient {
+        let hash = self.0.borrow().placement.hash(&tenant, user);
+        Recipient { tenant, user: user.into(), hash }
     }
 
     /// The home shard of a user.
     #[must_use]
-    pub fn home(&self, hash: ara_shards::base::placement::UserHash) -> usize {
+    pub fn home(&self, hash: UserHash) -> usize {
         self.0.borrow().placement.home(hash)
-    }
-
-    /// The hash of a user.
-    #[must_use]
-    pub fn hash(&self, tenant: &str, user: &str) -> ara_shards::base::placement::UserHash {
-        self.0.borrow().placement.hash(tenant, user)
     }
 
     /// Where the gateway is in its life.
@@ -269,13 +289,12 @@ impl Router {
     /// Gives every shard a message. A lane full of adoptions is being emptied: try for a second.
     async fn tell_all(&self, message: impl Fn() -> Control) {
         let count = self.0.borrow().shards.len();
-        for index in 0..count {
-            for _ in 0..100 {
-                let sent = match self.0.borrow().shards.get(index) {
-                    Some(shard) => shard.control(message()).is_ok(),
-                    None => true,
-                };
-                if sent {
+        for shard in 0..count {
+            let mut tries = 0;
+            while self.0.borrow().shard(shard).control(message()).is_err() {
+                tries += 1;
+                if tries == 100 {
+                    tracing::error!(shard, "a shard takes no message; it is not told to stop");
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -312,13 +331,11 @@ pub struct Overview {
 
 impl State {
     fn take_reports(&mut self) {
-        let mut goodbyes = 0;
-        for (index, shard) in self.shards.iter().enumerate() {
+        let mut drained = 0;
+        for (index, (shard, disk)) in self.shards.iter().zip(&mut self.disks).enumerate() {
             while let Some(report) = shard.next_report() {
                 match report {
                     Report::Delivered { request, total, parts } => {
-                        self.counters.delivered += u64::from(total.delivered);
-                        self.counters.failed += u64::from(total.failed);
                         self.pending.delivered(request, index, total, &parts);
                     }
                     Report::Interest { tenant, channel, present } => {
@@ -328,20 +345,14 @@ impl State {
                         let count = self.admitted.of(protocol);
                         *count = count.checked_sub(1).expect("an admitted client closes once");
                     }
-                    Report::Replied { request, reply } => {
-                        self.pending.replied(request, index, reply);
-                    }
-                    Report::Disk(health) => {
-                        if let Some(disk) = self.disks.get_mut(index) {
-                            *disk = health;
-                        }
-                    }
-                    Report::Drained => goodbyes += 1,
+                    Report::Replied(reply) => reply.deliver(),
+                    Report::Disk(health) => *disk = health,
+                    Report::Drained => drained += 1,
                 }
             }
         }
-        self.drained += goodbyes;
-        if goodbyes > 0 && self.drained >= self.shards.len() {
+        self.drained += drained;
+        if drained > 0 && self.drained >= self.shards.len() {
             self.all_drained.notify_one();
         }
     }
@@ -353,30 +364,25 @@ impl State {
         if self.lifetimes.keeps_messages { read.with(Encoding::AraText) } else { read }
     }
 
-    fn ask(
-        &mut self,
-        shard: Option<usize>,
-        query: &Query,
-    ) -> Result<oneshot::Receiver<Outcome>, Refusal> {
-        let asked: Vec<usize> =
-            shard.map_or_else(|| (0..self.shards.len()).collect(), |index| vec![index]);
-        let (request, receiver) = self.pending.open_query(asked.len());
-        for index in asked {
-            let message = Control::Ask { request, query: query.clone() };
-            let sent = self.shards.get(index).is_some_and(|shard| shard.control(message).is_ok());
-            if !sent {
-                self.pending.forget(request);
-                return Err(overloaded());
-            }
-        }
-        Ok(receiver)
+    fn shard(&self, index: usize) -> &ShardLink {
+        self.shards.get(index).expect("the placement and the interest name shards that there are")
+    }
+
+    fn ask<T>(
+        &self,
+        shard: usize,
+        query: impl FnOnce(ReplyTo<T>) -> Query,
+    ) -> Result<oneshot::Receiver<T>, Refusal> {
+        let (reply_to, reply) = ReplyTo::new();
+        let sent = self.shard(shard).control(Control::Ask(query(reply_to)));
+        sent.map(|()| reply).map_err(|_query| overloaded())
     }
 }
 
-/// Waits for all reports of a request.
-async fn wait(receiver: oneshot::Receiver<Outcome>) -> Result<Outcome, Refusal> {
-    match timeout(REPORT_DEADLINE, receiver).await {
-        Ok(Ok(outcome)) => Ok(outcome),
+/// What the shards report, or a refusal if that takes too long.
+async fn in_time<T>(report: impl Future<Output = Result<T, RecvError>>) -> Result<T, Refusal> {
+    match timeout(REPORT_DEADLINE, report).await {
+        Ok(Ok(report)) => Ok(report),
         Ok(Err(_)) | Err(_) => {
             let sentence = "a shard did not report in time; what it was sent may still arrive";
             Err(Refusal::new(Code::Internal, sentence))

@@ -1,28 +1,23 @@
-//! Triggers and queries whose shards have not all reported.
+//! Triggers whose shards have not all reported.
 //!
-//! **Runs on**: the router. **Owns**: one entry per request, until its last report.
+//! **Runs on**: the router. **Owns**: one entry per trigger, until its last report.
 //! **Never**: leaks: a caller that stopped waiting costs its entry only until then.
 
 use ahash::AHashMap;
 use ara_shards::base::id::RequestId;
-use ara_shards::link::message::{DeliveryCounts, Reply};
+use ara_shards::link::message::DeliveryCounts;
 use tokio::sync::oneshot;
 
-/// What all shards together reported.
+/// What became of a trigger, over all shards.
 #[derive(Debug)]
-pub enum Outcome {
-    /// Of a trigger.
-    Counts {
-        /// The sum.
-        total: DeliveryCounts,
-        /// One entry for each target of the trigger, in its order.
-        targets: Vec<DeliveryCounts>,
-    },
-    /// Of a query, in shard order.
-    Replies(Vec<Reply>),
+pub struct Counts {
+    /// The sum over all connections.
+    pub total: DeliveryCounts,
+    /// One entry for each target user or channel, in the trigger's order.
+    pub targets: Vec<DeliveryCounts>,
 }
 
-/// The open requests.
+/// The triggers that await reports.
 #[derive(Debug, Default)]
 pub struct Pending {
     waiting: AHashMap<RequestId, Waiting>,
@@ -33,45 +28,26 @@ pub struct Pending {
 struct Waiting {
     /// Reports still to come.
     left: usize,
-    gathered: Gathered,
-    caller: oneshot::Sender<Outcome>,
-}
-
-#[derive(Debug)]
-enum Gathered {
-    Counts {
-        total: DeliveryCounts,
-        targets: Vec<DeliveryCounts>,
-        /// Which targets each shard was given, in the order it was given them.
-        shares: Vec<(usize, Vec<usize>)>,
-    },
-    Replies(Vec<(usize, Reply)>),
+    counts: Counts,
+    /// Which targets each shard was given, in the order it was given them.
+    parts: Vec<(usize, Vec<usize>)>,
+    caller: oneshot::Sender<Counts>,
 }
 
 impl Pending {
-    /// Opens a request for a trigger with `targets` targets; `shares` says which of them went to
-    /// each shard.
-    pub fn open_trigger(
+    /// Opens a trigger with `targets` targets; `parts` says which of them went to each shard.
+    pub fn open(
         &mut self,
         targets: usize,
-        shares: Vec<(usize, Vec<usize>)>,
-    ) -> (RequestId, oneshot::Receiver<Outcome>) {
-        let left = shares.len();
-        let targets = vec![DeliveryCounts::default(); targets];
-        self.open(left, Gathered::Counts { total: DeliveryCounts::default(), targets, shares })
-    }
-
-    /// Opens a request for a query to `shards` shards.
-    pub fn open_query(&mut self, shards: usize) -> (RequestId, oneshot::Receiver<Outcome>) {
-        self.open(shards, Gathered::Replies(Vec::with_capacity(shards)))
-    }
-
-    fn open(&mut self, left: usize, gathered: Gathered) -> (RequestId, oneshot::Receiver<Outcome>) {
+        parts: Vec<(usize, Vec<usize>)>,
+    ) -> (RequestId, oneshot::Receiver<Counts>) {
         self.last += 1;
         let request = RequestId(self.last);
         let (caller, receiver) = oneshot::channel();
-        let waiting = Waiting { left, gathered, caller };
-        if left == 0 {
+        let targets = vec![DeliveryCounts::default(); targets];
+        let counts = Counts { total: DeliveryCounts::default(), targets };
+        let waiting = Waiting { left: parts.len(), counts, parts, caller };
+        if waiting.left == 0 {
             waiting.answer();
         } else {
             self.waiting.insert(request, waiting);
@@ -79,71 +55,48 @@ impl Pending {
         (request, receiver)
     }
 
-    /// Gives a request up; reports still to come for it are ignored.
-    pub fn forget(&mut self, request: RequestId) {
-        self.waiting.remove(&request);
-    }
-
-    /// A shard's report on a trigger.
+    /// A shard's report.
     pub fn delivered(
         &mut self,
         request: RequestId,
         shard: usize,
         sum: DeliveryCounts,
-        parts: &[DeliveryCounts],
+        counts: &[DeliveryCounts],
     ) {
-        if let Some(waiting) = self.waiting.get_mut(&request)
-            && let Gathered::Counts { total, targets, shares } = &mut waiting.gathered
-        {
-            total.add(sum);
-            // A shard that was sent two parts has at most one with targets.
-            let is_it =
-                |(index, places): &&(usize, Vec<usize>)| *index == shard && !places.is_empty();
-            let share = shares.iter().find(is_it);
-            let places = share.map_or(&[][..], |(_, places)| places);
-            // A shard with one target reports only the sum.
-            let parts = if parts.is_empty() { std::slice::from_ref(&sum) } else { parts };
-            for (place, part) in places.iter().zip(parts) {
-                if let Some(target) = targets.get_mut(*place) {
-                    target.add(*part);
-                }
-            }
-        }
-        self.count_down(request);
-    }
-
-    /// A shard's answer to a query.
-    pub fn replied(&mut self, request: RequestId, shard: usize, answer: Reply) {
-        if let Some(waiting) = self.waiting.get_mut(&request)
-            && let Gathered::Replies(answers) = &mut waiting.gathered
-        {
-            answers.push((shard, answer));
-        }
-        self.count_down(request);
-    }
-
-    fn count_down(&mut self, request: RequestId) {
-        let Some(waiting) = self.waiting.get_mut(&request) else { return };
+        let waiting = self.waiting.get_mut(&request);
+        let waiting = waiting.expect("a trigger is open until each of its deliveries is reported");
+        waiting.add(shard, sum, counts);
         waiting.left -= 1;
-        if waiting.left == 0
-            && let Some(waiting) = self.waiting.remove(&request)
-        {
-            waiting.answer();
+        if waiting.left == 0 {
+            let done = self.waiting.remove(&request).expect("it was there a moment ago");
+            done.answer();
         }
     }
 }
 
 impl Waiting {
-    fn answer(self) {
-        let outcome = match self.gathered {
-            Gathered::Counts { total, targets, .. } => Outcome::Counts { total, targets },
-            Gathered::Replies(mut answers) => {
-                answers.sort_unstable_by_key(|(shard, _)| *shard);
-                Outcome::Replies(answers.into_iter().map(|(_, answer)| answer).collect())
-            }
+    fn add(&mut self, shard: usize, sum: DeliveryCounts, counts: &[DeliveryCounts]) {
+        self.counts.total.add(sum);
+        // A shard that was sent two deliveries has at most one with targets.
+        let is_it = |(index, places): &&(usize, Vec<usize>)| *index == shard && !places.is_empty();
+        let Some((_, places)) = self.parts.iter().find(is_it) else { return };
+        let counts = match (&places[..], counts) {
+            // Of one target the sum says all.
+            ([_], []) => std::slice::from_ref(&sum),
+            // The delivery to the users who are away, which has no targets of its own.
+            (_, []) => return,
+            _ => counts,
         };
+        assert_eq!(places.len(), counts.len(), "a shard counts each target it was given");
+        for (place, count) in places.iter().zip(counts) {
+            let target = self.counts.targets.get_mut(*place);
+            target.expect("a part names targets of its trigger").add(*count);
+        }
+    }
+
+    fn answer(self) {
         // A caller that has hung up does not need its answer.
-        let _hung_up = self.caller.send(outcome);
+        let _hung_up = self.caller.send(self.counts);
     }
 }
 
@@ -158,11 +111,11 @@ mod tests {
     #[test]
     fn the_last_report_answers_with_every_target_in_its_place() {
         let mut pending = Pending::default();
-        let (request, mut receiver) = pending.open_trigger(3, vec![(0, vec![0, 2]), (1, vec![1])]);
+        let (request, mut receiver) = pending.open(3, vec![(0, vec![0, 2]), (1, vec![1])]);
         pending.delivered(request, 1, counts(5), &[]);
         assert!(receiver.try_recv().is_err());
         pending.delivered(request, 0, counts(3), &[counts(1), counts(2)]);
-        let Ok(Outcome::Counts { total, targets }) = receiver.try_recv() else { panic!() };
+        let Counts { total, targets } = receiver.try_recv().unwrap();
         assert_eq!(total, counts(8));
         assert_eq!(targets, [counts(1), counts(5), counts(2)]);
         assert!(pending.waiting.is_empty());
@@ -170,7 +123,39 @@ mod tests {
 
     #[test]
     fn nothing_to_wait_for_is_answered_at_once() {
-        let (_, mut receiver) = Pending::default().open_trigger(2, Vec::new());
+        let (_, mut receiver) = Pending::default().open(2, Vec::new());
         assert!(receiver.try_recv().is_ok());
+    }
+
+    /// The delivery to those who are away is reported beside that to the channels, and is no channel's.
+    #[test]
+    fn who_is_away_is_counted_in_the_sum_alone() {
+        let mut pending = Pending::default();
+        let (request, mut receiver) = pending.open(2, vec![(0, vec![]), (0, vec![0, 1])]);
+        let away = DeliveryCounts { queued: 4, ..DeliveryCounts::default() };
+        pending.delivered(request, 0, away, &[]);
+        pending.delivered(request, 0, counts(3), &[counts(1), counts(2)]);
+        let Counts { total, targets } = receiver.try_recv().unwrap();
+        assert_eq!(total, DeliveryCounts { delivered: 3, ..away });
+        assert_eq!(targets, [counts(1), counts(2)]);
+    }
+
+    #[test]
+    fn a_caller_that_has_hung_up_leaves_nothing() {
+        let mut pending = Pending::default();
+        let (request, receiver) = pending.open(1, vec![(0, vec![0]), (1, vec![])]);
+        drop(receiver);
+        pending.delivered(request, 0, counts(1), &[]);
+        pending.delivered(request, 1, counts(1), &[]);
+        assert!(pending.waiting.is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "until each of its deliveries is reported")]
+    fn a_report_too_many_is_not_overlooked() {
+        let mut pending = Pending::default();
+        let (request, _receiver) = pending.open(1, vec![(0, vec![0])]);
+        pending.delivered(request, 0, counts(1), &[]);
+        pending.delivered(request, 0, counts(1), &[]);
     }
 }

@@ -3,6 +3,8 @@
 //! Set-up: real links with unstarted shards behind them. Property: a trigger reaches all the shards
 //! it concerns or none, and is encoded once for all of them. Why: callers retry what was refused.
 
+mod room;
+
 use std::sync::Arc;
 
 use ara_shards::Limits;
@@ -40,13 +42,14 @@ fn rig(shards: usize) -> (Router, Vec<Unstarted>) {
     (Router::new(links, Placement::new(shards), 100, lifetimes), unstarted)
 }
 
-fn trigger(payload: &RawValue, target: Target) -> Trigger<'_> {
+fn trigger(target: Target) -> Trigger {
+    let payload = RawValue::from_string("{}".into()).unwrap().into();
     let event = Event {
-        event_type: "e",
+        event_type: "e".to_owned(),
         payload,
         priority: Priority::Normal,
         ttl: None,
-        source: "test",
+        source: "test".into(),
         correlation_id: None,
         audience: None,
         queue: false,
@@ -57,24 +60,24 @@ fn trigger(payload: &RawValue, target: Target) -> Trigger<'_> {
 /// A user whose home is the given shard.
 fn user_at(router: &Router, shard: usize) -> Arc<str> {
     let names = (0..).map(|number: u32| number.to_string());
-    let mut at_home = names.filter(|name| router.home(router.hash("default", name)) == shard);
+    let mut at_home =
+        names.filter(|name| router.home(router.recipient("default".into(), name).hash) == shard);
     at_home.next().unwrap().into()
 }
 
 #[test]
 fn a_full_inbox_refuses_the_whole_trigger() {
     let (router, _shards) = rig(2);
-    let payload = RawValue::from_string("{}".into()).unwrap();
     let full = user_at(&router, 0);
     for _ in 0..CAPACITY {
-        let sent = trigger(&payload, Target::Users(vec![Arc::clone(&full)]));
-        router.dispatch(&sent, None).unwrap();
+        let sent = trigger(Target::Users(vec![Arc::clone(&full)]));
+        router.dispatch(sent, None).unwrap();
     }
     let depths = router.overview().inbox_depths;
     assert_eq!(depths, [CAPACITY, 0]);
     let both = Target::Users(vec![full, user_at(&router, 1)]);
     for target in [Target::Everyone, both] {
-        let refusal = router.dispatch(&trigger(&payload, target), None).unwrap_err();
+        let refusal = router.dispatch(trigger(target), None).unwrap_err();
         assert_eq!(refusal.code, Code::Overloaded);
         assert_eq!(refusal.status(), 503);
         assert!(refusal.headers.contains(&("retry-after", "1".to_owned())));
@@ -83,21 +86,20 @@ fn a_full_inbox_refuses_the_whole_trigger() {
     assert_eq!(router.overview().counters.overloaded, 2);
     // Another lane, and a trigger for the other shard alone, still have room.
     let other = Target::Users(vec![user_at(&router, 1)]);
-    router.dispatch(&trigger(&payload, other), None).unwrap();
-    let mut urgent = trigger(&payload, Target::Everyone);
+    router.dispatch(trigger(other), None).unwrap();
+    let mut urgent = trigger(Target::Everyone);
     urgent.event.priority = Priority::Critical;
-    router.dispatch(&urgent, None).unwrap();
+    router.dispatch(urgent, None).unwrap();
 }
 
 #[test]
 fn a_trigger_is_encoded_once_however_many_shards_it_concerns() {
     let (router, _shards) = rig(3);
-    let payload = RawValue::from_string("{}".into()).unwrap();
     let users = (0..3).map(|shard| user_at(&router, shard)).collect();
     let state = router.0.borrow();
     let id = ara_shards::base::id::NotificationId([7; 16]);
     for target in [Target::Users(users), Target::Everyone] {
-        let shares = state.shares(&trigger(&payload, target), id, "now");
+        let shares = state.shares(&trigger(target), id, "now");
         let notifications: Vec<_> = shares
             .iter()
             .map(|share| match &share.recipients {
@@ -136,8 +138,7 @@ fn a_notification_is_encoded_for_the_protocols_that_are_there() {
 fn a_stopping_gateway_refuses_triggers_and_clients_in_its_own_words() {
     let (router, _shards) = rig(1);
     router.0.borrow_mut().phase = Phase::Draining;
-    let payload = RawValue::from_string("{}".into()).unwrap();
-    let refusal = router.dispatch(&trigger(&payload, Target::Everyone), None).unwrap_err();
+    let refusal = router.dispatch(trigger(Target::Everyone), None).unwrap_err();
     assert_eq!(refusal.code, Code::ShuttingDown);
     assert!(refused(&router, "*/*").starts_with("HTTP/1.1 503 "));
     let stream = refused(&router, "text/event-stream");
@@ -148,7 +149,7 @@ fn a_stopping_gateway_refuses_triggers_and_clients_in_its_own_words() {
 fn an_event_source_is_told_in_a_stream_that_a_shard_has_no_room() {
     let (router, _shards) = rig(1);
     for _ in 0..CONTROL_LANE_CAPACITY {
-        let receiver = router.0.borrow_mut().ask(Some(0), &Query::Snapshot);
+        let receiver = router.0.borrow().ask(0, Query::Snapshot);
         assert!(receiver.is_ok());
     }
     assert!(refused(&router, "*/*").starts_with("HTTP/1.1 503 "));
@@ -163,7 +164,7 @@ fn refused(router: &Router, accept: &str) -> String {
     let client = Client {
         tenant: "default".into(),
         user: "ann".into(),
-        hash: router.hash("default", "ann"),
+        hash: router.recipient("default".into(), "ann").hash,
         roles: Box::default(),
         grants: None,
         subscribes_to: InitialSubscriptions::Everything,

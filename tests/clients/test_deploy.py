@@ -216,6 +216,9 @@ async def test_clients_are_served_through_the_documented_proxy(behind, kind, use
             for path in ("/", "/stats", "/metrics", "/health", "/api/v1/channels", "/api/v1/notifications/send",
                          "/ws/", "/sse/x"):
                 assert (await client.get(path, headers=gateway.headers())).status_code == 404, path
+            # What is matched when the path is decoded is also what the gateway is asked for: never the API.
+            disguised = await client.get("/api/v1/channels/..%2f..%2f..%2fws", headers=gateway.headers())
+            assert disguised.status_code in (404, 426), disguised.text
             foreign = await client.get("/sse", headers={"Authorization": f"Bearer {token}",
                                                         "Origin": "https://elsewhere.example"})
             assert foreign.status_code == 403

@@ -7,9 +7,9 @@
 
 use std::process::Command;
 
-use ara_gateway::config::settings::RedisTls;
 use ara_gateway::redis::State;
 use ara_gateway::redis::tls::{Setting, client_config};
+use ara_gateway::settings::RedisTls;
 
 use super::harness::{
     Certificates, FUTURE, Logs, PAST, Server, Subscriber, free_port, on_one_thread, until,

@@ -194,13 +194,56 @@ pub(crate) const RULES: &[Rule] = &[
         passed: &["use crate::queued_message::QueuedMessage;"],
     },
     Rule {
-        name: "the wire does not know the state",
+        name: "the wire does not know who writes on it",
         why: "bytes have a form before they have a meaning",
         within: &["shards/src/wire"],
         except: &[],
-        bans: &[Ban::Paths { banned: &["crate::state", "crate::queue", "crate::store"], but: &[] }],
-        caught: &["use crate::state::State;"],
+        bans: &[Ban::Paths {
+            banned: &[
+                "crate::state",
+                "crate::queue",
+                "crate::store",
+                "crate::protocol",
+                "crate::notification",
+                "crate::outbound",
+            ],
+            but: &[],
+        }],
+        caught: &["use crate::state::State;", "use crate::protocol::Event;"],
         passed: &["use crate::base::id::Tick;"],
+    },
+    Rule {
+        name: "the state knows no bytes and no JSON",
+        why: "the state tells events; a further client protocol is a module, not a change of the state",
+        within: &["shards/src/state"],
+        except: &[],
+        bans: &[Ban::Paths {
+            banned: &["crate::wire", "crate::protocol::ara", "serde", "serde_json", "tungstenite"],
+            but: &["crate::wire::close"],
+        }],
+        caught: &[
+            "use crate::wire::websocket;",
+            "fn a() { crate::protocol::ara::parse(\"b\").ok(); }",
+            "use serde_json::to_vec;",
+        ],
+        passed: &["use crate::wire::close::CloseReason;", "use crate::protocol::Event;"],
+    },
+    Rule {
+        name: "a protocol and what it encodes do not know the state",
+        why: "the state tells a protocol what to say; a call back would be a circle",
+        within: &[
+            "shards/src/protocol",
+            "shards/src/encoding.rs",
+            "shards/src/notification.rs",
+            "shards/src/outbound.rs",
+        ],
+        except: &[],
+        bans: &[Ban::Paths {
+            banned: &["crate::state", "crate::store::disk", "crate::link", "crate::io"],
+            but: &[],
+        }],
+        caught: &["use crate::state::State;", "use crate::link::message::Client;"],
+        passed: &["use crate::base::id::Tick;", "use crate::wire::sse;"],
     },
     Rule {
         name: "the engine has no lock, no atomic and no global state",
@@ -224,7 +267,8 @@ pub(crate) const RULES: &[Rule] = &[
                     "dashmap",
                     "tokio::sync",
                 ],
-                but: &[],
+                // The way back of one reply, which a shard only carries.
+                but: &["tokio::sync::oneshot"],
             },
             Ban::Macros(&["thread_local"]),
             Ban::StaticMut,
@@ -243,6 +287,7 @@ pub(crate) const RULES: &[Rule] = &[
         passed: &[
             "use std::sync::Arc; struct A { b: Arc<str> }",
             "struct Mutex; fn a() -> Mutex { Mutex }",
+            "use tokio::sync::oneshot; struct A(oneshot::Sender<u8>);",
             "#[cfg(test)] mod tests { use std::sync::Mutex; }",
         ],
     },
@@ -338,7 +383,7 @@ pub(crate) const RULES: &[Rule] = &[
     Rule {
         name: "JSON from outside has one reader",
         why: "unknown, repeated and null fields, and the words of a fault, are decided once",
-        within: &["src/api", "src/redis", "shards/src/wire", "shards/src/protocol"],
+        within: &["src/api", "src/intake", "src/redis", "shards/src/wire", "shards/src/protocol"],
         // The last one reads back what the router wrote.
         except: &["shards/src/wire/json.rs", "src/api/user_queue.rs"],
         bans: &[Ban::Paths {

@@ -3,69 +3,84 @@
 //! **Runs on**: written on its shard between two awaits, copied out by `Query::Snapshot`.
 //! **Owns**: the counters. **Never**: is atomic or shared: a reader asks the shard.
 
-use crate::link::message::DiskHealth;
+use super::disk_health::DiskHealth;
 
-/// Counters since start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
+/// Defines the counters and the list of them, so that none can be left out of what shows them.
+macro_rules! counters {
+    ($($(#[$meaning:meta])* $name:ident,)+) => {
+        /// What one shard has counted since its start.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[$meaning])* pub $name: u64,)+
+        }
+
+        impl Counters {
+            /// Every counter: its name and the way to it.
+            pub const FIELDS: &[(&str, fn(&mut Self) -> &mut u64)] =
+                &[$((stringify!($name), |counters| &mut counters.$name),)+];
+        }
+    };
+}
+
+counters! {
     /// Clients taken over.
-    pub connections_opened: u64,
+    connections_opened,
     /// Clients gone.
-    pub connections_closed: u64,
+    connections_closed,
     /// Clients turned away because the user had too many connections.
-    pub connections_refused: u64,
+    connections_refused,
     /// Deliveries applied.
-    pub deliveries: u64,
+    deliveries,
     /// Frames a socket or outbox took, over all recipients.
-    pub frames_delivered: u64,
+    frames_delivered,
     /// Frames that could not be taken.
-    pub frames_failed: u64,
+    frames_failed,
     /// `Low` notifications not given to readers that are far behind; among the failed.
-    pub frames_shed: u64,
+    frames_shed,
     /// Taken notifications that a closing connection had not written.
-    pub frames_discarded: u64,
+    frames_discarded,
     /// Messages clients sent.
-    pub messages_received: u64,
+    messages_received,
     /// Client messages answered with an error.
-    pub messages_refused: u64,
+    messages_refused,
     /// Connections closed because their outbox was full or did not move (4429).
-    pub slow_consumers: u64,
+    slow_consumers,
     /// Connections closed because no frame came (4408).
-    pub timeouts: u64,
+    timeouts,
     /// Connections closed for breaking the protocol (1002, 1007, 1009).
-    pub violations: u64,
+    violations,
     /// Connections closed because the shard held too many unfinished messages (1013).
-    pub overloads: u64,
+    overloads,
     /// Heartbeats sent.
-    pub heartbeats: u64,
+    heartbeats,
     /// Messages put into queues.
-    pub queue_enqueued: u64,
+    queue_enqueued,
     /// Messages sent from queues.
-    pub queue_replayed: u64,
+    queue_replayed,
     /// Messages whose time was over.
-    pub queue_expired: u64,
+    queue_expired,
     /// Messages the disk did not take.
-    pub queue_refused: u64,
+    queue_refused,
     /// Messages that gave way to others, or were cleared.
-    pub queue_dropped: u64,
+    queue_dropped,
     /// Messages sent that await an Ack, counted once each.
-    pub ack_tracked: u64,
-    /// Acks that settled a message.
-    pub acked: u64,
+    ack_tracked,
+    /// Acks that ended a message.
+    acked,
     /// Messages not acknowledged in time, each time.
-    pub ack_timeouts: u64,
+    ack_timeouts,
     /// Messages no longer awaited (`ack.unacked = "expire"`).
-    pub ack_expired: u64,
-    /// Messages given up after the last attempt.
-    pub dead_letters: u64,
-    /// Dead messages whose time was over.
-    pub dead_letters_expired: u64,
+    ack_expired,
+    /// Messages not acknowledged after the last attempt.
+    dead_letters,
+    /// Dead letters whose time was over.
+    dead_letters_expired,
     /// Sum of the times from sending to Ack, in milliseconds.
-    pub ack_latency_ms_sum: u64,
+    ack_latency_ms_sum,
     /// Turns of the loop.
-    pub turns: u64,
+    turns,
     /// Write system calls on client sockets.
-    pub writes: u64,
+    writes,
 }
 
 /// One shard between two turns.
@@ -91,12 +106,20 @@ pub struct ShardSnapshot {
     pub queue_size: usize,
     /// Users with messages waiting.
     pub queue_users: usize,
-    /// Messages on their way.
+    /// Messages in flight.
     pub ack_pending: usize,
     /// The disk's part, where messages are kept there.
     pub disk: Option<DiskSnapshot>,
     /// The core it is pinned to.
     pub core: Option<usize>,
+}
+
+impl ShardSnapshot {
+    /// Open connections.
+    #[must_use]
+    pub const fn connections(&self) -> usize {
+        self.websocket_connections + self.sse_connections
+    }
 }
 
 /// How messages on disk stand.

@@ -4,6 +4,10 @@
 
 use std::time::Duration;
 
+/// The most shards a gateway can have: as many as a large machine has cores, and still only four words
+/// in each set of shards.
+pub const SHARDS_MAX: usize = 256;
+
 /// The bounds a shard works within. Built by the gateway from its configuration.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -33,7 +37,7 @@ pub struct QueueLimits {
     pub per_user_max: usize,
     /// How long a message waits at most, whatever its own time to live.
     pub ttl: Duration,
-    /// How long a dead message is kept to be looked at. Zero = until it is cleared or makes room.
+    /// How long a dead letter is kept to be looked at. Zero = until it is cleared or makes room.
     pub dead_letter_ttl: Duration,
 }
 

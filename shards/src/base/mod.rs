@@ -4,12 +4,14 @@
 
 pub mod clock;
 pub mod counters;
+pub mod disk_health;
 pub mod id;
 pub mod limits;
 pub mod pin;
 pub mod placement;
 pub mod socket;
 pub mod timer;
+pub mod transport;
 
 pub(crate) mod side_table;
 pub(crate) mod table;

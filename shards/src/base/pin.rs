@@ -5,6 +5,8 @@
 
 use core_affinity::CoreId;
 
+use super::limits::SHARDS_MAX;
+
 /// The cores this process may run on, in order, as the calling thread's mask says.
 ///
 /// Call it in main before any thread pins itself: it reads the caller's own mask.
@@ -15,13 +17,19 @@ pub fn allowed_cores() -> Vec<CoreId> {
 
 /// How many shards serve `cores` cores best: one each, with one core kept for the router as soon
 /// as there are more than two.
-#[must_use]
-pub const fn default_shard_count(cores: usize) -> usize {
+const fn default_shard_count(cores: usize) -> usize {
     match cores {
         0 | 1 => 1,
         2 => 2,
         more => more - 1,
     }
+}
+
+/// How many shards run on `cores` cores, where `wanted` were asked for (0 = as many as suit them).
+#[must_use]
+pub fn shard_count(wanted: usize, cores: usize) -> usize {
+    let count = if wanted == 0 { default_shard_count(cores) } else { wanted };
+    count.min(SHARDS_MAX)
 }
 
 /// Binds the calling thread to `core`; false where the system does not allow it.
@@ -38,6 +46,12 @@ mod tests {
     fn one_core_is_kept_for_the_router_when_there_are_more_than_two() {
         let counts: Vec<_> = (0..6).map(default_shard_count).collect();
         assert_eq!(counts, [1, 1, 2, 2, 3, 4]);
+    }
+
+    #[test]
+    fn as_many_shards_run_as_were_asked_for_and_never_too_many() {
+        assert_eq!([shard_count(0, 4), shard_count(7, 4), shard_count(0, 0)], [3, 7, 1]);
+        assert_eq!([shard_count(0, 1_000), shard_count(1_000, 4)], [SHARDS_MAX; 2]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::base::id::{ConnectionKey, Tick};
 use crate::base::limits::{FAN_OUT_FLUSHES_PER_TURN, POLLER_EVENTS};
 use crate::base::socket::{PolledSocket, Socket};
 use crate::encoding::Encoding;
-use crate::outbound::{EventFrames, Frame, Unsent};
+use crate::outbound::{EventMessages, OutboundMessage, Unsent};
 use crate::protocol::{Event, Protocol};
 use crate::state::{Outgoing, Urgency};
 use crate::wire::close::CloseReason;
@@ -102,7 +102,7 @@ pub(crate) struct Connections {
     events: Events,
     slots: Slab<Connection>,
     pool: Pool,
-    event_frames: EventFrames,
+    event_messages: EventMessages,
     outbox_bytes_max: usize,
     readable: VecDeque<ConnectionKey>,
     prompt: VecDeque<ConnectionKey>,
@@ -126,7 +126,7 @@ impl Connections {
             events: Events::with_capacity(POLLER_EVENTS),
             slots: Slab::new(),
             pool: Pool::default(),
-            event_frames: EventFrames::default(),
+            event_messages: EventMessages::default(),
             outbox_bytes_max,
             readable: VecDeque::new(),
             prompt: VecDeque::new(),
@@ -205,11 +205,17 @@ impl Connections {
     /// Queues raw bytes whatever the bound: the response head, a pong, a close frame.
     pub(crate) fn push_bytes(&mut self, key: ConnectionKey, bytes: Box<[u8]>) {
         let length = bytes.len();
-        self.enqueue(key, &Frame::raw(bytes), length, Urgency::Prompt);
+        self.enqueue(key, &OutboundMessage::raw(bytes), length, Urgency::Prompt);
     }
 
     /// Appends a frame of so many bytes and sees to it that it is written.
-    fn enqueue(&mut self, key: ConnectionKey, frame: &Rc<Frame>, bytes: usize, urgency: Urgency) {
+    fn enqueue(
+        &mut self,
+        key: ConnectionKey,
+        frame: &Rc<OutboundMessage>,
+        bytes: usize,
+        urgency: Urgency,
+    ) {
         let connection = self.slots.get_mut(key.index()).expect(IN_USE);
         if connection.outbox.is_empty() {
             connection.moved_at = self.now;
@@ -385,11 +391,11 @@ impl Outgoing for Connections {
     fn tell(&mut self, to: ConnectionKey, event: &Event<'_>) -> bool {
         let Some(connection) = self.slots.get(to.index()) else { return false };
         let protocol = connection.protocol;
-        let frame = self.event_frames.frame(protocol, event);
+        let frame = self.event_messages.frame(protocol, event);
         frame.is_none_or(|frame| self.offer(to, &frame, Urgency::Prompt))
     }
 
-    fn offer(&mut self, to: ConnectionKey, frame: &Rc<Frame>, urgency: Urgency) -> bool {
+    fn offer(&mut self, to: ConnectionKey, frame: &Rc<OutboundMessage>, urgency: Urgency) -> bool {
         let Some(connection) = self.slots.get_mut(to.index()) else { return false };
         if connection.phase != Phase::Open {
             return false;
@@ -419,7 +425,7 @@ impl Outgoing for Connections {
     }
 
     fn encoding(&self, key: ConnectionKey) -> Option<Encoding> {
-        self.slots.get(key.index()).map(|connection| connection.protocol.encoding())
+        self.protocol(key).map(Protocol::encoding)
     }
 
     fn backlog_bytes(&self, key: ConnectionKey) -> Option<usize> {

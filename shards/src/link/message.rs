@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::counters::ShardSnapshot;
+pub use crate::base::disk_health::DiskHealth;
 use crate::base::id::{NotificationId, RequestId};
 use crate::base::placement::UserHash;
 use crate::base::socket::Socket;
+use crate::link::reply::ReplyTo;
 use crate::notification::{Metadata, Notification, SharedMessage};
 use crate::protocol::Protocol;
 
@@ -21,13 +23,8 @@ pub enum Control {
     /// Take over a client that was admitted. Answered by `Closed` once, when it is gone.
     /// Refused (lane full): the router tells the client 503 itself.
     Adopt(Box<Adoption>),
-    /// Answer a query about this shard. Refused: the caller gets 503.
-    Ask {
-        /// Whom the answer is for.
-        request: RequestId,
-        /// What is asked.
-        query: Query,
-    },
+    /// Answer a query about this shard, by [`Report::Replied`]. Refused: the caller gets 503.
+    Ask(Query),
     /// Say goodbye to every client and flush: `Drained` follows when the last has gone.
     Drain(Drain),
     /// End the thread now. What it holds in memory only is dropped.
@@ -96,15 +93,18 @@ pub enum InitialSubscriptions {
     Everything,
 }
 
-/// A query to a shard, answered between two turns, so that the answer is one coherent state.
-#[derive(Debug, Clone)]
+/// A query to a shard, answered between two turns, so that the reply is one coherent state. Each
+/// carries the way back for a reply of its own type.
+#[derive(Debug)]
 pub enum Query {
     /// Counters and sizes.
-    Snapshot,
-    /// Every channel of the tenant with subscribers here.
+    Snapshot(ReplyTo<Box<ShardSnapshot>>),
+    /// Every channel of a tenant with subscribers here.
     Channels {
         /// The tenant asked about.
         tenant: Arc<str>,
+        /// For names with their subscriber counts on this shard.
+        reply_to: ReplyTo<Vec<(Arc<str>, usize)>>,
     },
     /// One channel's subscribers.
     Channel {
@@ -112,10 +112,17 @@ pub enum Query {
         tenant: Arc<str>,
         /// The channel's name.
         name: Arc<str>,
+        /// For their number on this shard.
+        reply_to: ReplyTo<usize>,
     },
     /// One user's connections and subscriptions.
-    User(Recipient),
-    /// What waits for a user, or was given up.
+    User {
+        /// The user.
+        user: Recipient,
+        /// For what is known of them; no connections if they are not here.
+        reply_to: ReplyTo<UserView>,
+    },
+    /// What waits for a user, or became a dead letter.
     UserQueue {
         /// The user.
         user: Recipient,
@@ -123,6 +130,8 @@ pub enum Query {
         source: Source,
         /// Whether they are thrown away as well.
         clear: bool,
+        /// For the messages.
+        reply_to: ReplyTo<UserQueueView>,
     },
     /// The user has taken these notifications.
     Acknowledge {
@@ -130,6 +139,8 @@ pub enum Query {
         user: Recipient,
         /// Their ids.
         ids: Box<[NotificationId]>,
+        /// For whether each of them awaited an Ack, in the order of the ids.
+        reply_to: ReplyTo<Box<[bool]>>,
     },
 }
 
@@ -138,7 +149,7 @@ pub enum Query {
 pub enum Source {
     /// Waiting for a connection, or sent and not acknowledged.
     Queue,
-    /// Given up after too many attempts.
+    /// Not acknowledged after the last attempt.
     DeadLetters,
 }
 
@@ -146,36 +157,62 @@ pub enum Source {
 #[derive(Debug, Clone)]
 pub struct QueuedMessageView {
     /// The notification.
-    pub kept: SharedMessage,
+    pub message: SharedMessage,
     /// How often it has been sent.
     pub attempts: u8,
     /// Whether it is on its way at the moment.
     pub in_flight: bool,
 }
 
-/// The answer to a [`Query`].
+/// A user's messages as the API shows them.
+#[derive(Debug, Default)]
+pub struct UserQueueView {
+    /// The oldest of them, oldest first; none if they were cleared.
+    pub shown: Vec<QueuedMessageView>,
+    /// How many there are, or were.
+    pub count: usize,
+}
+
+/// A user as the API shows it.
+#[derive(Debug)]
+pub struct UserView {
+    /// Open connections; 0 = the user is not connected.
+    pub connections: usize,
+    /// The channels any of them subscribed to, sorted, each once.
+    pub subscriptions: Vec<Arc<str>>,
+}
+
+/// The reply to a [`Query`] with the way back that the query brought, so that no reply can reach
+/// whoever asked something else.
 #[derive(Debug)]
 pub enum Reply {
     /// To `Snapshot`.
-    Snapshot(Box<ShardSnapshot>),
-    /// To `Channels` and `Channel`: names with their subscriber counts on this shard.
-    Channels(Vec<(Arc<str>, usize)>),
-    /// To `User`: its number of connections and the channels any of them subscribed to.
-    User {
-        /// Open connections; 0 = the user is not connected.
-        connections: usize,
-        /// Subscribed channels, sorted, each once.
-        subscriptions: Vec<Arc<str>>,
-    },
-    /// To `Messages`.
-    UserQueue {
-        /// The oldest of them, oldest first; none if they were cleared.
-        shown: Vec<QueuedMessageView>,
-        /// How many there are, or were.
-        count: usize,
-    },
-    /// To `Acknowledge`: for each id, whether it awaited an Ack.
-    Acknowledged(Box<[bool]>),
+    Snapshot(ReplyTo<Box<ShardSnapshot>>, Box<ShardSnapshot>),
+    /// To `Channels`.
+    Channels(ReplyTo<Vec<(Arc<str>, usize)>>, Vec<(Arc<str>, usize)>),
+    /// To `Channel`.
+    Channel(ReplyTo<usize>, usize),
+    /// To `User`.
+    User(ReplyTo<UserView>, UserView),
+    /// To `UserQueue`.
+    UserQueue(ReplyTo<UserQueueView>, UserQueueView),
+    /// To `Acknowledge`.
+    Acknowledged(ReplyTo<Box<[bool]>>, Box<[bool]>),
+}
+
+impl Reply {
+    /// Hands the reply to whoever asked. Called by the router when it takes the report, after
+    /// all that the shard had reported before.
+    pub fn deliver(self) {
+        match self {
+            Self::Snapshot(to, snapshot) => to.deliver(snapshot),
+            Self::Channels(to, channels) => to.deliver(channels),
+            Self::Channel(to, subscribers) => to.deliver(subscribers),
+            Self::User(to, user) => to.deliver(user),
+            Self::UserQueue(to, messages) => to.deliver(messages),
+            Self::Acknowledged(to, acknowledged) => to.deliver(acknowledged),
+        }
+    }
 }
 
 /// Router → shard, delivery lanes: what to send to whom. Refused (lane full): the whole trigger is
@@ -271,22 +308,6 @@ impl DeliveryCounts {
     }
 }
 
-/// Whether messages can be kept on disk.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DiskHealth {
-    /// As far as known.
-    #[default]
-    Sound,
-    /// Not now: more waits to be written than may.
-    Behind,
-    /// Not before others leave: as much is kept as the configuration allows.
-    Limit,
-    /// No: the file system is full. Tried again every second.
-    Full,
-    /// No: it cannot be written. Tried again after 1 to 30 s.
-    Failed,
-}
-
 /// Shard → router. The lane has bounded room and no report is ever lost: a shard that cannot
 /// report holds its turn (reads nothing, writes nothing) until the router has made room.
 #[derive(Debug)]
@@ -316,13 +337,8 @@ pub enum Report {
         /// What was spoken with it.
         protocol: Protocol,
     },
-    /// The answer to a query.
-    Replied {
-        /// The query's request.
-        request: RequestId,
-        /// The answer.
-        reply: Reply,
-    },
+    /// The reply to a query.
+    Replied(Reply),
     /// The disk's health as the shard's messages see it has changed.
     Disk(DiskHealth),
     /// Every client has left after a `Drain`.

@@ -5,5 +5,6 @@
 
 pub mod doorbell;
 pub mod message;
+pub mod reply;
 
 pub(crate) mod inbox;

@@ -11,6 +11,7 @@
 pub mod ara;
 mod echo;
 
+pub use crate::base::transport::Transport;
 use std::borrow::Cow;
 
 use crate::base::id::NotificationId;
@@ -30,15 +31,6 @@ pub enum Protocol {
     AraSsePlain,
     /// Every message sent back as it came, over WebSocket: what the conformance suite drives.
     Echo,
-}
-
-/// How a client is connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Transport {
-    /// RFC 6455 frames, both ways.
-    WebSocket,
-    /// A `text/event-stream` response, one way.
-    Sse,
 }
 
 /// What the state tells one connection. Notifications are not among them: they are for many, and

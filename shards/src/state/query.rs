@@ -7,39 +7,42 @@ use std::sync::Arc;
 use super::{Outgoing, State};
 use crate::base::counters::ShardSnapshot;
 use crate::base::id::NotificationId;
-use crate::link::message::{Query, Recipient, Reply, Source};
+use crate::link::message::{Query, Recipient, Reply, Source, UserQueueView, UserView};
 
 impl State {
-    /// Answers a query; what only the worker knows of a snapshot is left at zero.
-    pub fn handle_query(&mut self, query: &Query, out: &mut impl Outgoing) -> Reply {
+    /// Replies to a query; what only the worker knows of a snapshot is left at zero.
+    pub fn handle_query(&mut self, query: Query, out: &mut impl Outgoing) -> Reply {
         match query {
-            Query::Snapshot => Reply::Snapshot(Box::new(self.snapshot())),
-            Query::Channels { tenant } => {
-                let tenant = self.directory.tenant(tenant).into_iter();
+            Query::Snapshot(to) => Reply::Snapshot(to, Box::new(self.snapshot())),
+            Query::Channels { tenant, reply_to } => {
+                let tenant = self.directory.tenant(&tenant).into_iter();
                 let channels = tenant.flat_map(|tenant| self.directory.channels_of(tenant));
-                Reply::Channels(channels.map(|(name, count)| (name.into(), count)).collect())
+                let counts = channels.map(|(name, count)| (name.into(), count)).collect();
+                Reply::Channels(reply_to, counts)
             }
-            Query::Channel { tenant, name } => {
-                let tenant = self.directory.tenant(tenant);
-                let count = tenant.map_or(0, |t| self.directory.subscribers(t, name).len());
-                let count = (count > 0).then(|| (Arc::clone(name), count));
-                Reply::Channels(count.into_iter().collect())
+            Query::Channel { tenant, name, reply_to } => {
+                let tenant = self.directory.tenant(&tenant);
+                let count = tenant.map_or(0, |t| self.directory.subscribers(t, &name).len());
+                Reply::Channel(reply_to, count)
             }
-            Query::User(user) => {
-                let keys = self.directory.connections(&user.tenant, &user.user, user.hash);
-                let sessions = keys.iter().filter_map(|key| self.directory.session(*key));
-                let mut names: Vec<&str> =
-                    sessions.flat_map(|s| self.directory.channel_names(s)).collect();
-                names.sort_unstable();
-                names.dedup();
-                let subscriptions = names.into_iter().map(Arc::from).collect();
-                Reply::User { connections: keys.len(), subscriptions }
+            Query::User { user, reply_to } => Reply::User(reply_to, self.user(&user)),
+            Query::UserQueue { user, source, clear, reply_to } => {
+                Reply::UserQueue(reply_to, self.messages(&user, source, clear))
             }
-            Query::UserQueue { user, source, clear } => self.messages(user, *source, *clear),
-            Query::Acknowledge { user, ids } => {
-                Reply::Acknowledged(self.acknowledge(user, ids, out))
+            Query::Acknowledge { user, ids, reply_to } => {
+                Reply::Acknowledged(reply_to, self.acknowledge(&user, &ids, out))
             }
         }
+    }
+
+    fn user(&self, user: &Recipient) -> UserView {
+        let keys = self.directory.connections(&user.tenant, &user.user, user.hash);
+        let sessions = keys.iter().filter_map(|key| self.directory.session(*key));
+        let mut names: Vec<&str> = sessions.flat_map(|s| self.directory.channel_names(s)).collect();
+        names.sort_unstable();
+        names.dedup();
+        let subscriptions = names.into_iter().map(Arc::from).collect();
+        UserView { connections: keys.len(), subscriptions }
     }
 
     /// Acknowledges all first: a connection that is told, and is too slow for that, would take
@@ -83,15 +86,14 @@ impl State {
 
     /// A user's messages of one source, oldest first, and how many they are; with `clear` they are
     /// thrown away and counted.
-    fn messages(&mut self, user: &Recipient, source: Source, clear: bool) -> Reply {
+    fn messages(&mut self, user: &Recipient, source: Source, clear: bool) -> UserQueueView {
         let slot = self.directory.find_user(&user.tenant, &user.user, user.hash);
-        let Some(slot) = slot else { return Reply::UserQueue { shown: Vec::new(), count: 0 } };
+        let Some(slot) = slot else { return UserQueueView::default() };
         let (queues, mut cx) = self.queues();
-        let (shown, count) = if clear {
-            (Vec::new(), queues.clear(&mut cx, slot, source))
-        } else {
-            queues.show(slot, source)
-        };
-        Reply::UserQueue { shown, count }
+        if clear {
+            return UserQueueView { shown: Vec::new(), count: queues.clear(&mut cx, slot, source) };
+        }
+        let (shown, count) = queues.show(slot, source);
+        UserQueueView { shown, count }
     }
 }

@@ -18,9 +18,23 @@ mod world;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
+use super::{Outgoing, State};
+use crate::base::id::Tick;
 use crate::base::limits::Limits;
-use crate::link::message::Drain;
+use crate::link::message::{Drain, Query};
+use crate::link::reply::ReplyTo;
 use world::World;
+
+/// What the state replies to a query.
+fn ask<T>(
+    state: &mut State,
+    out: &mut impl Outgoing,
+    query: impl FnOnce(ReplyTo<T>) -> Query,
+) -> T {
+    let (reply_to, mut reply) = ReplyTo::new();
+    state.handle_query(query(reply_to), out).deliver();
+    reply.try_recv().expect("the reply is to this query")
+}
 
 /// A stop's order to send clients away.
 fn drain() -> Drain {
@@ -31,9 +45,9 @@ fn drain() -> Drain {
 #[test]
 #[should_panic(expected = "time goes on")]
 fn time_does_not_go_back() {
-    let mut state = super::State::new(Limits::default(), 0);
-    state.begin_turn(crate::base::id::Tick(2));
-    state.begin_turn(crate::base::id::Tick(1));
+    let mut state = State::new(Limits::default(), 0);
+    state.begin_turn(Tick(2));
+    state.begin_turn(Tick(1));
 }
 
 /// So many random cases (or `PROPTEST_CASES`), from a seed that is said: a failure on another

@@ -21,12 +21,14 @@ use ara_shards::link::message::{
     Adoption, Client, Control, Delivery, DeliveryCounts, InitialSubscriptions, Query, Recipient,
     Recipients, Reply, Report,
 };
+use ara_shards::link::reply::ReplyTo;
 use ara_shards::notification::{Metadata, Notification, Priority};
 use ara_shards::protocol::{Protocol, Transport};
 use ara_shards::worker::{self, Ending, ShardSetup, Unstarted};
 use ara_shards::{Limits, ShardLink};
 use crossbeam_channel::{Receiver, bounded};
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 /// How long anything may take on a busy machine before the test has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -137,16 +139,23 @@ impl Rig {
         self.wait("an empty inbox", |rig| (rig.link.depth() == 0).then_some(()));
     }
 
+    /// Sends a query; the reply arrives at the end that is returned, once its report is delivered.
+    pub(crate) fn ask<T>(&self, query: impl FnOnce(ReplyTo<T>) -> Query) -> oneshot::Receiver<T> {
+        let (reply_to, reply) = ReplyTo::new();
+        self.link.control(Control::Ask(query(reply_to))).unwrap();
+        reply
+    }
+
+    /// Asks for a snapshot, to be read from the report itself.
     pub(crate) fn ask_for_snapshot(&self) {
-        let ask = Control::Ask { request: RequestId(u64::MAX), query: Query::Snapshot };
-        self.link.control(ask).unwrap();
+        drop(self.ask(Query::Snapshot));
     }
 
     pub(crate) fn snapshot(&self) -> ShardSnapshot {
         self.ask_for_snapshot();
-        let is_answer = |report: &Report| matches!(report, Report::Replied { .. });
-        match self.reports_until(is_answer).pop() {
-            Some(Report::Replied { reply: Reply::Snapshot(snapshot), .. }) => *snapshot,
+        let is_reply = |report: &Report| matches!(report, Report::Replied(_));
+        match self.reports_until(is_reply).pop() {
+            Some(Report::Replied(Reply::Snapshot(_, snapshot))) => *snapshot,
             other => panic!("not a snapshot: {other:?}"),
         }
     }
@@ -223,10 +232,13 @@ pub(crate) fn notification(number: u64, priority: Priority, padding: usize) -> A
     Arc::new(Notification::encode(head, text.to_string().as_bytes(), Encodings::ALL))
 }
 
+pub(crate) fn recipient(user: &str) -> Recipient {
+    Recipient { tenant: TENANT.into(), user: user.into(), hash: hash(user) }
+}
+
 pub(crate) fn to_user(user: &str, number: u64, priority: Priority) -> Delivery {
-    let user = Recipient { tenant: TENANT.into(), user: user.into(), hash: hash(user) };
     let notification = notification(number, priority, 0);
-    let audience = Recipients::Users { notification, users: [user].into() };
+    let audience = Recipients::Users { notification, users: [recipient(user)].into() };
     Delivery { request: RequestId(number), audience }
 }
 

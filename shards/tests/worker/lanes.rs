@@ -10,11 +10,14 @@ use std::time::Duration;
 use ara_shards::base::limits::{
     CONTROL_LANE_CAPACITY, DELIVERIES_PER_TURN, Limits, REPORT_LANE_CAPACITY,
 };
-use ara_shards::link::message::{Control, DeliveryCounts, Reply, Report};
+use ara_shards::link::message::{Control, DeliveryCounts, Query, Reply, Report};
 use ara_shards::notification::Priority;
 use ara_shards::protocol::Protocol;
+use tokio::sync::oneshot::error::TryRecvError;
 
-use crate::harness::{Heard, PATIENCE, Rig, TENANT, TestClient, masked_text, now, quiet, to_user};
+use crate::harness::{
+    Heard, PATIENCE, Rig, TENANT, TestClient, masked_text, now, quiet, recipient, to_user,
+};
 
 /// Long enough for a loaded machine to show what should not happen.
 const A_WHILE: Duration = Duration::from_millis(300);
@@ -36,7 +39,7 @@ fn a_full_lane_refuses_and_the_others_do_not() {
     rig.ask_for_snapshot();
     rig.spawn(|| {});
     // Asked last, answered first: control does not wait behind deliveries.
-    let Report::Replied { reply: Reply::Snapshot(snapshot), .. } = rig.report() else {
+    let Report::Replied(Reply::Snapshot(_, snapshot)) = rig.report() else {
         panic!("the answer was not the first report");
     };
     assert_eq!(snapshot.counters.deliveries, 0);
@@ -56,9 +59,45 @@ fn a_full_control_lane_refuses() {
     assert!(rig.link.control(Control::Stop).is_err());
     rig.spawn(|| {});
     for _ in 0..CONTROL_LANE_CAPACITY {
-        assert!(matches!(rig.report(), Report::Replied { .. }));
+        assert!(matches!(rig.report(), Report::Replied(_)));
     }
     rig.stop();
+}
+
+/// Replies come in the order of the queries, and each reaches whoever asked: here the first is taken
+/// from the lane last, and one has stopped waiting.
+#[test]
+fn each_reply_reaches_whoever_asked() {
+    let rig = Rig::start(quiet(), 8);
+    let _ann = [rig.join("ann"), rig.join("ann")];
+    let _bob = rig.join("bob");
+    let connections =
+        |user: &'static str| rig.ask(|reply_to| Query::User { user: recipient(user), reply_to });
+    let mut ann = connections("ann");
+    drop(connections("ann"));
+    let mut bob = connections("bob");
+    let mut snapshot = rig.ask(Query::Snapshot);
+    let mut replies = Vec::new();
+    while replies.len() < 4 {
+        if let Report::Replied(reply) = rig.report() {
+            replies.push(reply);
+        }
+    }
+    assert!(ann.try_recv().is_err(), "only the router delivers a reply");
+    replies.into_iter().rev().for_each(Reply::deliver);
+    assert_eq!(ann.try_recv().unwrap().connections, 2);
+    assert_eq!(bob.try_recv().unwrap().connections, 1);
+    assert_eq!(snapshot.try_recv().unwrap().websocket_connections, 3);
+    rig.stop();
+}
+
+/// When a shard and its lanes are gone, whoever waits for a reply hears of it, without a deadline.
+#[test]
+fn a_query_that_is_dropped_fails_for_whoever_asked() {
+    let rig = Rig::waiting(quiet(), 8);
+    let mut reply = rig.ask(Query::Snapshot);
+    drop(rig);
+    assert!(matches!(reply.try_recv(), Err(TryRecvError::Closed)));
 }
 
 #[test]
@@ -130,7 +169,7 @@ fn an_undrained_report_lane_holds_the_shard_and_loses_nothing() {
                 delivered += u64::from(expected);
                 next += 1;
             }
-            Report::Replied { reply: Reply::Snapshot(snapshot), .. } => {
+            Report::Replied(Reply::Snapshot(_, snapshot)) => {
                 assert_eq!(snapshot.counters.deliveries, next, "one coherent moment");
                 answered_after = Some(next);
             }
@@ -202,7 +241,7 @@ fn full_of_reports(limits: Limits) -> (Rig, TestClient) {
 /// The client sees `subscribed` only after the router has made room, and then the news is there.
 fn subscribed_waits_for_room(rig: &Rig, client: &mut TestClient) {
     assert_eq!(client.next_within(A_WHILE), None, "written before the router could know");
-    assert!(matches!(rig.report(), Report::Replied { .. }));
+    assert!(matches!(rig.report(), Report::Replied(_)));
     let Heard::Text(message) = client.next() else { panic!("not a message") };
     assert_eq!(message["type"], "subscribed");
     let mut in_lane = std::iter::from_fn(|| rig.link.next_report());

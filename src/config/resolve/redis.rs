@@ -1,15 +1,15 @@
-//! The settings of the Redis trigger source, tried by what will use them.
+//! The settings of the Redis trigger source, checked by the code that will use them.
 //!
 //! **Runs on**: main, before anything is started. **Owns**: nothing.
-//! **Never**: accepts what the subscriber would refuse for ever.
+//! **Never**: accepts a setting with which the subscriber could never connect.
 
 use std::time::Duration;
 
 use super::Resolver;
 use crate::config::keys;
-use crate::config::settings::{ClientCertificate, Redis, RedisTls};
 use crate::redis::is_tls;
 use crate::redis::tls::{self, Setting};
+use crate::settings::{ClientCertificate, Redis, RedisTls};
 
 impl Resolver<'_> {
     pub(super) fn redis(&mut self) -> Option<Redis> {
@@ -36,7 +36,7 @@ impl Resolver<'_> {
         })
     }
 
-    /// The certificate files, tried by what will use them.
+    /// The certificate files, read here by the code that will use them.
     fn redis_tls(&mut self, url: Option<&str>) -> RedisTls {
         let file = |key| self.raw.text(key).map(|path| self.absolute(&path));
         let ca = file(&keys::REDIS_TLS_CA);

@@ -11,24 +11,22 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 
 use super::pump::{self, DEEP, is_queued, pump};
-use super::setup::{Scratch, check_letters, letters, with_queue};
+use super::setup::{Scratch, check_held, held, with_queue};
 use crate::caller::ENVELOPE_BYTES;
 use crate::cli::{Common, QueueArgs, Store};
 use crate::fault::{Context, Outcome, failed};
 use crate::figures::{Figure, join};
 use crate::frame::{self, Opcode};
 use crate::gateway::Gateway;
-use crate::report::Group;
-use crate::scenario::SETTLE;
+use crate::scenario::QUIET;
 use crate::stop::Stop;
 use crate::subscriber::Transport;
 use crate::swarm::Swarm;
 use crate::token::Tokens;
 use crate::{http, procfs, progress};
 
-/// How much waits, and the names of its figures.
-const DEPTHS: [(u32, &str); 3] =
-    [(100, "waiting_100_us"), (1_000, "waiting_1000_us"), (10_000, "waiting_10000_us")];
+/// How much waits.
+const DEPTHS: [u32; 3] = [100, 1_000, 10_000];
 /// Notifications the gateway sends a user who acknowledges none; the rest waits.
 const IN_FLIGHT: u32 = 1_000;
 /// Acks in a round, so many between two pongs.
@@ -45,30 +43,50 @@ const FILLER_BYTES: usize = 50_000;
 const COMPACTED_BYTES_MAX: u64 = 48 * 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-type Operation = fn(&QueueArgs, u32, &Scratch, &Stop) -> Outcome<f64>;
+struct Operation {
+    name: &'static str,
+    label: &'static str,
+    /// The names of its figures, one for each depth.
+    keys: [&'static str; DEPTHS.len()],
+    cost_us: fn(&QueueArgs, u32, &Scratch, &Stop) -> Outcome<f64>,
+}
 
-/// A group for each operation, its figures one for each depth. Depths have their turn in each round.
-pub(super) fn measure(args: &QueueArgs, scratch: &Scratch, stop: &Stop) -> Outcome<Vec<Group>> {
-    let operations: [(&str, &str, Operation); 3] = [
-        ("an Ack of an unknown id", "Shard's CPU per Ack", unknown_acks),
-        ("a put on a full queue", "Shard's CPU per put", full_puts),
-        ("compaction", "Shard's CPU per live record moved, fillers included", compaction),
-    ];
-    let mut groups = Vec::new();
-    for (name, label, operation) in operations {
-        let mut rounds = Vec::new();
-        for round in 1..=args.rounds {
+const OPERATIONS: [Operation; 3] = [
+    Operation {
+        name: "an Ack of an unknown id",
+        label: "Ack of an unknown id, shard's CPU",
+        keys: ["ack_100_us", "ack_1000_us", "ack_10000_us"],
+        cost_us: unknown_acks,
+    },
+    Operation {
+        name: "a put on a full queue",
+        label: "Put on a full queue, shard's CPU",
+        keys: ["put_100_us", "put_1000_us", "put_10000_us"],
+        cost_us: full_puts,
+    },
+    Operation {
+        name: "compaction",
+        label: "Live record moved, fillers included, shard's CPU",
+        keys: ["moved_100_us", "moved_1000_us", "moved_10000_us"],
+        cost_us: compaction,
+    },
+];
+
+/// One figure for each operation and depth. Depths have their turn in each round.
+pub(super) fn measure(args: &QueueArgs, scratch: &Scratch, stop: &Stop) -> Outcome<Vec<Figure>> {
+    let mut rounds = Vec::new();
+    for round in 1..=args.rounds {
+        let mut figures = Vec::new();
+        for Operation { name, label, keys, cost_us } in &OPERATIONS {
             progress(&format!("{name}, round {round} of {}", args.rounds));
-            let mut figures = Vec::new();
-            for (depth, key) in DEPTHS {
-                let cost = operation(args, depth, scratch, stop)?;
+            for (depth, key) in DEPTHS.into_iter().zip(keys) {
+                let cost = cost_us(args, depth, scratch, stop)?;
                 figures.push(Figure::one(key, format!("{label}, {depth} waiting"), "µs", cost));
             }
-            rounds.push(figures);
         }
-        groups.push(Group { name: format!("depth, {name}"), figures: join(rounds) });
+        rounds.push(figures);
     }
-    Ok(groups)
+    Ok(join(rounds))
 }
 
 fn start(common: &Common, stop: &Stop) -> Outcome<(Gateway, Swarm)> {
@@ -95,14 +113,14 @@ fn unknown_acks(args: &QueueArgs, depth: u32, scratch: &Scratch, stop: &Stop) ->
     pump(&mut swarm, DEEP, IN_FLIGHT + depth, |number| api.to_user(0, number), is_queued)?;
     let mut client = Client::connect(&gateway, 0)?;
     client.read_until(IN_FLIGHT, |text| text.contains(r#""type":"notification""#))?;
-    check_letters(&gateway, u64::from(depth), u64::from(IN_FLIGHT))?;
+    check_held(&gateway, u64::from(depth), u64::from(IN_FLIGHT))?;
     client.acknowledge_unknown(ACKS_AT_ONCE)?;
     let before = shard_cpu_ns(&gateway)?;
     for _ in 0..ACKS / ACKS_AT_ONCE {
         client.acknowledge_unknown(ACKS_AT_ONCE)?;
     }
     let after = shard_cpu_ns(&gateway)?;
-    check_letters(&gateway, u64::from(depth), u64::from(IN_FLIGHT))?;
+    check_held(&gateway, u64::from(depth), u64::from(IN_FLIGHT))?;
     drop((client, swarm));
     gateway.end()?;
     Ok(us_each(before, after, ACKS))
@@ -117,11 +135,11 @@ fn full_puts(args: &QueueArgs, depth: u32, scratch: &Scratch, stop: &Stop) -> Ou
     let api = gateway.api((args.json_bytes as usize).saturating_sub(ENVELOPE_BYTES));
     let warm_up = depth + PUTS / 4;
     pump(&mut swarm, DEEP, warm_up, |number| api.to_user(0, number), is_queued)?;
-    swarm.run_for(SETTLE)?;
+    swarm.run_for(QUIET)?;
     let before = shard_cpu_ns(&gateway)?;
     pump(&mut swarm, DEEP, PUTS, |number| api.to_user(0, number), is_queued)?;
     let after = shard_cpu_ns(&gateway)?;
-    check_letters(&gateway, u64::from(depth), 0)?;
+    check_held(&gateway, u64::from(depth), 0)?;
     drop(swarm);
     gateway.end()?;
     Ok(us_each(before, after, PUTS))
@@ -137,13 +155,13 @@ fn compaction(args: &QueueArgs, depth: u32, scratch: &Scratch, stop: &Stop) -> O
     pump(&mut swarm, DEEP, LIVE, |number| api.to_user(number % users, number), is_queued)?;
     let filler = gateway.api(FILLER_BYTES);
     let absent = crate::caller::Users::new(users, 1);
-    swarm.run_for(SETTLE)?;
+    swarm.run_for(QUIET)?;
     let before = shard_cpu_ns(&gateway)?;
     let request = |number| filler.to_users(&absent, number, Some(1));
     pump(&mut swarm, pump::WIDE, FILLERS, request, is_queued)?;
     let is_done = stop.poll(PATIENCE, || {
-        swarm.run_for(SETTLE)?;
-        let is_expired = letters(&gateway)?.waiting == u64::from(LIVE);
+        swarm.run_for(QUIET)?;
+        let is_expired = held(&gateway)?.waiting == u64::from(LIVE);
         let is_compacted = disk_bytes(&gateway)? < COMPACTED_BYTES_MAX;
         Ok((is_expired && is_compacted).then_some(()))
     })?;

@@ -24,13 +24,13 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::seeded;
 use super::steps::encodings;
+use super::{ask, seeded};
 use crate::base::id::{ConnectionKey, RequestId, Tick};
 use crate::base::limits::{AckLimits, Limits, QueueLimits};
 use crate::base::placement::UserHash;
 use crate::link::message::{
-    Client, Delivery, InitialSubscriptions, Query, Recipient, Recipients, Reply, Source,
+    Client, Delivery, InitialSubscriptions, Query, Recipient, Recipients, Source,
 };
 use crate::notification::{Metadata, Notification, Priority};
 use crate::protocol::{Protocol, Transport};
@@ -43,7 +43,7 @@ proptest! {
     #![proptest_config(seeded(3_000))]
 
     #[test]
-    fn every_accepted_letter_is_in_one_known_place(
+    fn every_accepted_message_is_in_one_known_place(
         limits in script::limits(),
         seed: u64,
         steps in prop::collection::vec(script::step(), 1..60),
@@ -160,7 +160,7 @@ fn a_replay_does_not_wait_for_who_has_left() {
 /// A trigger that is repeated because nobody knows whether it was sent before a crash has the id it
 /// had: both messages are kept, sent, and acknowledged, one by one.
 #[test]
-fn two_letters_may_have_one_id() {
+fn two_messages_may_have_one_id() {
     let ttl = Duration::from_secs(60);
     let queue = QueueLimits { per_user_max: 0, ttl, dead_letter_ttl: Duration::ZERO };
     let timeout = Duration::from_secs(1);
@@ -207,11 +207,13 @@ fn two_letters_may_have_one_id() {
         let unsent = sockets.remove(0, true, false);
         state.handle_disconnect(key, unsent);
         assert_eq!(state.queues.in_flight_total(), 0);
-        let asked = Query::UserQueue { user, source: Source::Queue, clear: false };
         state.begin_turn(Tick(3));
-        let Reply::UserQueue { count, .. } = state.handle_query(&asked, &mut sockets) else {
-            panic!("messages were asked for")
-        };
-        assert_eq!(count, if ack.is_some() { 0 } else { 2 });
+        let left = ask(&mut state, &mut sockets, |reply_to| Query::UserQueue {
+            user,
+            source: Source::Queue,
+            clear: false,
+            reply_to,
+        });
+        assert_eq!(left.count, if ack.is_some() { 0 } else { 2 });
     }
 }

@@ -9,16 +9,15 @@ use std::sync::Arc;
 use proptest::sample::Index;
 use serde_json::json;
 
-use super::drain;
 use super::reference::{Person, Reference};
 use super::steps::{Audience, CHANNELS, Newcomer, Step, TENANTS, Target, USERS, Utterance};
 use super::wire::{Effects, Got, Wire, protocol};
+use super::{ask, drain};
 use crate::base::id::{ConnectionKey, NotificationId, RequestId, Tick};
 use crate::base::limits::{Limits, PROMPT_RECIPIENTS_MAX};
 use crate::base::placement::UserHash;
 use crate::link::message::{
-    Client, Delivery, DeliveryCounts, InitialSubscriptions, Query, Recipient, Recipients, Reply,
-    Report,
+    Client, Delivery, DeliveryCounts, InitialSubscriptions, Query, Recipient, Recipients, Report,
 };
 use crate::notification::{self, Notification};
 use crate::protocol::{Transport, ara};
@@ -410,10 +409,7 @@ impl World {
     fn audit(&mut self) {
         assert_eq!(self.interest, self.reference.interest());
         let people: Vec<_> = self.reference.people.values().collect();
-        let Reply::Snapshot(snapshot) = self.state.handle_query(&Query::Snapshot, &mut self.wire)
-        else {
-            panic!("a snapshot was asked for");
-        };
+        let snapshot = ask(&mut self.state, &mut self.wire, Query::Snapshot);
         let count = |transport| people.iter().filter(|p| p.who.transport == transport).count();
         let users: BTreeSet<_> = people.iter().map(|p| (p.who.tenant, p.who.user)).collect();
         let channels = self.interest.iter().filter(|(_, name)| name.is_some()).count();
@@ -438,26 +434,29 @@ impl World {
         };
         let mut expected: Vec<(Arc<str>, usize)> = Vec::new();
         for channel in CHANNELS {
-            let one: Vec<_> =
-                (on(channel) > 0).then(|| (channel.into(), on(channel))).into_iter().collect();
-            let asked = Query::Channel { tenant: Arc::clone(&tenant), name: channel.into() };
-            assert_eq!(counts(self.state.handle_query(&asked, &mut self.wire)), one);
-            expected.extend(one);
+            let one = ask(&mut self.state, &mut self.wire, |reply_to| Query::Channel {
+                tenant: Arc::clone(&tenant),
+                name: channel.into(),
+                reply_to,
+            });
+            assert_eq!(one, on(channel));
+            expected.extend((one > 0).then(|| (channel.into(), one)));
         }
         expected.sort_unstable();
-        let all = Query::Channels { tenant };
-        assert_eq!(counts(self.state.handle_query(&all, &mut self.wire)), expected);
+        let mut all =
+            ask(&mut self.state, &mut self.wire, |reply_to| Query::Channels { tenant, reply_to });
+        all.sort_unstable();
+        assert_eq!(all, expected);
         for user in USERS {
             let theirs = people.iter().filter(|p| p.who.user == user);
             let names: BTreeSet<&str> =
                 theirs.clone().flat_map(|p| p.subscriptions.iter().map(String::as_str)).collect();
-            let asked = Query::User(recipient(name, user));
-            let answer = self.state.handle_query(&asked, &mut self.wire);
-            let Reply::User { connections, subscriptions } = answer else {
-                panic!("a user was asked for");
-            };
-            assert_eq!(connections, theirs.count());
-            assert!(subscriptions.iter().map(|name| &**name).eq(names));
+            let view = ask(&mut self.state, &mut self.wire, |reply_to| Query::User {
+                user: recipient(name, user),
+                reply_to,
+            });
+            assert_eq!(view.connections, theirs.count());
+            assert!(view.subscriptions.iter().map(|name| &**name).eq(names));
         }
     }
 
@@ -471,12 +470,6 @@ impl World {
         assert!(self.state.queues.is_clear(), "left behind: {:?}", self.state.queues);
         assert!(self.interest.is_empty());
     }
-}
-
-fn counts(answer: Reply) -> Vec<(Arc<str>, usize)> {
-    let Reply::Channels(mut counts) = answer else { panic!("channels were asked for") };
-    counts.sort_unstable();
-    counts
 }
 
 /// Two users share each hash, and so do the tenants.

@@ -55,7 +55,7 @@ pub(super) struct Held {
     pub(super) sequence: u64,
     pub(super) sent_at: Tick,
     expires_at: Tick,
-    /// When it is forgotten, if it is a dead message.
+    /// When it is forgotten, if it is a dead letter.
     pub(super) dead_until: Tick,
 }
 
@@ -327,7 +327,11 @@ impl Ledger {
         if self.limits.ack.is_none() && self.limits.queue.is_some() {
             for event in events {
                 if let Event::Gone { owner, was_last, given_back, .. } = event {
-                    let goes_back = |message: &&Returned| *was_last || message.is_queued;
+                    // From a queue: unless another has read it, whoever leaves first. Live: it is a
+                    // queued message only once the last has left without it.
+                    let goes_back = |message: &&Returned| {
+                        if message.is_queued { !message.is_read_by_another } else { *was_last }
+                    };
                     let messages = given_back.iter().filter(goes_back);
                     names.extend(
                         messages.map(|message| ((*owner, message.number), message.is_queued)),

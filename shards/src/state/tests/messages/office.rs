@@ -17,13 +17,13 @@ use crate::base::id::{ConnectionKey, NotificationId, RequestId, Tick};
 use crate::base::limits::Limits;
 use crate::link::message::{
     Client, Delivery, DeliveryCounts, DiskHealth, InitialSubscriptions, Query, Recipient,
-    Recipients, Reply, Report, Source,
+    Recipients, Report, Source, UserQueueView,
 };
 use crate::notification::{Audience, Metadata, Notification, Priority};
 use crate::protocol::{ClientMessage, Protocol};
 use crate::state::State;
-use crate::state::tests::drain;
 use crate::state::tests::steps::encodings;
+use crate::state::tests::{ask, drain};
 use crate::wire::close::CloseReason;
 
 #[derive(Debug)]
@@ -376,9 +376,12 @@ impl Office {
         let settle = |id: &NotificationId| self.expect_settled((user, number(*id)), &mut facts);
         let expected: Vec<bool> = ids.iter().map(settle).collect();
         let listeners = self.listeners(user, None);
-        let asked = Query::Acknowledge { user: self.recipient(user), ids: ids.clone() };
-        let answer = self.state.handle_query(&asked, &mut self.sockets);
-        let Reply::Acknowledged(answer) = answer else { panic!("an Acknowledge was asked") };
+        let user = self.recipient(user);
+        let answer = ask(&mut self.state, &mut self.sockets, |reply_to| Query::Acknowledge {
+            user,
+            ids: ids.clone(),
+            reply_to,
+        });
         assert_eq!(&*answer, expected);
         let events = self.account(&facts);
         if let [(name, _)] = facts.settled.iter().collect::<Vec<_>>()[..] {
@@ -398,15 +401,18 @@ impl Office {
 
     /// The messages on a shelf, compared with where they are.
     fn messages(&mut self, user: usize, source: Source, clear: bool) -> usize {
-        let asked = Query::UserQueue { user: self.recipient(user), source, clear };
-        let answer = self.state.handle_query(&asked, &mut self.sockets);
-        let Reply::UserQueue { shown: views, count } = answer else {
-            panic!("messages were asked for")
-        };
+        let asked = self.recipient(user);
+        let UserQueueView { shown: views, count } =
+            ask(&mut self.state, &mut self.sockets, |reply_to| Query::UserQueue {
+                user: asked,
+                source,
+                clear,
+                reply_to,
+            });
         assert_eq!(views.len(), if clear { 0 } else { count });
         let mut shown = Vec::new();
         for view in views {
-            let text = std::str::from_utf8(view.kept.json()).unwrap();
+            let text = std::str::from_utf8(view.message.json()).unwrap();
             let digits = text.strip_prefix(r#"{"n":"#).and_then(|text| text.strip_suffix('}'));
             let number: u64 = digits.unwrap().parse().unwrap();
             let held = &self.ledger.held[&(user, number)];
@@ -431,9 +437,7 @@ impl Office {
             assert_eq!(self.messages(user, Source::Queue, false), counts[0] + counts[1]);
             assert_eq!(self.messages(user, Source::DeadLetters, false), counts[2]);
         }
-        let asked = Query::Snapshot;
-        let answer = self.state.handle_query(&asked, &mut self.sockets);
-        let Reply::Snapshot(snapshot) = answer else { panic!("a snapshot was asked for") };
+        let snapshot = ask(&mut self.state, &mut self.sockets, Query::Snapshot);
         assert_eq!((snapshot.queue_size, snapshot.queue_users), (waiting, users));
         let pending = if self.limits.ack.is_some() { flying } else { 0 };
         assert_eq!(snapshot.ack_pending, pending);

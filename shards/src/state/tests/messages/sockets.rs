@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::super::wire::{event_and_json, protocol, said};
 use crate::base::id::{ConnectionKey, NotificationId};
 use crate::encoding::Encoding;
-use crate::outbound::{Frame, Unsent};
+use crate::outbound::{OutboundMessage, Unsent};
 use crate::protocol::{Event as Told, Protocol, Transport};
 use crate::state::{Outgoing, Urgency};
 use crate::wire::close::CloseReason;
@@ -38,18 +38,22 @@ pub(super) fn number(id: NotificationId) -> u64 {
     u64::from_be_bytes(*id.0.first_chunk::<8>().unwrap())
 }
 
-fn letter_id(frame: &Frame) -> Option<NotificationId> {
+fn notification_id(frame: &OutboundMessage) -> Option<NotificationId> {
     match frame {
-        Frame::Notification(notification) | Frame::Personal(notification, _) => {
-            Some(notification.head().id)
-        }
-        Frame::QueuedMessage(repeated) => Some(repeated.id),
-        Frame::Bytes(_) => None,
+        OutboundMessage::Notification(notification)
+        | OutboundMessage::Personal(notification, _) => Some(notification.head().id),
+        OutboundMessage::Redelivery(redelivery) => Some(redelivery.id),
+        OutboundMessage::Bytes(_) => None,
     }
 }
 
-fn weight(frame: &Frame) -> usize {
-    letter_id(frame).map_or(100, |id| WEIGHTS[usize::from(id.0[8])])
+fn sending(owner: usize, frame: &OutboundMessage) -> Option<(Name, u8)> {
+    let OutboundMessage::Redelivery(redelivery) = frame else { return None };
+    Some(((owner, number(redelivery.id)), redelivery.attempts))
+}
+
+fn weight(frame: &OutboundMessage) -> usize {
+    notification_id(frame).map_or(100, |id| WEIGHTS[usize::from(id.0[8])])
 }
 
 /// One connection.
@@ -63,7 +67,7 @@ pub(super) struct Socket {
     /// The first frame is partly out.
     is_begun: bool,
     is_watched: bool,
-    outbox: VecDeque<Rc<Frame>>,
+    outbox: VecDeque<Rc<OutboundMessage>>,
     /// The newest message it has read that must come in order.
     newest: u64,
 }
@@ -77,8 +81,13 @@ impl Socket {
         self.outbox.iter().map(|frame| weight(frame)).sum()
     }
 
-    fn fits(&self, frame: &Frame) -> bool {
+    fn fits(&self, frame: &OutboundMessage) -> bool {
         self.outbox.is_empty() || self.backlog() + weight(frame) <= OUTBOX_MAX
+    }
+
+    /// The first frame's message and attempts, if it came from a queue.
+    fn first_sending(&self) -> Option<(Name, u8)> {
+        self.outbox.front().and_then(|frame| sending(self.owner, frame))
     }
 
     /// The client reads the first frame.
@@ -86,8 +95,12 @@ impl Socket {
         let frame = self.outbox.pop_front()?;
         self.is_begun = false;
         let (id, sequence, attempts) = match &*frame {
-            Frame::Personal(notification, sequence) => (notification.head().id, *sequence, 1),
-            Frame::QueuedMessage(repeated) => (repeated.id, repeated.sequence, repeated.attempts),
+            OutboundMessage::Personal(notification, sequence) => {
+                (notification.head().id, *sequence, 1)
+            }
+            OutboundMessage::Redelivery(redelivery) => {
+                (redelivery.id, redelivery.sequence, redelivery.attempts)
+            }
             _ => return None,
         };
         if keeps_order || attempts == 1 {
@@ -134,6 +147,8 @@ pub(super) struct Returned {
     pub(super) is_begun: bool,
     /// It came from a queue, rather than live.
     pub(super) is_queued: bool,
+    /// It came from a queue, and another connection has read what was sent with it.
+    pub(super) is_read_by_another: bool,
 }
 
 /// All sockets.
@@ -142,6 +157,8 @@ pub(super) struct Sockets {
     pub(super) open: BTreeMap<u32, Socket>,
     /// What clients have read, ever.
     pub(super) read: BTreeSet<Name>,
+    /// Which sendings from a queue somebody has read: the message and its attempts.
+    read_sendings: BTreeSet<(Name, u8)>,
     /// What connections were still writing when they left.
     pub(super) left_writing: BTreeSet<Name>,
     /// Whether every message, not only one sent for the first time, must come in order.
@@ -180,7 +197,9 @@ impl Sockets {
 
     /// Whether a connection holds the message unread.
     pub(super) fn holds(&self, name: Name) -> bool {
-        let is_it = |frame: &Rc<Frame>| letter_id(frame).is_some_and(|id| number(id) == name.1);
+        let is_it = |frame: &Rc<OutboundMessage>| {
+            notification_id(frame).is_some_and(|id| number(id) == name.1)
+        };
         self.of(name.0).any(|(_, socket)| socket.outbox.iter().any(is_it))
     }
 
@@ -197,6 +216,7 @@ impl Sockets {
         let keeps_order = self.keeps_order;
         let socket = self.open.get_mut(&key).unwrap();
         for _ in 0..count {
+            self.read_sendings.extend(socket.first_sending());
             self.read.extend(socket.read_one(keeps_order));
         }
         socket.is_begun |= begins && !socket.outbox.is_empty();
@@ -213,6 +233,7 @@ impl Sockets {
         let keeps_order = self.keeps_order;
         let socket = self.open.get_mut(&key).unwrap();
         while !socket.is_stalled && !socket.outbox.is_empty() {
+            self.read_sendings.extend(socket.first_sending());
             self.read.extend(socket.read_one(keeps_order));
         }
         self.note_drained(key);
@@ -241,8 +262,9 @@ impl Sockets {
         let mut is_begun = socket.is_begun && !abrupt;
         for frame in socket.outbox.drain(..) {
             if flushes {
-                kept_back.extend(letter_id(&frame).map(number));
-                self.left_writing.extend(letter_id(&frame).map(|id| (socket.owner, number(id))));
+                kept_back.extend(notification_id(&frame).map(number));
+                self.left_writing
+                    .extend(notification_id(&frame).map(|id| (socket.owner, number(id))));
             } else if frame.is_notification() {
                 unsent.push(Unsent { frame, is_begun });
             }
@@ -251,9 +273,11 @@ impl Sockets {
         let given_back = unsent
             .iter()
             .map(|unsent| Returned {
-                number: number(letter_id(&unsent.frame).unwrap()),
+                number: number(notification_id(&unsent.frame).unwrap()),
                 is_begun: unsent.is_begun,
-                is_queued: matches!(&*unsent.frame, Frame::QueuedMessage(_)),
+                is_queued: matches!(&*unsent.frame, OutboundMessage::Redelivery(_)),
+                is_read_by_another: sending(socket.owner, &unsent.frame)
+                    .is_some_and(|sending| self.read_sendings.contains(&sending)),
             })
             .collect();
         let was_last = self.of(socket.owner).next().is_none();
@@ -268,10 +292,10 @@ impl Outgoing for Sockets {
     fn tell(&mut self, to: ConnectionKey, event: &Told<'_>) -> bool {
         let socket = self.open.get(&to.0).expect("an event for nobody");
         let bytes = socket.protocol.encode(event).expect("Ara has a word for everything");
-        self.offer(to, &Frame::raw(bytes), Urgency::Prompt)
+        self.offer(to, &OutboundMessage::raw(bytes), Urgency::Prompt)
     }
 
-    fn offer(&mut self, to: ConnectionKey, frame: &Rc<Frame>, _: Urgency) -> bool {
+    fn offer(&mut self, to: ConnectionKey, frame: &Rc<OutboundMessage>, _: Urgency) -> bool {
         let socket = self.open.get(&to.0).expect("a frame for nobody");
         let is_blocked = socket.is_stalled && !socket.outbox.is_empty();
         if !socket.fits(frame) {
@@ -288,7 +312,7 @@ impl Outgoing for Sockets {
         let bytes = frame.bytes(socket.protocol.encoding());
         assert!(!bytes.is_empty(), "an empty frame for {to:?}");
         let key = to.0;
-        self.events.push(match letter_id(frame) {
+        self.events.push(match notification_id(frame) {
             Some(id) => {
                 let name = (socket.owner, number(id));
                 Event::Taken { key, name, kind: kind(frame, socket.protocol) }
@@ -319,12 +343,12 @@ impl Outgoing for Sockets {
 }
 
 /// How a message is marked for its reader.
-fn kind(frame: &Frame, protocol: Protocol) -> Kind {
-    let Frame::QueuedMessage(repeated) = frame else { return Kind::Live };
+fn kind(frame: &OutboundMessage, protocol: Protocol) -> Kind {
+    let OutboundMessage::Redelivery(redelivery) = frame else { return Kind::Live };
     let (_, text) = event_and_json(frame.bytes(protocol.encoding()), protocol);
     let json: Value = serde_json::from_slice(text).unwrap();
-    let attempts = u64::from(repeated.attempts);
-    assert_eq!(json["n"], number(repeated.id));
+    let attempts = u64::from(redelivery.attempts);
+    assert_eq!(json["n"], number(redelivery.id));
     assert_eq!(json["attempt"].as_u64(), (attempts > 1).then_some(attempts));
     if json["replayed"] == true { Kind::Replayed } else { Kind::Again }
 }
