@@ -186,7 +186,7 @@ impl Shard {
                 self.state.push_report(Report::Replied(reply));
             }
             Control::Drain(order) => self.begin_drain(order),
-            Control::Stop => unreachable!("it ends the turn where it is taken"),
+            Control::Stop => panic!("a stop ends the turn where it is taken"),
         }
     }
 
