@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ara_shards::Limits;
-use ara_shards::base::id::{ConnectionKey, Tick};
+use ara_shards::base::id::ConnectionKey;
 use ara_shards::base::placement::UserHash;
 use ara_shards::encoding::Encoding;
 use ara_shards::link::message::{Client, InitialSubscriptions};
@@ -100,7 +100,7 @@ fn connected() -> State {
             notify_settled: false,
             seen: None,
         };
-        state.handle_connect(key(number), member, Protocol::AraWebSocket, Tick(0)).unwrap();
+        state.handle_connect(key(number), member, Protocol::AraWebSocket).unwrap();
     }
     state
 }
@@ -112,7 +112,7 @@ fn key(number: usize) -> ConnectionKey {
 fn say(state: &mut State, number: usize, what: &str, names: impl Iterator<Item = String>) {
     let names: Vec<String> = names.map(|name| format!("\"{name}\"")).collect();
     let text = format!(r#"{{"type":"{what}","payload":{{"channels":[{}]}}}}"#, names.join(","));
-    state.handle_message(key(number), ara::parse(&text), Tick(0), &mut Nowhere);
+    state.handle_message(key(number), ara::parse(&text), &mut Nowhere);
     while state.poll_report().is_some() {}
 }
 
