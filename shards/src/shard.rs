@@ -183,7 +183,7 @@ impl Shard {
                 self.state.push_report(Report::Replied(reply));
             }
             Control::Drain(order) => self.begin_drain(order, now),
-            Control::Stop => unreachable!("it ends the turn where it is taken"),
+            Control::Stop => panic!("it ends the turn where it is taken"),
         }
     }
 
