@@ -1,13 +1,14 @@
-//! Keeps one subscription to Redis alive, whatever happens to the server or the way to it.
+//! Keeps one subscription to Redis alive, and connects again whenever it ends.
 //!
 //! **Runs on**: the router, as one local task. **Owns**: the connection, the breaker, the backoff.
-//! **Never**: ends, tries while the breaker is open, or takes more than a burst of messages before the
-//! router's other tasks have their turn.
+//! **Never**: ends, tries while the breaker is open, or takes more than a burst of messages before
+//! the router's other tasks have their turn.
 //!
-//! One life of a connection: connect and subscribe within a deadline (a breaker success), then
-//! messages and health checks (each a breaker success) until something ends it (a failure). Health
-//! checks are pings on the subscribed connection itself, so they prove the very stream the messages
-//! use. Anything the server says is a sign of life, so a backlog does not look like a dead server.
+//! For each connection: connect and subscribe within a deadline (a success for the breaker), then
+//! take messages and make health checks (each a success) until something ends it (a failure).
+//! Health checks are pings on the subscribed connection itself, so they test the stream that
+//! carries the messages. Any bytes from the server count as alive, so a backlog does not look like
+//! a dead server.
 
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -36,7 +37,7 @@ const WARN_INTERVAL: Duration = Duration::from_secs(1);
 /// How much of a Redis channel's name a log line shows.
 const SHOWN_BYTES_MAX: usize = 160;
 
-/// The subscriber's own clockwork; not configurable by the operator.
+/// The subscriber's deadlines and intervals. Tests shorten them; operators cannot set them.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
     /// The bound on resolving, connecting, TLS, authentication and subscription together.
@@ -61,7 +62,7 @@ impl Default for Timing {
 /// What [`run_with`] takes beyond the settings.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// The clockwork.
+    /// Deadlines and intervals.
     pub timing: Timing,
 }
 
@@ -74,15 +75,15 @@ pub async fn run(
     run_with(settings, Options::default(), status, sink).await
 }
 
-/// [`run`] with a clockwork of one's own.
+/// As [`run`], with other deadlines and intervals.
 pub async fn run_with(
     settings: Redis,
     options: Options,
     status: Rc<Status>,
     sink: impl FnMut(RedisTrigger),
 ) -> Infallible {
-    let intake =
-        Intake { status: Rc::clone(&status), limiter: LogLimiter::new(WARN_INTERVAL), sink };
+    let messages =
+        Messages { status: Rc::clone(&status), limiter: LogLimiter::new(WARN_INTERVAL), sink };
     let mut subscriber = Subscriber {
         endpoint: Endpoint::parse(&settings.url),
         timing: options.timing,
@@ -95,17 +96,18 @@ pub async fn run_with(
         backoff: Backoff::new(settings.backoff_initial, settings.backoff_max, fastrand::u64(..)),
         status,
         was_connected: false,
-        intake,
+        messages,
     };
     subscriber.show(State::Reconnecting);
     loop {
-        let fault = subscriber.life().await;
-        subscriber.rest(&fault).await;
+        let fault = subscriber.connect_and_receive().await;
+        subscriber.wait_to_retry(&fault).await;
     }
 }
 
 struct Subscriber<S> {
-    /// A URL that cannot be used fails like a server that cannot be reached: visibly and for ever.
+    /// An unusable URL is treated like a server that cannot be reached: every attempt fails with
+    /// it.
     endpoint: Result<Endpoint, String>,
     timing: Timing,
     tls: Tls,
@@ -113,20 +115,21 @@ struct Subscriber<S> {
     backoff: Backoff,
     status: Rc<Status>,
     was_connected: bool,
-    intake: Intake<S>,
+    messages: Messages<S>,
 }
 
 impl<S: FnMut(RedisTrigger)> Subscriber<S> {
-    /// Connects, subscribes and listens until something ends it.
-    async fn life(&mut self) -> Fault {
-        // One moment for all: the inner deadline has more to tell than this one.
+    /// Connects, subscribes and receives until something ends the connection.
+    async fn connect_and_receive(&mut self) -> Fault {
+        // Both use the same deadline: an error from within tells more than this timeout, so it
+        // should come first.
         let deadline = tokio::time::Instant::now() + self.timing.connect_deadline;
         match timeout_at(deadline, self.connect(deadline)).await {
             Err(_elapsed) => Fault::Slow,
             Ok(Err(fault)) => fault,
             Ok(Ok(link)) => {
                 self.connected();
-                self.listen(link).await
+                self.receive(link).await
             }
         }
     }
@@ -134,7 +137,7 @@ impl<S: FnMut(RedisTrigger)> Subscriber<S> {
     async fn connect(&mut self, deadline: tokio::time::Instant) -> Result<Link, Fault> {
         let endpoint = self.endpoint.as_ref().map_err(|error| Fault::Url(error.clone()))?;
         let mut link = Link::open(endpoint, &mut self.tls, deadline).await?;
-        link.subscribe(endpoint, &self.tls, |frame| self.intake.take(frame)).await?;
+        link.subscribe(endpoint, &self.tls, |frame| self.messages.take(frame)).await?;
         Ok(link)
     }
 
@@ -152,32 +155,32 @@ impl<S: FnMut(RedisTrigger)> Subscriber<S> {
         self.show(State::Healthy);
     }
 
-    async fn listen(&mut self, mut link: Link) -> Fault {
+    async fn receive(&mut self, mut link: Link) -> Fault {
         let start = Instant::now();
-        let mut pulse = Pulse::new(self.timing, start);
+        let mut health = HealthCheck::new(self.timing, start);
         let mut burst = 0;
         loop {
-            if pulse.is_ping_due(Instant::now()) {
+            if health.is_ping_due(Instant::now()) {
                 match timeout(self.timing.health_deadline, link.ping()).await {
                     Err(_elapsed) => return Fault::Silent,
                     Ok(Err(fault)) => return fault,
-                    Ok(Ok(())) => pulse.pinged(Instant::now()),
+                    Ok(Ok(())) => health.pinged(Instant::now()),
                 }
             }
             tokio::select! {
-                // First what has arrived, then the clock: if this thread was held up, the answer
-                // may be waiting behind a deadline that has passed meanwhile.
+                // Received bytes are looked at before the clock: if this thread was held up, the
+                // answer may have arrived though the deadline has passed meanwhile.
                 biased;
                 frame = link.next() => {
                     let frame = match frame {
                         Ok(frame) => frame,
                         Err(fault) => return fault,
                     };
-                    pulse.heard(Instant::now());
+                    health.received(Instant::now());
                     match frame {
                         // A refused ping (an ACL without it) is an answer like any other.
-                        Frame::Pong | Frame::Refused(_) => self.answered(&mut pulse, start),
-                        frame => self.intake.take(frame),
+                        Frame::Pong | Frame::Refused(_) => self.answered(&mut health, start),
+                        frame => self.messages.take(frame),
                     }
                     burst += 1;
                     if burst == BURST {
@@ -185,8 +188,8 @@ impl<S: FnMut(RedisTrigger)> Subscriber<S> {
                         yield_now().await;
                     }
                 }
-                () = sleep_until(pulse.wake_at().into()) => {
-                    if pulse.is_silent(Instant::now()) {
+                () = sleep_until(health.wake_at().into()) => {
+                    if health.is_silent(Instant::now()) {
                         return Fault::Silent;
                     }
                 }
@@ -194,12 +197,12 @@ impl<S: FnMut(RedisTrigger)> Subscriber<S> {
         }
     }
 
-    fn answered(&mut self, pulse: &mut Pulse, start: Instant) {
-        if pulse.answered() {
+    fn answered(&mut self, health: &mut HealthCheck, start: Instant) {
+        if health.answered() {
             self.breaker.success();
             self.show(State::Healthy);
-            // Only a connection that lasts starts the delays again: a server that accepts and then
-            // drops us would otherwise be tried at the shortest delay for ever.
+            // Only a connection that lasts resets the delays. Otherwise a server that accepts and
+            // then closes would be tried at the shortest delay for ever.
             if start.elapsed() >= self.timing.health_interval {
                 self.backoff.reset();
             }
@@ -207,8 +210,8 @@ impl<S: FnMut(RedisTrigger)> Subscriber<S> {
     }
 
     /// Counts the failure and waits until the next attempt may be made.
-    async fn rest(&mut self, fault: &Fault) {
-        if matches!(fault, Fault::Tls(_) | Fault::Unheard(_)) {
+    async fn wait_to_retry(&mut self, fault: &Fault) {
+        if matches!(fault, Fault::Tls(_) | Fault::ClosedAtOnce(_)) {
             self.tls.forget();
         }
         let was_up = self.status.state.get() == State::Healthy;
@@ -249,14 +252,14 @@ impl<S: FnMut(RedisTrigger)> Subscriber<S> {
     }
 }
 
-/// Where messages go: counted, checked, and handed on or logged.
-struct Intake<S> {
+/// Takes received messages: counts and checks them, and hands them on or logs why not.
+struct Messages<S> {
     status: Rc<Status>,
     limiter: LogLimiter,
     sink: S,
 }
 
-impl<S: FnMut(RedisTrigger)> Intake<S> {
+impl<S: FnMut(RedisTrigger)> Messages<S> {
     fn take(&mut self, frame: Frame) {
         match frame {
             Frame::Message { channel, payload } => {
@@ -287,46 +290,49 @@ impl<S: FnMut(RedisTrigger)> Intake<S> {
     }
 }
 
-/// When to ask the server for a sign of life, and when to give it up. Pure: the time is an argument.
+/// When to ping the server, and when to count it as dead. The time is always an argument.
 #[derive(Debug)]
-struct Pulse {
+struct HealthCheck {
     timing: Timing,
     ping_at: Instant,
     /// When the unanswered ping was sent.
-    asked: Option<Instant>,
-    heard: Instant,
+    pinged_at: Option<Instant>,
+    last_received: Instant,
 }
 
-impl Pulse {
-    /// The first check is due at once: it lets a half-open breaker close without an interval's wait.
+impl HealthCheck {
+    /// The first check is due at once: it lets a half-open breaker close without an interval's
+    /// wait.
     const fn new(timing: Timing, now: Instant) -> Self {
-        Self { timing, ping_at: now, asked: None, heard: now }
+        Self { timing, ping_at: now, pinged_at: None, last_received: now }
     }
 
     fn is_ping_due(&self, now: Instant) -> bool {
-        self.asked.is_none() && now >= self.ping_at
+        self.pinged_at.is_none() && now >= self.ping_at
     }
 
     fn pinged(&mut self, now: Instant) {
-        self.asked = Some(now);
+        self.pinged_at = Some(now);
         self.ping_at = now + self.timing.health_interval;
     }
 
-    fn heard(&mut self, now: Instant) {
-        self.heard = now;
+    fn received(&mut self, now: Instant) {
+        self.last_received = now;
     }
 
     /// Whether this answered a ping.
     fn answered(&mut self) -> bool {
-        self.asked.take().is_some()
+        self.pinged_at.take().is_some()
     }
 
     fn wake_at(&self) -> Instant {
-        self.asked.map_or(self.ping_at, |asked| asked.max(self.heard) + self.timing.health_deadline)
+        self.pinged_at.map_or(self.ping_at, |pinged_at| {
+            pinged_at.max(self.last_received) + self.timing.health_deadline
+        })
     }
 
     fn is_silent(&self, now: Instant) -> bool {
-        self.asked.is_some() && now >= self.wake_at()
+        self.pinged_at.is_some() && now >= self.wake_at()
     }
 }
 
@@ -340,29 +346,29 @@ mod tests {
     fn a_server_that_freezes_after_any_answer_is_given_up_within_ten_seconds() {
         let timing = Timing::default();
         let start = Instant::now();
-        let mut pulse = Pulse::new(timing, start);
-        assert!(pulse.is_ping_due(start));
-        pulse.pinged(start);
-        pulse.heard(start);
-        assert!(pulse.answered() && !pulse.answered());
-        assert_eq!(pulse.wake_at(), start + 5 * SECOND);
-        let asked = pulse.wake_at();
-        assert!(!pulse.is_silent(asked) && pulse.is_ping_due(asked));
-        pulse.pinged(asked);
-        assert!(!pulse.is_ping_due(asked + 60 * SECOND), "one ping at a time");
-        assert!(!pulse.is_silent(asked + 4 * SECOND));
-        assert!(pulse.is_silent(start + 10 * SECOND));
+        let mut health = HealthCheck::new(timing, start);
+        assert!(health.is_ping_due(start));
+        health.pinged(start);
+        health.received(start);
+        assert!(health.answered() && !health.answered());
+        assert_eq!(health.wake_at(), start + 5 * SECOND);
+        let pinged_at = health.wake_at();
+        assert!(!health.is_silent(pinged_at) && health.is_ping_due(pinged_at));
+        health.pinged(pinged_at);
+        assert!(!health.is_ping_due(pinged_at + 60 * SECOND), "one ping at a time");
+        assert!(!health.is_silent(pinged_at + 4 * SECOND));
+        assert!(health.is_silent(start + 10 * SECOND));
     }
 
     #[test]
     fn a_server_that_talks_is_alive_though_its_answer_waits_behind_a_backlog() {
         let start = Instant::now();
-        let mut pulse = Pulse::new(Timing::default(), start);
-        pulse.pinged(start);
+        let mut health = HealthCheck::new(Timing::default(), start);
+        health.pinged(start);
         for second in 1..60 {
-            pulse.heard(start + second * SECOND);
-            assert!(!pulse.is_silent(start + (second + 4) * SECOND));
+            health.received(start + second * SECOND);
+            assert!(!health.is_silent(start + (second + 4) * SECOND));
         }
-        assert!(pulse.is_silent(start + 64 * SECOND));
+        assert!(health.is_silent(start + 64 * SECOND));
     }
 }

@@ -321,3 +321,6 @@ fn refused(report: Report) -> Report {
     }
     Report::Delivered { request, total, parts }
 }
+
+#[cfg(test)]
+mod bounds;

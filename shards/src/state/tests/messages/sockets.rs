@@ -48,6 +48,11 @@ fn notification_id(frame: &Frame) -> Option<NotificationId> {
     }
 }
 
+fn sending(owner: usize, frame: &Frame) -> Option<(Name, u8)> {
+    let Frame::QueuedMessage(repeated) = frame else { return None };
+    Some(((owner, number(repeated.id)), repeated.attempts))
+}
+
 fn weight(frame: &Frame) -> usize {
     notification_id(frame).map_or(100, |id| WEIGHTS[usize::from(id.0[8])])
 }
@@ -79,6 +84,11 @@ impl Socket {
 
     fn fits(&self, frame: &Frame) -> bool {
         self.outbox.is_empty() || self.backlog() + weight(frame) <= OUTBOX_MAX
+    }
+
+    /// The first frame's message and attempts, if it came from a queue.
+    fn first_sending(&self) -> Option<(Name, u8)> {
+        self.outbox.front().and_then(|frame| sending(self.owner, frame))
     }
 
     /// The client reads the first frame.
@@ -134,6 +144,8 @@ pub(super) struct Returned {
     pub(super) is_begun: bool,
     /// It came from a queue, rather than live.
     pub(super) is_queued: bool,
+    /// It came from a queue, and another connection has read what was sent with it.
+    pub(super) is_read_by_another: bool,
 }
 
 /// All sockets.
@@ -142,6 +154,8 @@ pub(super) struct Sockets {
     pub(super) open: BTreeMap<u32, Socket>,
     /// What clients have read, ever.
     pub(super) read: BTreeSet<Name>,
+    /// Which sendings from a queue somebody has read: the message and its attempts.
+    read_sendings: BTreeSet<(Name, u8)>,
     /// What connections were still writing when they left.
     pub(super) left_writing: BTreeSet<Name>,
     /// Whether every message, not only one sent for the first time, must come in order.
@@ -198,6 +212,7 @@ impl Sockets {
         let keeps_order = self.keeps_order;
         let socket = self.open.get_mut(&key).unwrap();
         for _ in 0..count {
+            self.read_sendings.extend(socket.first_sending());
             self.read.extend(socket.read_one(keeps_order));
         }
         socket.is_begun |= begins && !socket.outbox.is_empty();
@@ -214,6 +229,7 @@ impl Sockets {
         let keeps_order = self.keeps_order;
         let socket = self.open.get_mut(&key).unwrap();
         while !socket.is_stalled && !socket.outbox.is_empty() {
+            self.read_sendings.extend(socket.first_sending());
             self.read.extend(socket.read_one(keeps_order));
         }
         self.note_drained(key);
@@ -256,6 +272,8 @@ impl Sockets {
                 number: number(notification_id(&unsent.frame).unwrap()),
                 is_begun: unsent.is_begun,
                 is_queued: matches!(&*unsent.frame, Frame::QueuedMessage(_)),
+                is_read_by_another: sending(socket.owner, &unsent.frame)
+                    .is_some_and(|sending| self.read_sendings.contains(&sending)),
             })
             .collect();
         let was_last = self.of(socket.owner).next().is_none();
