@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod failure;
 pub mod figures;
+pub mod idempotency;
 pub mod intake;
 pub mod listener;
 pub mod names;

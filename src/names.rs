@@ -8,9 +8,7 @@ pub use ara_shards::base::id::is_channel_name as is_channel;
 pub const DEFAULT_TENANT: &str = "default";
 /// The longest user id, in bytes.
 pub const USER_BYTES_MAX: usize = 128;
-/// The longest event type, in bytes.
-pub const EVENT_TYPE_BYTES_MAX: usize = 128;
-/// The longest source, correlation id or role, in bytes.
+/// The longest event type, source, correlation id, or name in an audience, in bytes.
 pub const LABEL_BYTES_MAX: usize = 128;
 /// The longest tenant id, in bytes.
 pub const TENANT_BYTES_MAX: usize = 64;
@@ -18,17 +16,20 @@ pub const TENANT_BYTES_MAX: usize = 64;
 pub const USERS_MAX: usize = 10_000;
 /// The most channels in one trigger.
 pub const CHANNELS_MAX: usize = 100;
+/// The most roles in one audience.
+pub const AUDIENCE_ROLES_MAX: usize = 100;
 
 /// What a channel name is, for error messages.
 pub const CHANNEL_RULE: &str = "use 1 to 64 of A-Z a-z 0-9 . _ -";
 /// What a user id is, for error messages.
 pub const USER_RULE: &str = "use 1 to 128 bytes of visible text";
+/// What an event type, a source, a correlation id or a name in an audience is, for error messages.
+pub const LABEL_RULE: &str = "use 1 to 128 bytes of visible text";
 /// What a tenant id is, for error messages.
 pub const TENANT_RULE: &str = "use 1 to 64 of A-Z a-z 0-9 . _ -";
 
 /// 1 to `bytes_max` bytes without control characters, not only white space.
-#[must_use]
-pub fn is_visible(text: &str, bytes_max: usize) -> bool {
+fn is_visible(text: &str, bytes_max: usize) -> bool {
     text.len() <= bytes_max && !text.trim().is_empty() && !text.chars().any(char::is_control)
 }
 
@@ -36,6 +37,12 @@ pub fn is_visible(text: &str, bytes_max: usize) -> bool {
 #[must_use]
 pub fn is_user(text: &str) -> bool {
     is_visible(text, USER_BYTES_MAX)
+}
+
+/// Whether this is an event type, a source, a correlation id, or a name in an audience.
+#[must_use]
+pub fn is_label(text: &str) -> bool {
+    is_visible(text, LABEL_BYTES_MAX)
 }
 
 /// Whether this is a tenant id: the same alphabet and length as a channel name.
@@ -55,5 +62,18 @@ mod tests {
         assert!(is_channel("news.de_1-x") && is_channel(&"c".repeat(64)));
         assert!(!is_channel("") && !is_channel("a b") && !is_channel("ä"));
         assert!(!is_channel(&"c".repeat(65)));
+    }
+
+    #[test]
+    fn every_rule_names_the_bound_that_is_checked() {
+        for (rule, is_kept_by, bytes_max) in [
+            (USER_RULE, is_user as fn(&str) -> bool, USER_BYTES_MAX),
+            (LABEL_RULE, is_label, LABEL_BYTES_MAX),
+            (CHANNEL_RULE, is_channel, TENANT_BYTES_MAX),
+            (TENANT_RULE, is_tenant, TENANT_BYTES_MAX),
+        ] {
+            assert!(rule.contains(&format!("1 to {bytes_max} ")), "{rule}");
+            assert!(is_kept_by(&"x".repeat(bytes_max)) && !is_kept_by(&"x".repeat(bytes_max + 1)));
+        }
     }
 }

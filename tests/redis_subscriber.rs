@@ -14,9 +14,12 @@ mod tls;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use ara_gateway::redis::message::{MESSAGE_BYTES_MAX, PAYLOAD_BYTES_MAX};
-use ara_gateway::redis::{BreakerState, Priority, RedisTarget, Rejected, State};
+use ara_gateway::intake::trigger::Target;
+use ara_gateway::intake::validate::PAYLOAD_BYTES_MAX;
+use ara_gateway::redis::message::MESSAGE_BYTES_MAX;
+use ara_gateway::redis::{BreakerState, Rejected, State};
 use ara_gateway::supervise::spawn_unsupervised;
+use ara_shards::notification::Priority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::yield_now;
@@ -45,17 +48,21 @@ fn takes_every_type_from_its_channel() {
         let subscriber = Subscriber::start(server.url(""));
         subscriber.until_connected().await;
         let payload = r#"{"z":1.10, "a":12345678901234567890123}"#;
-        let names = || vec!["a".to_owned(), "b".to_owned()];
+        let names = || vec!["a".into(), "b".into()];
         let cases = [
-            ("notification:user:ü:1", r#""user","target":"ü:1""#, RedisTarget::User("ü:1".into())),
-            (BROADCAST, r#""users","target":["a","b"]"#, RedisTarget::Users(names())),
-            (BROADCAST, r#""broadcast""#, RedisTarget::Broadcast),
+            (
+                "notification:user:ü:1",
+                r#""user","target":"ü:1""#,
+                Target::Users(vec!["ü:1".into()]),
+            ),
+            (BROADCAST, r#""users","target":["a","b"]"#, Target::Users(names())),
+            (BROADCAST, r#""broadcast""#, Target::Everyone),
             (
                 "notification:channel:c.1",
                 r#""channel","target":"c.1""#,
-                RedisTarget::Channel("c.1".into()),
+                Target::Channels(vec!["c.1".into()]),
             ),
-            (BROADCAST, r#""channels","target":["a","b"]"#, RedisTarget::Channels(names())),
+            (BROADCAST, r#""channels","target":["a","b"]"#, Target::Channels(names())),
         ];
         for (channel, head, _) in &cases {
             let event = format!(
@@ -66,9 +73,10 @@ fn takes_every_type_from_its_channel() {
         }
         subscriber.until_triggers(cases.len()).await;
         for (trigger, (_, _, target)) in subscriber.triggers.borrow().iter().zip(&cases) {
-            assert_eq!((&trigger.target, trigger.tenant.as_deref()), (target, Some("t")));
+            assert_eq!((&trigger.target, &*trigger.tenant), (target, "t"));
             let event = &trigger.event;
-            assert_eq!((event.payload.get(), event.priority), (payload, Some(Priority::High)));
+            assert_eq!(event.payload.as_bytes(), payload.as_bytes());
+            assert_eq!((event.priority, &*event.source), (Priority::High, "redis"));
             assert_eq!((event.ttl, event.correlation_id.as_deref()), (Some(7), Some("c")));
         }
         assert_eq!(subscriber.status.snapshot().messages_received, 5);

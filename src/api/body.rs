@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use ara_shards::wire::json::{self, Unknown};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
@@ -13,6 +12,8 @@ use hyper::body::{Body, Incoming};
 use serde::Deserialize;
 use tokio::time::timeout;
 
+use crate::intake::fault::Problem;
+use crate::intake::{Fault, draft};
 use crate::refusal::{Code, Refusal};
 
 /// The longest body of a single trigger.
@@ -109,16 +110,25 @@ fn encoded(coding: &str) -> Refusal {
 
 /// Parses a body; a fault names the field that is not as it must be, and its line and column.
 pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Refusal> {
-    json::read(bytes, Unknown::Refused).map_err(|fault| {
-        let mut details = serde_json::Map::new();
-        if let Some(field) = fault.field() {
-            details.insert("field".to_owned(), field.into());
-        }
-        if let Some((line, column)) = fault.position() {
-            details.insert("line".to_owned(), line.into());
-            details.insert("column".to_owned(), column.into());
-        }
-        let details = Some(details.into());
-        Refusal { details, ..Refusal::new(Code::Validation, fault.to_string()) }
-    })
+    draft::read(bytes).map_err(|fault| refuse(&fault))
+}
+
+/// What a caller is told of a fault in its body.
+pub(super) fn refuse(fault: &Fault) -> Refusal {
+    let too_long = matches!(fault, Fault::Field { problem: Problem::TooLong { .. }, .. });
+    if too_long {
+        return Refusal::new(Code::PayloadTooLarge, fault.to_string());
+    }
+    let mut details = serde_json::Map::new();
+    if let Some(field) = fault.field() {
+        details.insert("field".to_owned(), field.into());
+    }
+    if let Fault::Json(fault) = fault
+        && let Some((line, column)) = fault.position()
+    {
+        details.insert("line".to_owned(), line.into());
+        details.insert("column".to_owned(), column.into());
+    }
+    let details = Some(details.into());
+    Refusal { details, ..Refusal::new(Code::Validation, fault.to_string()) }
 }

@@ -8,7 +8,6 @@ mod call;
 mod caller;
 mod framing;
 mod health;
-mod idempotency;
 mod notifications;
 mod queries;
 mod requests;
@@ -31,6 +30,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Serialize;
 
+use crate::idempotency::{ResponseStore, StoredResponses};
 use crate::listener::handshake::Handshake;
 use crate::names;
 use crate::origin;
@@ -41,9 +41,6 @@ use crate::router::Router;
 use crate::settings::Settings;
 use crate::supervise::Supervisor;
 use call::Call;
-pub use idempotency::ResponseStore;
-use idempotency::StoredResponses;
-use notifications::Kind;
 use routes::{Found, Handler};
 use watch::Watch;
 
@@ -170,17 +167,6 @@ impl Api {
         }
     }
 
-    /// Sends what the body asks for; with an `Idempotency-Key`, once.
-    async fn trigger(&self, kind: Kind, call: Call<'_>) -> Result<HttpResponse, Refusal> {
-        let Call { parts, tenant, body, .. } = call;
-        let key = idempotency::key(&parts.headers)?;
-        let request = idempotency::Request { tenant: &tenant, path: parts.uri.path(), body: &body };
-        let (router, tenant, body) = (self.router.clone(), Arc::clone(&tenant), body.clone());
-        let work =
-            move |id| async move { notifications::trigger(&router, tenant, kind, &body, id).await };
-        self.responses.once(key, &request, work).await
-    }
-
     /// Whether the caller has the API key. Only then its query is looked at: these paths take none.
     fn check_key(&self, parts: &Parts, watch: &Watch) -> Result<(), Refusal> {
         let Some(key) = parts.headers.get("x-api-key") else {
@@ -214,8 +200,8 @@ fn json(status: StatusCode, value: &impl Serialize) -> HttpResponse {
     json_bytes(status, serde_json::to_vec(value).expect("serializing to memory cannot fail"))
 }
 
-fn json_bytes(status: StatusCode, body: Vec<u8>) -> HttpResponse {
-    let mut reply = Response::new(Full::new(Bytes::from(body)));
+fn json_bytes(status: StatusCode, body: impl Into<Bytes>) -> HttpResponse {
+    let mut reply = Response::new(Full::new(body.into()));
     *reply.status_mut() = status;
     let kind = HeaderValue::from_static("application/json");
     reply.headers_mut().insert(header::CONTENT_TYPE, kind);

@@ -14,7 +14,7 @@ use http::Method;
 
 use super::body::{BODY_BYTES_MAX, TARGETS_BYTES_MAX};
 use super::call::Call;
-use super::notifications::Kind;
+use super::notifications::{self, Kind};
 use super::{Api, HttpResponse, health, queries, stats, user_queue};
 use crate::names;
 use crate::query;
@@ -66,27 +66,27 @@ pub(super) const ROUTES: &[Route] = &[
     post(
         "/api/v1/notifications/send",
         BODY_BYTES_MAX,
-        Handler::Tenant(|api, call| Box::pin(api.trigger(Kind::Send, call))),
+        Handler::Tenant(|api, call| Box::pin(notifications::serve(api, Kind::Send, call))),
     ),
     post(
         "/api/v1/notifications/send-to-users",
         TARGETS_BYTES_MAX,
-        Handler::Tenant(|api, call| Box::pin(api.trigger(Kind::SendToUsers, call))),
+        Handler::Tenant(|api, call| Box::pin(notifications::serve(api, Kind::SendToUsers, call))),
     ),
     post(
         "/api/v1/notifications/broadcast",
         BODY_BYTES_MAX,
-        Handler::Tenant(|api, call| Box::pin(api.trigger(Kind::Broadcast, call))),
+        Handler::Tenant(|api, call| Box::pin(notifications::serve(api, Kind::Broadcast, call))),
     ),
     post(
         "/api/v1/notifications/channel",
         BODY_BYTES_MAX,
-        Handler::Tenant(|api, call| Box::pin(api.trigger(Kind::Channel, call))),
+        Handler::Tenant(|api, call| Box::pin(notifications::serve(api, Kind::Channel, call))),
     ),
     post(
         "/api/v1/notifications/channels",
         BODY_BYTES_MAX,
-        Handler::Tenant(|api, call| Box::pin(api.trigger(Kind::Channels, call))),
+        Handler::Tenant(|api, call| Box::pin(notifications::serve(api, Kind::Channels, call))),
     ),
     get("/api/v1/channels", Handler::Tenant(|api, call| Box::pin(queries::channels(api, call)))),
     get(

@@ -16,16 +16,17 @@ use crossbeam_channel::Receiver;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
 
+use crate::api::Api;
 use crate::api::serve::Server;
-use crate::api::{Api, ResponseStore};
 use crate::capacity::Capacity;
+use crate::idempotency::ResponseStore;
 use crate::listener::accept::{Arrival, refuse_detached};
 use crate::listener::handshake::Handshake;
-use crate::redis::{self, Status as RedisStatus, bridge};
+use crate::redis::{self, Status as RedisStatus, Tenants};
 use crate::router::Router;
 use crate::router::dispatch::Lifetimes;
 use crate::settings::Settings;
-use crate::supervise::{News, Supervisor, spawn_unsupervised};
+use crate::supervise::{Supervisor, SupervisorEvent, spawn_unsupervised};
 use crate::telemetry::LogLimiter;
 
 /// At most one line about Redis triggers that were not sent in this time.
@@ -85,7 +86,7 @@ pub fn spawn(parts: Parts) -> io::Result<JoinHandle<()>> {
             Ok(Err(error)) => Ending::Failed(error),
             Err(_panic) => Ending::Panicked,
         };
-        supervisor.tell(News::ThreadEnded("router".to_owned(), ending));
+        supervisor.report(SupervisorEvent::ThreadEnded("router".to_owned(), ending));
     })
 }
 
@@ -114,10 +115,13 @@ async fn route(parts: Parts) -> io::Result<()> {
     let pump = pump(router.clone(), Rc::clone(&server), arrivals, parts.bell, parts.wake);
     supervisor.spawn("pump", pump);
     let redis = settings.redis.clone().map(|settings| {
-        let (router, enabled) = (router.clone(), handshake.tenants_enabled);
+        let router = router.clone();
+        let default = Arc::clone(&handshake.default_tenant);
+        let tenants = Tenants { are_enabled: handshake.tenants_enabled, default };
         let (counts, mut limiter) = (Rc::clone(&status), LogLimiter::new(WARN_INTERVAL));
-        let subscriber = redis::run(settings, status, move |trigger| {
-            let Err(refusal) = bridge::dispatch(&router, &trigger, enabled) else { return };
+        let subscriber = redis::run(settings, tenants, status, move |trigger| {
+            // Nobody waits for the receipt: pub/sub has no way back.
+            let Err(refusal) = router.dispatch(trigger, None) else { return };
             counts.count_not_sent();
             if let Some(suppressed) = limiter.admit(Instant::now()) {
                 let reason = refusal.message;
@@ -127,7 +131,7 @@ async fn route(parts: Parts) -> io::Result<()> {
         supervisor.spawn("redis-subscriber", async move { match subscriber.await {} })
     });
     // If main has gone already, the next line ends this thread too.
-    supervisor.tell(News::Ready);
+    supervisor.report(SupervisorEvent::Ready);
     let _asked_or_alone = stop.recv().await;
 
     if let Some(task) = redis {

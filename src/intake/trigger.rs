@@ -1,14 +1,27 @@
 //! A request to send one notification, checked, from whichever source.
 //!
-//! **Runs on**: the router. **Owns**: its parts; the payload only by reference.
+//! **Runs on**: the router. **Owns**: its parts; the payload as a share of the text it came in.
 //! **Never**: looks into the payload: its bytes pass through as they came.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use ara_shards::base::id::NotificationId;
 use ara_shards::notification::{Audience, Priority};
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
+
+/// One checked trigger.
+#[derive(Debug)]
+pub struct Trigger {
+    /// Whose recipients.
+    pub tenant: Arc<str>,
+    /// Who is meant.
+    pub target: Target,
+    /// What they get.
+    pub event: Event,
+}
 
 /// Who is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,21 +34,32 @@ pub enum Target {
     Channels(Vec<Arc<str>>),
 }
 
+impl Target {
+    /// The users or channels it names, in the sender's order.
+    #[must_use]
+    pub fn names(&self) -> &[Arc<str>] {
+        match self {
+            Self::Users(names) | Self::Channels(names) => names,
+            Self::Everyone => &[],
+        }
+    }
+}
+
 /// What happened, and how it is to be treated.
 #[derive(Debug)]
-pub struct Event<'a> {
+pub struct Event {
     /// The event's type.
-    pub event_type: &'a str,
+    pub event_type: String,
     /// Any JSON, byte for byte as received.
-    pub payload: &'a RawValue,
+    pub payload: Payload,
     /// How urgent it is.
     pub priority: Priority,
     /// Seconds it stays worth delivering; 0 = now or never.
     pub ttl: Option<u64>,
     /// Where it came from.
-    pub source: &'a str,
-    /// The caller's own id for it.
-    pub correlation_id: Option<&'a str>,
+    pub source: Cow<'static, str>,
+    /// The sender's own id for it.
+    pub correlation_id: Option<String>,
     /// Who among the recipients is meant; `None` = all.
     pub audience: Option<Audience>,
     /// Whether it waits for the users an audience names who are away. To single users everything
@@ -43,27 +67,41 @@ pub struct Event<'a> {
     pub queue: bool,
 }
 
-/// One checked trigger.
-#[derive(Debug)]
-pub struct Trigger<'a> {
-    /// Whose recipients.
-    pub tenant: Arc<str>,
-    /// Who is meant.
-    pub target: Target,
-    /// What they get.
-    pub event: Event<'a>,
+/// One JSON value, as it was written: a share of the text that it is a part of, so that no source
+/// copies it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payload(Bytes);
+
+impl Payload {
+    /// The value `json`, which was read from `text`.
+    ///
+    /// # Panics
+    ///
+    /// If it was read from something else.
+    #[must_use]
+    pub fn within(text: &Bytes, json: &RawValue) -> Self {
+        Self(text.slice_ref(json.get().as_bytes()))
+    }
+
+    /// Its bytes: JSON in UTF-8.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// How many bytes it has: at least one.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "no JSON value is empty")]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
-#[derive(Serialize)]
-struct Wire<'a> {
-    r#type: &'static str,
-    id: &'a str,
-    occurred_at: &'a str,
-    event_type: &'a str,
-    payload: &'a RawValue,
-    metadata: Metadata<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    channel: Option<&'a str>,
+/// A value of its own, not part of a text.
+impl From<Box<RawValue>> for Payload {
+    fn from(json: Box<RawValue>) -> Self {
+        Self(Box::<str>::from(json).into_string().into())
+    }
 }
 
 #[derive(Serialize)]
@@ -96,7 +134,7 @@ impl<'a> From<&'a Audience> for WireAudience<'a> {
     }
 }
 
-impl Event<'_> {
+impl Event {
     /// The notification object as clients get it, on `channel` if it goes to one, with or without
     /// the audience it is for.
     #[must_use]
@@ -107,24 +145,103 @@ impl Event<'_> {
         channel: Option<&str>,
         audience: Option<&Audience>,
     ) -> Vec<u8> {
-        let wire = Wire {
-            r#type: "notification",
-            id: &id.to_string(),
-            occurred_at,
-            event_type: self.event_type,
-            payload: self.payload,
-            metadata: Metadata {
-                source: self.source,
-                priority: self.priority.name(),
-                ttl: self.ttl,
-                correlation_id: self.correlation_id,
-                audience: audience.map(WireAudience::from),
-            },
-            channel,
+        let metadata = Metadata {
+            source: &self.source,
+            priority: self.priority.name(),
+            ttl: self.ttl,
+            correlation_id: self.correlation_id.as_deref(),
+            audience: audience.map(WireAudience::from),
         };
-        let mut json = Vec::with_capacity(self.payload.get().len() + 320);
-        // Serializing to memory cannot fail.
-        let _written = serde_json::to_writer(&mut json, &wire);
-        json
+        let mut object = ObjectWriter::with_capacity(self.payload.len() + 320);
+        object.member("type", "notification");
+        object.member("id", &id.to_string());
+        object.member("occurred_at", occurred_at);
+        object.member("event_type", &self.event_type);
+        object.raw_member("payload", self.payload.as_bytes());
+        object.member("metadata", &metadata);
+        if let Some(channel) = channel {
+            object.member("channel", channel);
+        }
+        object.end()
+    }
+}
+
+/// Writes a JSON object of at least one member. `serde_json` would want the payload as a `RawValue`,
+/// which is made of bytes only by scanning or copying them once more.
+struct ObjectWriter(Vec<u8>);
+
+impl ObjectWriter {
+    fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
+    fn member<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) {
+        self.name(name);
+        serde_json::to_writer(&mut self.0, value).expect("memory takes whatever has string keys");
+    }
+
+    /// A member whose value is JSON already.
+    fn raw_member(&mut self, name: &'static str, json: &[u8]) {
+        self.name(name);
+        self.0.extend_from_slice(json);
+    }
+
+    /// Names are ours: none needs an escape.
+    fn name(&mut self, name: &'static str) {
+        self.0.extend_from_slice(if self.0.is_empty() { b"{\"" } else { b",\"" });
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b"\":");
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        self.0.push(b'}');
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(payload: &str) -> Event {
+        Event {
+            event_type: "order \"paid\"".to_owned(),
+            payload: RawValue::from_string(payload.to_owned()).unwrap().into(),
+            priority: Priority::Normal,
+            ttl: None,
+            source: "http-api".into(),
+            correlation_id: None,
+            audience: None,
+            queue: false,
+        }
+    }
+
+    /// Clients, and files of former versions, hold these very bytes.
+    #[test]
+    fn a_notification_has_the_bytes_it_always_had() {
+        let id = NotificationId([0x11; 16]);
+        let payload = r#"{"b":1.10, "a":[1e400,"\u0041"],"a":0}"#;
+        let mut event = event(payload);
+        let json = event.to_json(id, "now", None, None);
+        let head = format!(
+            r#"{{"type":"notification","id":"{id}","occurred_at":"now","event_type":"order \"paid\"","payload":{payload},"metadata":{{"source":"http-api","priority":"Normal""#
+        );
+        assert_eq!(String::from_utf8(json).unwrap(), format!("{head}}}}}"));
+        event.ttl = Some(60);
+        event.correlation_id = Some("c".to_owned());
+        let audience = Audience::Roles(Box::new(["r".into()]));
+        let json = event.to_json(id, "now", Some("news"), Some(&audience));
+        let tail = r#","ttl":60,"correlation_id":"c","audience":{"type":"Roles","value":["r"]}},"channel":"news"}"#;
+        assert_eq!(String::from_utf8(json).unwrap(), format!("{head}{tail}"));
+    }
+
+    #[test]
+    fn a_payload_shares_the_text_it_was_read_from() {
+        let text = Bytes::from_static(b"{\"payload\": [1, 2] }");
+        let read: std::collections::BTreeMap<&str, &RawValue> =
+            serde_json::from_slice(&text).unwrap();
+        let payload = Payload::within(&text, read["payload"]);
+        assert_eq!(payload.as_bytes(), b"[1, 2]");
+        assert!(text.as_ptr_range().contains(&payload.as_bytes().as_ptr()));
     }
 }

@@ -1,4 +1,4 @@
-//! From one pub/sub message to one checked trigger, or to the reason why not.
+//! From one pub/sub message to one trigger, or to the reason why not.
 //!
 //! **Runs on**: the router. **Owns**: nothing. **Never**: does I/O, logs, or changes a byte of the
 //! payload, which passes through as it was published.
@@ -7,17 +7,21 @@
 //! `notification:channel:<name>`, each with a `target` that is the suffix; `broadcast` only on
 //! `notification:broadcast`. `users` and `channels` may travel there too, and on any
 //! `notification:user:…` or `notification:channel:…` respectively: they name several
-//! targets and so have no suffix to agree with. An unknown field is a fault: what it was to narrow
-//! would go to everybody. So is a repeated one, since two readers could differ on it.
+//! targets and so have no suffix to agree with.
 
-use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
-use ara_shards::wire::json::{self, Fault, Problem, Unknown};
+use ara_shards::wire::json::Problem as JsonProblem;
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::names;
+use crate::intake::draft::{self, EventDraft, TargetDraft, TargetKind};
+use crate::intake::fault::Problem;
+use crate::intake::trigger::Payload;
+use crate::intake::validate::{self, PAYLOAD_BYTES_MAX};
+use crate::intake::{Draft, Fault, Trigger};
 
 /// The prefix of the Redis channels that carry triggers for one user.
 pub const USER_PREFIX: &str = "notification:user:";
@@ -28,74 +32,30 @@ pub const BROADCAST: &str = "notification:broadcast";
 
 /// The largest message: the same bound as the HTTP batch body.
 pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
-/// The largest payload: the same bound as an HTTP body.
-pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
-/// The longest user id, event type or correlation id, in bytes.
-pub const NAME_BYTES_MAX: usize = 128;
-/// The longest channel name or tenant id, in bytes.
-pub const CHANNEL_BYTES_MAX: usize = 64;
-/// The most users one trigger may name.
-pub const USERS_MAX: usize = 10_000;
-/// The most channels one trigger may name.
-pub const CHANNELS_MAX: usize = 100;
 
 const _: () = assert!(
     PAYLOAD_BYTES_MAX < MESSAGE_BYTES_MAX,
     "a payload at its bound must fit into a message with the names around it"
 );
 
-/// A request to send one notification, as it came in through Redis.
+/// Where a notification comes from, in its metadata.
+const SOURCE: &str = "redis";
+
+/// Whose a message is.
 #[derive(Debug, Clone)]
-pub struct RedisTrigger {
-    /// Who gets it.
-    pub target: RedisTarget,
-    /// Whose it is; `None` = the default tenant.
-    pub tenant: Option<String>,
-    /// What they get.
-    pub event: RedisEvent,
+pub struct Tenants {
+    /// Whether there are any; without, `tenant_id` has no meaning.
+    pub are_enabled: bool,
+    /// Whose a message without `tenant_id` is.
+    pub default: Arc<str>,
 }
 
-/// Who gets a notification. Lists keep the publisher's order and may repeat a name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RedisTarget {
-    /// Every connection of one user.
-    User(String),
-    /// Every connection of several users.
-    Users(Vec<String>),
-    /// Every connection of the tenant.
-    Broadcast,
-    /// The subscribers of one channel.
-    Channel(String),
-    /// The subscribers of several channels.
-    Channels(Vec<String>),
-}
-
-/// The event inside a trigger.
-#[derive(Debug, Clone)]
-pub struct RedisEvent {
-    /// What happened, in the publisher's words.
-    pub event_type: String,
-    /// Any JSON, byte for byte as published.
-    pub payload: Box<RawValue>,
-    /// How urgent it is; `None` where the publisher did not say.
-    pub priority: Option<Priority>,
-    /// Seconds it stays worth delivering; 0 = now or never.
-    pub ttl: Option<u64>,
-    /// The publisher's own id, to find it again downstream.
-    pub correlation_id: Option<String>,
-}
-
-/// How urgent a notification is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-pub enum Priority {
-    /// May wait.
-    Low,
-    /// The default.
-    Normal,
-    /// Before the others.
-    High,
-    /// Before everything.
-    Critical,
+impl Tenants {
+    fn of(&self, tenant_id: Option<&str>) -> Result<Arc<str>, Fault> {
+        let Some(tenant) = tenant_id else { return Ok(Arc::clone(&self.default)) };
+        validate::check_tenant("tenant_id", tenant)?;
+        Ok(if self.are_enabled { tenant.into() } else { Arc::clone(&self.default) })
+    }
 }
 
 /// Why a message was not taken. Each is counted under its [`reason`](Self::reason).
@@ -176,92 +136,110 @@ impl Rejected {
     }
 }
 
-/// What was wrong with a message: the reason it is counted under, and the sentence for the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rejection {
-    /// What it is counted under.
-    pub reason: Rejected,
-    /// Where the JSON itself is at fault.
-    fault: Option<Fault>,
-}
+impl Rejected {
+    /// The reason of a fault; `kind` where the message's was read.
+    fn of(fault: &Fault, kind: Option<TargetKind>) -> Self {
+        let of_field = || Self::of_field(fault.field().unwrap_or_default(), kind);
+        match fault {
+            Fault::Json(fault) => match fault.problem() {
+                JsonProblem::Unknown(_) => Self::UnknownField,
+                JsonProblem::Missing
+                | JsonProblem::Mismatch { .. }
+                | JsonProblem::NotOneOf(_)
+                | JsonProblem::HalfPair
+                | JsonProblem::Unfit => of_field(),
+                JsonProblem::Empty
+                | JsonProblem::Encoding(_)
+                | JsonProblem::Malformed(_)
+                | JsonProblem::CutShort
+                | JsonProblem::Repeated => Self::BadJson,
+            },
+            Fault::Field { problem, .. } => match problem {
+                Problem::TooLong { .. } => Self::TooLarge,
+                Problem::Count { found, most } if found > most => Self::TooManyTargets,
+                Problem::Missing
+                | Problem::Misplaced { .. }
+                | Problem::OnlyFor(_)
+                | Problem::Invalid { .. }
+                | Problem::Count { .. } => of_field(),
+            },
+        }
+    }
 
-impl From<Rejected> for Rejection {
-    fn from(reason: Rejected) -> Self {
-        Self { reason, fault: None }
+    /// The reason where the field at this path is not as it must be.
+    fn of_field(path: &str, kind: Option<TargetKind>) -> Self {
+        let field = path.split_once('[').map_or(path, |(field, _)| field);
+        match (field, kind) {
+            ("type", _) => Self::BadType,
+            ("target", Some(TargetKind::User | TargetKind::Users)) => Self::BadUser,
+            ("target", Some(TargetKind::Channel | TargetKind::Channels)) => Self::BadChannel,
+            ("tenant_id", _) => Self::BadTenant,
+            ("event" | "event.payload", _) => Self::BadEvent,
+            ("event.event_type", _) => Self::BadEventType,
+            ("event.priority", _) => Self::BadPriority,
+            ("event.ttl", _) => Self::BadTtl,
+            ("event.correlation_id", _) => Self::BadCorrelationId,
+            _ => Self::BadJson,
+        }
     }
 }
 
-impl From<Fault> for Rejection {
-    fn from(fault: Fault) -> Self {
-        let reason = match fault.problem() {
-            Problem::Unknown(_) => Rejected::UnknownField,
-            Problem::Missing
-            | Problem::Mismatch { .. }
-            | Problem::NotOneOf(_)
-            | Problem::HalfPair
-            | Problem::Unfit => Rejected::of_field(fault.field().unwrap_or_default()),
-            Problem::Empty
-            | Problem::Encoding(_)
-            | Problem::Malformed(_)
-            | Problem::CutShort
-            | Problem::Repeated => Rejected::BadJson,
-        };
-        Self { reason, fault: Some(fault) }
+/// What was wrong with a message; `Display` is the sentence for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rejection {
+    /// It is longer than [`MESSAGE_BYTES_MAX`].
+    TooLarge,
+    /// Its type may not travel on the Redis channel it came on.
+    WrongTarget,
+    /// Its target is not what the Redis channel says.
+    TargetMismatch,
+    /// What it says makes no trigger.
+    Fault {
+        /// What it is counted under.
+        reason: Rejected,
+        /// What is wrong where.
+        fault: Fault,
+    },
+}
+
+impl Rejection {
+    /// What it is counted under.
+    #[must_use]
+    pub const fn reason(&self) -> Rejected {
+        match self {
+            Self::TooLarge => Rejected::TooLarge,
+            Self::WrongTarget => Rejected::WrongTarget,
+            Self::TargetMismatch => Rejected::TargetMismatch,
+            Self::Fault { reason, .. } => *reason,
+        }
+    }
+
+    fn fault(fault: Fault, kind: Option<TargetKind>) -> Self {
+        Self::Fault { reason: Rejected::of(&fault, kind), fault }
     }
 }
 
 impl fmt::Display for Rejection {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.fault {
-            Some(fault) => fault.fmt(formatter),
-            None => formatter.write_str(self.reason.rule()),
-        }
-    }
-}
-
-impl Rejected {
-    /// The reason where the field at this path is missing or of another kind than it must be.
-    fn of_field(path: &str) -> Self {
-        match path {
-            "type" => Self::BadType,
-            "tenant_id" => Self::BadTenant,
-            "event" | "event.payload" => Self::BadEvent,
-            "event.event_type" => Self::BadEventType,
-            "event.priority" => Self::BadPriority,
-            "event.ttl" => Self::BadTtl,
-            "event.correlation_id" => Self::BadCorrelationId,
-            _ => Self::BadJson,
-        }
-    }
-
-    /// What a message must keep to, to escape this reason.
-    const fn rule(self) -> &'static str {
         match self {
-            Self::TooLarge => "a message has at most 1 MiB, its `event.payload` 64 KiB",
-            Self::BadJson => "a message is one JSON object in UTF-8",
-            Self::UnknownField => "a message has no other fields than the documented ones",
-            Self::BadType => "`type` is one of user, users, broadcast, channel, channels",
-            Self::WrongTarget => "this `type` may not travel on this Redis channel",
-            Self::TargetMismatch => "`target` is what follows the Redis channel's prefix",
-            Self::BadUser => "`target` names users of 1 to 128 bytes of visible text, at least one",
-            Self::BadChannel => {
-                "`target` names channels of 1 to 64 of A-Z a-z 0-9 . _ -, at least one"
+            Self::TooLarge => {
+                write!(formatter, "the message is longer than {MESSAGE_BYTES_MAX} bytes")
             }
-            Self::TooManyTargets => "`target` has at most 10,000 users or 100 channels",
-            Self::BadTenant => "`tenant_id` is 1 to 64 of A-Z a-z 0-9 . _ -",
-            Self::BadEvent => "`event` is an object with `event_type` and `payload`",
-            Self::BadEventType => "`event.event_type` is 1 to 128 bytes of visible text",
-            Self::BadPriority => "`event.priority` is one of Low, Normal, High, Critical",
-            Self::BadTtl => "`event.ttl` is a whole number of seconds",
-            Self::BadCorrelationId => "`event.correlation_id` is 1 to 128 bytes of visible text",
+            Self::WrongTarget => {
+                formatter.write_str("this `type` may not travel on this Redis channel")
+            }
+            Self::TargetMismatch => {
+                formatter.write_str("`target` is not what follows the Redis channel's prefix")
+            }
+            Self::Fault { fault, .. } => fault.fmt(formatter),
         }
     }
 }
 
 #[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Cow<'a, str>,
+struct Message<'a> {
+    #[serde(rename = "type")]
+    kind: TargetKind,
     /// Its type depends on `kind`.
     #[serde(borrow)]
     target: Option<&'a RawValue>,
@@ -275,7 +253,7 @@ struct Event<'a> {
     event_type: String,
     #[serde(borrow)]
     payload: &'a RawValue,
-    priority: Option<Priority>,
+    priority: Option<String>,
     ttl: Option<u64>,
     correlation_id: Option<String>,
 }
@@ -284,109 +262,60 @@ struct Event<'a> {
 ///
 /// # Errors
 /// The first fault found; see [`Rejected`].
-pub fn parse(redis_channel: &[u8], bytes: &[u8]) -> Result<RedisTrigger, Rejection> {
+pub fn parse(redis_channel: &[u8], bytes: &Bytes, tenants: &Tenants) -> Result<Trigger, Rejection> {
     if bytes.len() > MESSAGE_BYTES_MAX {
-        return Err(Rejected::TooLarge.into());
+        return Err(Rejection::TooLarge);
     }
-    let envelope: Envelope<'_> = json::read(bytes, Unknown::Refused)?;
-    let target = target(redis_channel, &envelope)?;
-    let tenant = valid(envelope.tenant_id, Rejected::BadTenant, names::is_channel)?;
-    let event = event(envelope.event)?;
-    Ok(RedisTrigger { target, tenant, event })
+    let message: Message<'_> = draft::read(bytes).map_err(|fault| Rejection::fault(fault, None))?;
+    let kind = message.kind;
+    let suffix = travels_on(kind, redis_channel).ok_or(Rejection::WrongTarget)?;
+    let trigger =
+        trigger(message, bytes, tenants).map_err(|fault| Rejection::fault(fault, Some(kind)))?;
+    match (suffix, trigger.target.names()) {
+        (Suffix::IsTarget(suffix), [name]) if name.as_bytes() == suffix => Ok(trigger),
+        (Suffix::IsTarget(_), _) => Err(Rejection::TargetMismatch),
+        (Suffix::MeansNothing, _) => Ok(trigger),
+    }
 }
 
-fn target(redis_channel: &[u8], envelope: &Envelope<'_>) -> Result<RedisTarget, Rejection> {
-    let raw = envelope.target;
+/// What the end of a Redis channel's name says about the messages on it.
+enum Suffix<'a> {
+    /// This is their target.
+    IsTarget(&'a [u8]),
+    /// Nothing: they name their targets themselves.
+    MeansNothing,
+}
+
+/// What the name of the Redis channel says to messages of this kind, if they may travel on it.
+fn travels_on(kind: TargetKind, redis_channel: &[u8]) -> Option<Suffix<'_>> {
     let suffix = |prefix: &str| redis_channel.strip_prefix(prefix.as_bytes());
-    let on = |prefix: &str| suffix(prefix).is_some();
-    let on_broadcast = redis_channel == BROADCAST.as_bytes();
-    match envelope.kind.as_ref() {
-        "user" => {
-            let suffix = suffix(USER_PREFIX).ok_or(Rejected::WrongTarget)?;
-            one(raw, suffix, Rejected::BadUser, is_visible_name).map(RedisTarget::User)
-        }
-        "channel" => {
-            let suffix = suffix(CHANNEL_PREFIX).ok_or(Rejected::WrongTarget)?;
-            one(raw, suffix, Rejected::BadChannel, names::is_channel).map(RedisTarget::Channel)
-        }
-        "users" if !(on_broadcast || on(USER_PREFIX)) => Err(Rejected::WrongTarget.into()),
-        "channels" if !(on_broadcast || on(CHANNEL_PREFIX)) => Err(Rejected::WrongTarget.into()),
-        "broadcast" if !on_broadcast => Err(Rejected::WrongTarget.into()),
-        "users" => many(raw, USERS_MAX, Rejected::BadUser, is_visible_name).map(RedisTarget::Users),
-        "channels" => many(raw, CHANNELS_MAX, Rejected::BadChannel, names::is_channel)
-            .map(RedisTarget::Channels),
-        // There is nothing to say in a broadcast's `target`: publishers write null, "*" or nothing.
-        "broadcast" => Ok(RedisTarget::Broadcast),
-        _ => Err(Rejected::BadType.into()),
+    let is_broadcast = redis_channel == BROADCAST.as_bytes();
+    match kind {
+        TargetKind::User => suffix(USER_PREFIX).map(Suffix::IsTarget),
+        TargetKind::Channel => suffix(CHANNEL_PREFIX).map(Suffix::IsTarget),
+        _ if is_broadcast => Some(Suffix::MeansNothing),
+        TargetKind::Users => suffix(USER_PREFIX).map(|_any| Suffix::MeansNothing),
+        TargetKind::Channels => suffix(CHANNEL_PREFIX).map(|_any| Suffix::MeansNothing),
+        TargetKind::Broadcast => None,
     }
 }
 
-fn event(event: Event<'_>) -> Result<RedisEvent, Rejection> {
-    let Event { event_type, payload, priority, ttl, correlation_id } = event;
-    if !is_visible_name(&event_type) {
-        return Err(Rejected::BadEventType.into());
-    }
-    if payload.get().len() > PAYLOAD_BYTES_MAX {
-        return Err(Rejected::TooLarge.into());
-    }
-    let correlation_id = valid(correlation_id, Rejected::BadCorrelationId, is_visible_name)?;
-    Ok(RedisEvent { event_type, payload: payload.to_owned(), priority, ttl, correlation_id })
-}
-
-/// A name that may be missing, but not malformed.
-fn valid(
-    name: Option<String>,
-    reason: Rejected,
-    is_valid: fn(&str) -> bool,
-) -> Result<Option<String>, Rejection> {
-    match name {
-        Some(name) if !is_valid(&name) => Err(reason.into()),
-        name => Ok(name),
-    }
-}
-
-/// Reads the target, whose fault has the reason of its type.
-fn read<'a, T: Deserialize<'a>>(
-    raw: Option<&'a RawValue>,
-    reason: Rejected,
-) -> Result<T, Rejection> {
-    let raw = raw.ok_or(reason)?;
-    json::read_field("target", raw, Unknown::Refused)
-        .map_err(|fault| Rejection { reason, fault: Some(fault) })
-}
-
-fn one(
-    raw: Option<&RawValue>,
-    suffix: &[u8],
-    reason: Rejected,
-    is_valid: fn(&str) -> bool,
-) -> Result<String, Rejection> {
-    let name: String = read(raw, reason)?;
-    if !is_valid(&name) {
-        return Err(reason.into());
-    }
-    if name.as_bytes() == suffix { Ok(name) } else { Err(Rejected::TargetMismatch.into()) }
-}
-
-fn many(
-    raw: Option<&RawValue>,
-    count_max: usize,
-    reason: Rejected,
-    is_valid: fn(&str) -> bool,
-) -> Result<Vec<String>, Rejection> {
-    let names: Vec<String> = read(raw, reason)?;
-    if names.len() > count_max {
-        return Err(Rejected::TooManyTargets.into());
-    }
-    if names.is_empty() || !names.iter().all(|name| is_valid(name)) {
-        return Err(reason.into());
-    }
-    Ok(names)
-}
-
-/// A user id, an event type or a correlation id, by the same rule as over HTTP.
-fn is_visible_name(name: &str) -> bool {
-    names::is_visible(name, NAME_BYTES_MAX)
+fn trigger(message: Message<'_>, bytes: &Bytes, tenants: &Tenants) -> Result<Trigger, Fault> {
+    let Message { kind, target, tenant_id, event } = message;
+    let target = TargetDraft::read(kind, "target", target)?;
+    let tenant = tenants.of(tenant_id.as_deref())?;
+    let event = EventDraft {
+        path: "event",
+        event_type: event.event_type,
+        payload: Payload::within(bytes, event.payload),
+        priority: event.priority,
+        ttl: event.ttl,
+        source: SOURCE.into(),
+        correlation_id: event.correlation_id,
+        audience: None,
+        queue: false,
+    };
+    Draft { target, event }.into_trigger(tenant)
 }
 
 #[cfg(test)]

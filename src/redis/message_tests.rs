@@ -3,15 +3,27 @@
 //!
 //! **Runs on**: the test. **Owns**: nothing. **Never**: needs a Redis server.
 
+use std::borrow::Cow;
+
 use super::*;
+use crate::intake::trigger::Target;
+use crate::names::{CHANNELS_MAX, LABEL_BYTES_MAX, USERS_MAX};
+use ara_shards::notification::Priority;
+use ara_shards::wire::json::{self, Unknown};
 use proptest::prelude::*;
 
 const EVENT: &str = r#"{"event_type":"t","payload":1}"#;
 
+/// With tenants on.
+fn read(channel: &[u8], text: impl Into<Bytes>) -> Result<Trigger, Rejection> {
+    let tenants = Tenants { are_enabled: true, default: "default".into() };
+    parse(channel, &text.into(), &tenants)
+}
+
 fn reason(channel: &str, text: &str) -> &'static str {
-    match parse(channel.as_bytes(), text.as_bytes()) {
+    match read(channel.as_bytes(), text.to_owned()) {
         Ok(_) => "taken",
-        Err(rejection) => rejection.reason.reason(),
+        Err(rejection) => rejection.reason().reason(),
     }
 }
 
@@ -29,21 +41,43 @@ fn reads_every_field() {
     let text = r#" {"type":"user","target":"u\u00e9","tenant_id":"acme.eu",
         "event":{"event_type":"order.paid","payload": {"b":1.10, "a":[1e400,"\u0041"],"a":0} ,
         "priority":"Critical","ttl":0,"correlation_id":"c-1"}}"#;
-    let trigger = parse("notification:user:ué".as_bytes(), text.as_bytes()).unwrap();
-    assert_eq!(trigger.target, RedisTarget::User("ué".into()));
-    assert_eq!(trigger.tenant.as_deref(), Some("acme.eu"));
+    let trigger = read("notification:user:ué".as_bytes(), text).unwrap();
+    assert_eq!(trigger.target, Target::Users(vec!["ué".into()]));
+    assert_eq!(&*trigger.tenant, "acme.eu");
     let event = trigger.event;
     assert_eq!(event.event_type, "order.paid");
-    assert_eq!(event.payload.get(), r#"{"b":1.10, "a":[1e400,"\u0041"],"a":0}"#);
-    assert_eq!((event.priority, event.ttl), (Some(Priority::Critical), Some(0)));
+    assert_eq!(event.payload.as_bytes(), br#"{"b":1.10, "a":[1e400,"\u0041"],"a":0}"#);
+    assert_eq!((event.priority, event.ttl), (Priority::Critical, Some(0)));
     assert_eq!(event.correlation_id.as_deref(), Some("c-1"));
+    assert_eq!((event.source, event.audience, event.queue), (Cow::Borrowed("redis"), None, false));
+}
+
+#[test]
+fn a_message_is_for_the_tenant_it_names_where_there_are_tenants() {
+    let with = |tenant: &str| {
+        Bytes::from(format!(r#"{{"type":"broadcast","tenant_id":{tenant},"event":{EVENT}}}"#))
+    };
+    for (are_enabled, tenant, expected) in [
+        (true, r#""acme""#, "acme"),
+        (true, "null", "default"),
+        (false, r#""acme""#, "default"),
+        (false, "null", "default"),
+    ] {
+        let tenants = Tenants { are_enabled, default: "default".into() };
+        let trigger = parse(BROADCAST.as_bytes(), &with(tenant), &tenants).unwrap();
+        assert_eq!(&*trigger.tenant, expected, "{are_enabled} {tenant}");
+    }
+    // A malformed one is counted in both cases.
+    let tenants = Tenants { are_enabled: false, default: "default".into() };
+    let rejection = parse(BROADCAST.as_bytes(), &with(r#""a/b""#), &tenants).unwrap_err();
+    assert_eq!(rejection.reason(), Rejected::BadTenant);
 }
 
 #[test]
 fn a_message_keeps_the_rules_of_every_shape() {
     let sample = r#"{"type":"user","target":"u","tenant_id":"t","event":{"event_type":"e",
         "payload":{"any":1},"priority":"Low","ttl":1,"correlation_id":"c"}}"#;
-    let read = |text: &str| json::read::<Envelope<'_>>(text.as_bytes(), Unknown::Refused).map(drop);
+    let read = |text: &str| json::read::<Message<'_>>(text.as_bytes(), Unknown::Refused).map(drop);
     crate::json_shape_tests::examine(sample, &["payload"], read);
 }
 
@@ -60,7 +94,7 @@ fn what_would_narrow_a_message_is_not_ignored() {
 #[test]
 fn a_rejection_says_what_was_found_and_repeats_no_value() {
     let sentence =
-        |text: &str| parse(BROADCAST.as_bytes(), text.as_bytes()).unwrap_err().to_string();
+        |text: &str| read(BROADCAST.as_bytes(), text.to_owned()).unwrap_err().to_string();
     for (text, expected) in [
         (
             r#"{"type":"broadcast","event":{"event_type":"t","payload":1,"ttl":"secret"}}"#,
@@ -72,7 +106,19 @@ fn a_rejection_says_what_was_found_and_repeats_no_value() {
         ),
         (
             r#"{"type":"secret","event":{"event_type":"t","payload":1}}"#,
-            "`type` is one of user, users, broadcast, channel, channels",
+            "`type` must be one of `user`, `users`, `broadcast`, `channel`, `channels`",
+        ),
+        (
+            r#"{"type":"users","target":["a","secret\u0000"],"event":{"event_type":"t","payload":1}}"#,
+            "`target[1]` is not valid: use 1 to 128 bytes of visible text",
+        ),
+        (
+            r#"{"type":"broadcast","event":{"event_type":"t","payload":1,"priority":"secret"}}"#,
+            "`event.priority` is not valid: use one of Low, Normal, High, Critical",
+        ),
+        (
+            r#"{"type":"user","target":"secret","event":{"event_type":"t","payload":1}}"#,
+            "this `type` may not travel on this Redis channel",
         ),
         ("{\"type\":\n}", "malformed JSON at line 2, column 1: `}` cannot stand there"),
     ] {
@@ -84,17 +130,24 @@ fn a_rejection_says_what_was_found_and_repeats_no_value() {
 fn reads_each_type_on_its_channel() {
     let target = |channel: &str, kind: &str, target: &str| {
         let text = format!(r#"{{"type":"{kind}",{target}"event":{EVENT}}}"#);
-        parse(channel.as_bytes(), text.as_bytes()).map(|trigger| trigger.target)
+        read(channel.as_bytes(), text).map(|trigger| trigger.target)
     };
-    let names = || vec!["a".to_owned(), "b".to_owned()];
+    let names = || vec!["a".into(), "b".into()];
     for (channel, kind, raw, expected) in [
-        ("notification:user:a:b", "user", r#""target":"a:b","#, RedisTarget::User("a:b".into())),
-        ("notification:channel:c", "channel", r#""target":"c","#, RedisTarget::Channel("c".into())),
-        (BROADCAST, "users", r#""target":["a","b"],"#, RedisTarget::Users(names())),
-        (BROADCAST, "channels", r#""target":["a","b"],"#, RedisTarget::Channels(names())),
-        (BROADCAST, "broadcast", "", RedisTarget::Broadcast),
-        (BROADCAST, "broadcast", r#""target":null,"#, RedisTarget::Broadcast),
-        (BROADCAST, "broadcast", r#""target":"*","#, RedisTarget::Broadcast),
+        ("notification:user:a:b", "user", r#""target":"a:b","#, Target::Users(vec!["a:b".into()])),
+        (
+            "notification:channel:c",
+            "channel",
+            r#""target":"c","#,
+            Target::Channels(vec!["c".into()]),
+        ),
+        (BROADCAST, "users", r#""target":["a","b"],"#, Target::Users(names())),
+        ("notification:user:any", "users", r#""target":["a","b","a"],"#, Target::Users(names())),
+        (BROADCAST, "channels", r#""target":["a","b"],"#, Target::Channels(names())),
+        ("notification:channel:", "channels", r#""target":["a","b"],"#, Target::Channels(names())),
+        (BROADCAST, "broadcast", "", Target::Everyone),
+        (BROADCAST, "broadcast", r#""target":null,"#, Target::Everyone),
+        (BROADCAST, "broadcast", r#""target":"*","#, Target::Everyone),
     ] {
         assert_eq!(target(channel, kind, raw), Ok(expected), "{channel} {kind} {raw}");
     }
@@ -145,7 +198,7 @@ fn each_misdirected_message_has_its_reason() {
 
 #[test]
 fn each_malformed_event_has_its_reason() {
-    let long = "x".repeat(NAME_BYTES_MAX + 1);
+    let long = "x".repeat(LABEL_BYTES_MAX + 1);
     for (event, expected) in [
         (EVENT, "taken"),
         (r#"{"event_type":"t","payload":null}"#, "taken"),
@@ -191,10 +244,8 @@ fn each_malformed_message_has_its_reason() {
     ] {
         assert_eq!(reason(BROADCAST, text), expected, "{text}");
     }
-    assert_eq!(
-        parse(BROADCAST.as_bytes(), b"{\"type\":\"\xff\"}").unwrap_err().reason,
-        Rejected::BadJson
-    );
+    let rejection = read(BROADCAST.as_bytes(), &b"{\"type\":\"\xff\"}"[..]).unwrap_err();
+    assert_eq!(rejection.reason(), Rejected::BadJson);
 }
 
 #[test]
@@ -236,7 +287,7 @@ proptest! {
         channel in proptest::collection::vec(any::<u8>(), 0..60),
         bytes in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
-        prop_assert!(parse(&channel, &bytes).is_err());
+        prop_assert!(read(&channel, bytes).is_err());
     }
 
     #[test]
@@ -248,7 +299,7 @@ proptest! {
         .to_owned()
         .into_bytes();
         if cut { bytes.truncate(at) } else if let Some(place) = bytes.get_mut(at) { *place = byte }
-        let _taken_or_not = parse(BROADCAST.as_bytes(), &bytes);
+        let _taken_or_not = read(BROADCAST.as_bytes(), bytes);
     }
 
     #[test]
@@ -256,8 +307,8 @@ proptest! {
         for payload in [serde_json::to_string(&text).unwrap(), format!("[{digits}.{digits}]"), format!("{{\"n\" : {digits}}}"),
             serde_json::to_string(&number).unwrap()] {
             let text = format!(r#"{{"type":"broadcast","event":{{"event_type":"e","payload":{payload}}}}}"#);
-            let trigger = parse(BROADCAST.as_bytes(), text.as_bytes()).unwrap();
-            prop_assert_eq!(trigger.event.payload.get(), payload.as_str());
+            let trigger = read(BROADCAST.as_bytes(), text).unwrap();
+            prop_assert_eq!(trigger.event.payload.as_bytes(), payload.as_bytes());
         }
     }
 }

@@ -11,7 +11,6 @@ use std::cell::Cell;
 
 pub mod backoff;
 pub mod breaker;
-pub mod bridge;
 mod connection;
 mod fault;
 pub mod message;
@@ -21,7 +20,7 @@ pub mod tls;
 
 pub use breaker::BreakerState;
 pub use connection::{check_url, is_tls};
-pub use message::{Priority, RedisEvent, RedisTarget, RedisTrigger, Rejected, Rejection};
+pub use message::{Rejected, Rejection, Tenants};
 pub use subscriber::{Options, Timing, run, run_with};
 
 /// Where the connection to Redis stands, in the words of `/health`.
@@ -114,7 +113,7 @@ impl Status {
     /// How many messages were not taken for this reason.
     #[must_use]
     pub fn rejected(&self, reason: Rejected) -> u64 {
-        self.rejected.get(reason as usize).map_or(0, Cell::get)
+        self.rejected_counter(reason).get()
     }
 
     /// Counts a valid trigger that was not sent.
@@ -123,9 +122,11 @@ impl Status {
     }
 
     fn count_rejected(&self, reason: Rejected) {
-        if let Some(count) = self.rejected.get(reason as usize) {
-            add_one(count);
-        }
+        add_one(self.rejected_counter(reason));
+    }
+
+    fn rejected_counter(&self, reason: Rejected) -> &Cell<u64> {
+        self.rejected.get(reason as usize).expect("there is a counter for every reason")
     }
 }
 

@@ -23,10 +23,11 @@ use super::backoff::Backoff;
 use super::breaker::{Breaker, BreakerState, Permit};
 use super::connection::{Endpoint, Link};
 use super::fault::Fault;
-use super::message::{self, RedisTrigger, Rejected, Rejection};
+use super::message::{self, Rejection, Tenants};
 use super::resp::Frame;
 use super::tls::Tls;
 use super::{State, Status, add_one};
+use crate::intake::Trigger;
 use crate::settings::Redis;
 use crate::telemetry::LogLimiter;
 
@@ -69,21 +70,23 @@ pub struct Options {
 /// Subscribes and hands each valid trigger to `sink`, for ever. Dropping the future disconnects.
 pub async fn run(
     settings: Redis,
+    tenants: Tenants,
     status: Rc<Status>,
-    sink: impl FnMut(RedisTrigger),
+    sink: impl FnMut(Trigger),
 ) -> Infallible {
-    run_with(settings, Options::default(), status, sink).await
+    run_with(settings, tenants, Options::default(), status, sink).await
 }
 
 /// As [`run`], with other deadlines and intervals.
 pub async fn run_with(
     settings: Redis,
+    tenants: Tenants,
     options: Options,
     status: Rc<Status>,
-    sink: impl FnMut(RedisTrigger),
+    sink: impl FnMut(Trigger),
 ) -> Infallible {
-    let messages =
-        Messages { status: Rc::clone(&status), limiter: LogLimiter::new(WARN_INTERVAL), sink };
+    let limiter = LogLimiter::new(WARN_INTERVAL);
+    let receiver = Receiver { tenants, status: Rc::clone(&status), limiter, sink };
     let mut subscriber = Subscriber {
         endpoint: Endpoint::parse(&settings.url),
         timing: options.timing,
@@ -96,7 +99,7 @@ pub async fn run_with(
         backoff: Backoff::new(settings.backoff_initial, settings.backoff_max, fastrand::u64(..)),
         status,
         was_connected: false,
-        messages,
+        receiver,
     };
     subscriber.show(State::Reconnecting);
     loop {
@@ -115,10 +118,10 @@ struct Subscriber<S> {
     backoff: Backoff,
     status: Rc<Status>,
     was_connected: bool,
-    messages: Messages<S>,
+    receiver: Receiver<S>,
 }
 
-impl<S: FnMut(RedisTrigger)> Subscriber<S> {
+impl<S: FnMut(Trigger)> Subscriber<S> {
     /// Connects, subscribes and receives until something ends the connection.
     async fn connect_and_receive(&mut self) -> Fault {
         // Both use the same deadline: an error from within tells more than this timeout, so it
@@ -137,7 +140,7 @@ impl<S: FnMut(RedisTrigger)> Subscriber<S> {
     async fn connect(&mut self, deadline: tokio::time::Instant) -> Result<Link, Fault> {
         let endpoint = self.endpoint.as_ref().map_err(|error| Fault::Url(error.clone()))?;
         let mut link = Link::open(endpoint, &mut self.tls, deadline).await?;
-        link.subscribe(endpoint, &self.tls, |frame| self.messages.take(frame)).await?;
+        link.subscribe(endpoint, &self.tls, |frame| self.receiver.take(frame)).await?;
         Ok(link)
     }
 
@@ -180,7 +183,7 @@ impl<S: FnMut(RedisTrigger)> Subscriber<S> {
                     match frame {
                         // A refused ping (an ACL without it) is an answer like any other.
                         Frame::Pong | Frame::Refused(_) => self.answered(&mut health, start),
-                        frame => self.messages.take(frame),
+                        frame => self.receiver.take(frame),
                     }
                     burst += 1;
                     if burst == BURST {
@@ -253,25 +256,26 @@ impl<S: FnMut(RedisTrigger)> Subscriber<S> {
 }
 
 /// Takes received messages: counts and checks them, and hands them on or logs why not.
-struct Messages<S> {
+struct Receiver<S> {
+    tenants: Tenants,
     status: Rc<Status>,
     limiter: LogLimiter,
     sink: S,
 }
 
-impl<S: FnMut(RedisTrigger)> Messages<S> {
+impl<S: FnMut(Trigger)> Receiver<S> {
     fn take(&mut self, frame: Frame) {
         match frame {
             Frame::Message { channel, payload } => {
                 add_one(&self.status.messages_received);
-                match message::parse(&channel, &payload) {
+                match message::parse(&channel, &payload, &self.tenants) {
                     Ok(trigger) => (self.sink)(trigger),
                     Err(rejection) => self.reject(&rejection, &channel, payload.len()),
                 }
             }
             Frame::Oversize => {
                 add_one(&self.status.messages_received);
-                self.reject(&Rejected::TooLarge.into(), b"", message::MESSAGE_BYTES_MAX);
+                self.reject(&Rejection::TooLarge, b"", message::MESSAGE_BYTES_MAX);
             }
             Frame::Subscribed | Frame::Pong | Frame::Okay | Frame::Refused(_) => {}
         }
@@ -279,11 +283,11 @@ impl<S: FnMut(RedisTrigger)> Messages<S> {
 
     /// The payload is not logged: it may hold anything, and it is the publisher's.
     fn reject(&mut self, rejection: &Rejection, channel: &[u8], bytes: usize) {
-        self.status.count_rejected(rejection.reason);
+        self.status.count_rejected(rejection.reason());
         if let Some(suppressed) = self.limiter.admit(Instant::now()) {
             let channel = String::from_utf8_lossy(channel);
             let channel = text::cut(&channel, SHOWN_BYTES_MAX);
-            let reason = rejection.reason.reason();
+            let reason = rejection.reason().reason();
             let problem = rejection.to_string();
             warn!(reason, problem, ?channel, bytes, suppressed, "rejected a message from Redis");
         }

@@ -9,13 +9,13 @@ use std::time::{Duration, SystemTime};
 use ara_shards::Limits;
 use ara_shards::base::clock::Clock;
 use ara_shards::base::id::{NotificationId, Tick};
-use ara_shards::link::message::{Delivery, Recipient, Recipients};
+use ara_shards::link::message::{Delivery, DeliveryCounts, Recipient, Recipients};
 use ara_shards::notification::{Audience, Metadata, Notification};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::interest::ShardSet;
-pub use super::pending::Receipt;
+use super::pending::Counts;
 use super::{Phase, Router, State, in_time, overloaded, queue_unavailable, shutting_down};
 use crate::intake::trigger::{Target, Trigger};
 use crate::refusal::Refusal;
@@ -23,11 +23,10 @@ use crate::refusal::Refusal;
 /// A trigger the shards have taken.
 #[derive(Debug)]
 pub struct Dispatched {
-    /// The notification's id.
-    pub id: NotificationId,
-    /// When it happened, RFC 3339.
-    pub occurred_at: String,
-    outcome: oneshot::Receiver<Receipt>,
+    id: NotificationId,
+    occurred_at: String,
+    target: Target,
+    counts: oneshot::Receiver<Counts>,
     router: Router,
 }
 
@@ -60,6 +59,31 @@ impl Lifetimes {
     }
 }
 
+/// What became of a trigger.
+#[derive(Debug)]
+pub struct Receipt {
+    /// The notification's id.
+    pub id: NotificationId,
+    /// When it happened, RFC 3339.
+    pub occurred_at: String,
+    /// Who was meant.
+    pub target: Target,
+    counts: Counts,
+}
+
+impl Receipt {
+    /// The sum over all connections.
+    #[must_use]
+    pub const fn total(&self) -> DeliveryCounts {
+        self.counts.total
+    }
+
+    /// Each user or channel that was named, with what became of its part.
+    pub fn of_each(&self) -> impl Iterator<Item = (&str, &DeliveryCounts)> {
+        self.target.names().iter().map(|name| &**name).zip(&self.counts.targets)
+    }
+}
+
 impl Dispatched {
     /// Waits until every shard has reported.
     ///
@@ -67,12 +91,13 @@ impl Dispatched {
     ///
     /// A shard did not report in time, or nobody is there and the disk takes nothing.
     pub async fn receipt(self) -> Result<Receipt, Refusal> {
-        let receipt = in_time(self.outcome).await?;
-        let total = receipt.total;
+        let Self { id, occurred_at, target, counts, router } = self;
+        let counts = in_time(counts).await?;
+        let total = counts.total;
         if total.refused > 0 && total.delivered == 0 && total.queued == 0 {
-            return Err(queue_unavailable(self.router.disk()));
+            return Err(queue_unavailable(router.disk()));
         }
-        Ok(receipt)
+        Ok(Receipt { id, occurred_at, target, counts })
     }
 }
 
@@ -92,7 +117,7 @@ impl Router {
     /// The gateway is stopping, or a shard has no room; then no shard was sent anything.
     pub fn dispatch(
         &self,
-        trigger: &Trigger<'_>,
+        trigger: Trigger,
         id: Option<NotificationId>,
     ) -> Result<Dispatched, Refusal> {
         let mut state = self.0.borrow_mut();
@@ -103,7 +128,7 @@ impl Router {
         state.take_reports();
         let id = id.unwrap_or_else(|| NotificationId(*Uuid::now_v7().as_bytes()));
         let occurred_at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        let shares = state.shares(trigger, id, &occurred_at);
+        let shares = state.shares(&trigger, id, &occurred_at);
         let priority = trigger.event.priority;
         let has_room = |share: &ShardPart| {
             let messages = shares.iter().filter(|other| other.shard == share.shard).count();
@@ -113,12 +138,9 @@ impl Router {
             state.counters.overloaded += 1;
             return Err(overloaded());
         }
-        let targets = match &trigger.target {
-            Target::Users(names) | Target::Channels(names) => names.len(),
-            Target::Everyone => 0,
-        };
+        let targets = trigger.target.names().len();
         let places = shares.iter().map(|share| (share.shard, share.targets.clone())).collect();
-        let (request, outcome) = state.pending.open(targets, places);
+        let (request, counts) = state.pending.open(targets, places);
         state.counters.triggers += 1;
         for share in shares {
             let delivery = Delivery { request, audience: share.recipients };
@@ -128,14 +150,15 @@ impl Router {
             sent.expect("there was room a moment ago, and nobody else sends to a shard");
             shard.ring();
         }
-        Ok(Dispatched { id, occurred_at, outcome, router: self.clone() })
+        let target = trigger.target;
+        Ok(Dispatched { id, occurred_at, target, counts, router: self.clone() })
     }
 }
 
 impl State {
     pub(super) fn shares(
         &self,
-        trigger: &Trigger<'_>,
+        trigger: &Trigger,
         id: NotificationId,
         occurred_at: &str,
     ) -> Vec<ShardPart> {
@@ -196,7 +219,7 @@ impl State {
     /// What waits for the users an audience names, if it is to wait for them.
     fn absent_shares(
         &self,
-        trigger: &Trigger<'_>,
+        trigger: &Trigger,
         encode: impl FnOnce() -> Arc<Notification>,
     ) -> impl Iterator<Item = ShardPart> {
         let users = match &trigger.event.audience {

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 /// What became of a trigger, over all shards.
 #[derive(Debug)]
-pub struct Receipt {
+pub struct Counts {
     /// The sum over all connections.
     pub total: DeliveryCounts,
     /// One entry for each target user or channel, in the trigger's order.
@@ -28,10 +28,10 @@ pub struct Pending {
 struct Waiting {
     /// Reports still to come.
     left: usize,
-    receipt: Receipt,
+    counts: Counts,
     /// Which targets each shard was given, in the order it was given them.
     parts: Vec<(usize, Vec<usize>)>,
-    caller: oneshot::Sender<Receipt>,
+    caller: oneshot::Sender<Counts>,
 }
 
 impl Pending {
@@ -40,13 +40,13 @@ impl Pending {
         &mut self,
         targets: usize,
         parts: Vec<(usize, Vec<usize>)>,
-    ) -> (RequestId, oneshot::Receiver<Receipt>) {
+    ) -> (RequestId, oneshot::Receiver<Counts>) {
         self.last += 1;
         let request = RequestId(self.last);
         let (caller, receiver) = oneshot::channel();
         let targets = vec![DeliveryCounts::default(); targets];
-        let receipt = Receipt { total: DeliveryCounts::default(), targets };
-        let waiting = Waiting { left: parts.len(), receipt, parts, caller };
+        let counts = Counts { total: DeliveryCounts::default(), targets };
+        let waiting = Waiting { left: parts.len(), counts, parts, caller };
         if waiting.left == 0 {
             waiting.answer();
         } else {
@@ -76,7 +76,7 @@ impl Pending {
 
 impl Waiting {
     fn add(&mut self, shard: usize, sum: DeliveryCounts, counts: &[DeliveryCounts]) {
-        self.receipt.total.add(sum);
+        self.counts.total.add(sum);
         // A shard that was sent two deliveries has at most one with targets.
         let is_it = |(index, places): &&(usize, Vec<usize>)| *index == shard && !places.is_empty();
         let Some((_, places)) = self.parts.iter().find(is_it) else { return };
@@ -89,14 +89,14 @@ impl Waiting {
         };
         assert_eq!(places.len(), counts.len(), "a shard counts each target it was given");
         for (place, count) in places.iter().zip(counts) {
-            let target = self.receipt.targets.get_mut(*place);
+            let target = self.counts.targets.get_mut(*place);
             target.expect("a part names targets of its trigger").add(*count);
         }
     }
 
     fn answer(self) {
         // A caller that has hung up does not need its answer.
-        let _hung_up = self.caller.send(self.receipt);
+        let _hung_up = self.caller.send(self.counts);
     }
 }
 
@@ -115,7 +115,7 @@ mod tests {
         pending.delivered(request, 1, counts(5), &[]);
         assert!(receiver.try_recv().is_err());
         pending.delivered(request, 0, counts(3), &[counts(1), counts(2)]);
-        let Receipt { total, targets } = receiver.try_recv().unwrap();
+        let Counts { total, targets } = receiver.try_recv().unwrap();
         assert_eq!(total, counts(8));
         assert_eq!(targets, [counts(1), counts(5), counts(2)]);
         assert!(pending.waiting.is_empty());
@@ -135,7 +135,7 @@ mod tests {
         let away = DeliveryCounts { queued: 4, ..DeliveryCounts::default() };
         pending.delivered(request, 0, away, &[]);
         pending.delivered(request, 0, counts(3), &[counts(1), counts(2)]);
-        let Receipt { total, targets } = receiver.try_recv().unwrap();
+        let Counts { total, targets } = receiver.try_recv().unwrap();
         assert_eq!(total, DeliveryCounts { delivered: 3, ..away });
         assert_eq!(targets, [counts(1), counts(2)]);
     }

@@ -42,13 +42,14 @@ fn rig(shards: usize) -> (Router, Vec<Unstarted>) {
     (Router::new(links, Placement::new(shards), 100, lifetimes), unstarted)
 }
 
-fn trigger(payload: &RawValue, target: Target) -> Trigger<'_> {
+fn trigger(target: Target) -> Trigger {
+    let payload = RawValue::from_string("{}".into()).unwrap().into();
     let event = Event {
-        event_type: "e",
+        event_type: "e".to_owned(),
         payload,
         priority: Priority::Normal,
         ttl: None,
-        source: "test",
+        source: "test".into(),
         correlation_id: None,
         audience: None,
         queue: false,
@@ -67,17 +68,16 @@ fn user_at(router: &Router, shard: usize) -> Arc<str> {
 #[test]
 fn a_full_inbox_refuses_the_whole_trigger() {
     let (router, _shards) = rig(2);
-    let payload = RawValue::from_string("{}".into()).unwrap();
     let full = user_at(&router, 0);
     for _ in 0..CAPACITY {
-        let sent = trigger(&payload, Target::Users(vec![Arc::clone(&full)]));
-        router.dispatch(&sent, None).unwrap();
+        let sent = trigger(Target::Users(vec![Arc::clone(&full)]));
+        router.dispatch(sent, None).unwrap();
     }
     let depths = router.overview().inbox_depths;
     assert_eq!(depths, [CAPACITY, 0]);
     let both = Target::Users(vec![full, user_at(&router, 1)]);
     for target in [Target::Everyone, both] {
-        let refusal = router.dispatch(&trigger(&payload, target), None).unwrap_err();
+        let refusal = router.dispatch(trigger(target), None).unwrap_err();
         assert_eq!(refusal.code, Code::Overloaded);
         assert_eq!(refusal.status(), 503);
         assert!(refusal.headers.contains(&("retry-after", "1".to_owned())));
@@ -86,21 +86,20 @@ fn a_full_inbox_refuses_the_whole_trigger() {
     assert_eq!(router.overview().counters.overloaded, 2);
     // Another lane, and a trigger for the other shard alone, still have room.
     let other = Target::Users(vec![user_at(&router, 1)]);
-    router.dispatch(&trigger(&payload, other), None).unwrap();
-    let mut urgent = trigger(&payload, Target::Everyone);
+    router.dispatch(trigger(other), None).unwrap();
+    let mut urgent = trigger(Target::Everyone);
     urgent.event.priority = Priority::Critical;
-    router.dispatch(&urgent, None).unwrap();
+    router.dispatch(urgent, None).unwrap();
 }
 
 #[test]
 fn a_trigger_is_encoded_once_however_many_shards_it_concerns() {
     let (router, _shards) = rig(3);
-    let payload = RawValue::from_string("{}".into()).unwrap();
     let users = (0..3).map(|shard| user_at(&router, shard)).collect();
     let state = router.0.borrow();
     let id = ara_shards::base::id::NotificationId([7; 16]);
     for target in [Target::Users(users), Target::Everyone] {
-        let shares = state.shares(&trigger(&payload, target), id, "now");
+        let shares = state.shares(&trigger(target), id, "now");
         let notifications: Vec<_> = shares
             .iter()
             .map(|share| match &share.recipients {
@@ -139,8 +138,7 @@ fn a_notification_is_encoded_for_the_protocols_that_are_there() {
 fn a_stopping_gateway_refuses_triggers_and_clients_in_its_own_words() {
     let (router, _shards) = rig(1);
     router.0.borrow_mut().phase = Phase::Draining;
-    let payload = RawValue::from_string("{}".into()).unwrap();
-    let refusal = router.dispatch(&trigger(&payload, Target::Everyone), None).unwrap_err();
+    let refusal = router.dispatch(trigger(Target::Everyone), None).unwrap_err();
     assert_eq!(refusal.code, Code::ShuttingDown);
     assert!(refused(&router, "*/*").starts_with("HTTP/1.1 503 "));
     let stream = refused(&router, "text/event-stream");

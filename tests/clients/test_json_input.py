@@ -76,6 +76,25 @@ async def test_a_value_of_another_kind_is_told_in_the_words_of_json(gateway, use
         assert_own_words(error["message"])
 
 
+@pytest.mark.parametrize("path, fields, field, sentence", [
+    (SEND, {"target_user_id": "u", "priority": "secret"}, "priority",
+     "`priority` is not valid: use one of Low, Normal, High, Critical"),
+    (f"{SEND}-to-users", {"target_user_ids": ["u", "secret\n"]}, "target_user_ids[1]",
+     "`target_user_ids[1]` is not valid: use 1 to 128 bytes of visible text"),
+    ("/api/v1/notifications/channels", {"channels": []}, "channels", "`channels` has 0 entries; 1 to 100 are allowed"),
+    ("/api/v1/notifications/channel", {"channel": "a b"}, "channel",
+     "`channel` is not valid: use 1 to 64 of A-Z a-z 0-9 . _ -"),
+    (SEND, {"target_user_id": "u", "channel": "c"}, "channel", "`channel` does not belong to this path"),
+    (SEND, {}, "target_user_id", "`target_user_id` is missing"),
+    (BROADCAST, {"audience": {"type": "Users", "value": ["u", ""]}}, "audience.value[1]",
+     "`audience.value[1]` is not valid: use 1 to 128 bytes of visible text"),
+])
+async def test_a_value_out_of_its_bounds_is_told_as_over_redis(gateway, path, fields, field, sentence):
+    """The same bounds and sentences as in REJECTED, below; only the paths of the fields differ."""
+    error = assert_error(await gateway.post(path, GOOD | fields), 400, "VALIDATION_ERROR")
+    assert (error["message"], error["details"]) == (sentence, {"field": field})
+
+
 @pytest.mark.parametrize("body", ["hello", "{", '{"a" 1}', '{"a":1,}', '{"a":01}', '{"a":"\n"}', "{'a':1}", "nul", "{}x", "7", "[]", ""])
 async def test_malformed_json_is_told_without_the_parsers_words(gateway, body):
     error = assert_error(await gateway.post(SEND, body), 400, "VALIDATION_ERROR")
@@ -157,6 +176,12 @@ REJECTED = {
                           "bad_json", "`event.payload` is given twice"),
     "ttl-is-a-text": ('{"type":"broadcast","event":{"event_type":"e","payload":"secret","ttl":"secret"}}',
                       "bad_ttl", "`event.ttl` must be a whole number, 0 or more, not a string"),
+    "no-priority": ('{"type":"broadcast","event":{"event_type":"e","payload":1,"priority":"secret"}}',
+                    "bad_priority", "`event.priority` is not valid: use one of Low, Normal, High, Critical"),
+    "no-user": ('{"type":"users","target":["u","secret\\n"],"event":{"event_type":"e","payload":1}}',
+                "bad_user", "`target[1]` is not valid: use 1 to 128 bytes of visible text"),
+    "no-channels": ('{"type":"channels","target":[],"event":{"event_type":"e","payload":1}}',
+                    "bad_channel", "`target` has 0 entries; 1 to 100 are allowed"),
 }
 
 

@@ -16,7 +16,8 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use ara_gateway::redis::{Options, RedisTrigger, Status, Timing, run_with};
+use ara_gateway::intake::Trigger;
+use ara_gateway::redis::{Options, Status, Tenants, Timing, run_with};
 use ara_gateway::settings::{ClientCertificate, Redis, RedisTls};
 use ara_gateway::supervise::spawn_unsupervised;
 use tokio::task::{JoinHandle, LocalSet};
@@ -159,7 +160,7 @@ impl Drop for Server {
 /// A subscriber that runs beside the test.
 pub(crate) struct Subscriber {
     pub(crate) status: Rc<Status>,
-    pub(crate) triggers: Rc<RefCell<Vec<RedisTrigger>>>,
+    pub(crate) triggers: Rc<RefCell<Vec<Trigger>>>,
     task: JoinHandle<std::convert::Infallible>,
 }
 
@@ -185,11 +186,13 @@ impl Subscriber {
             health_deadline: Duration::from_secs(1),
         };
         let status = Rc::new(Status::new());
-        let triggers: Rc<RefCell<Vec<RedisTrigger>>> = Rc::default();
+        let triggers: Rc<RefCell<Vec<Trigger>>> = Rc::default();
         let taken = Rc::clone(&triggers);
         let sink = move |trigger| taken.borrow_mut().push(trigger);
         let options = Options { timing };
-        let task = spawn_unsupervised(run_with(settings, options, Rc::clone(&status), sink));
+        let tenants = Tenants { are_enabled: true, default: "default".into() };
+        let subscriber = run_with(settings, tenants, options, Rc::clone(&status), sink);
+        let task = spawn_unsupervised(subscriber);
         Self { status, triggers, task }
     }
 

@@ -383,7 +383,7 @@ pub(crate) const RULES: &[Rule] = &[
     Rule {
         name: "JSON from outside has one reader",
         why: "unknown, repeated and null fields, and the words of a fault, are decided once",
-        within: &["src/api", "src/redis", "shards/src/wire", "shards/src/protocol"],
+        within: &["src/api", "src/intake", "src/redis", "shards/src/wire", "shards/src/protocol"],
         // The last one reads back what the router wrote.
         except: &["shards/src/wire/json.rs", "src/api/user_queue.rs"],
         bans: &[Ban::Paths {

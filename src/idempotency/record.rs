@@ -16,6 +16,8 @@
 use ara_shards::base::id::NotificationId;
 use http::StatusCode;
 
+use super::Digest;
+
 /// In the high four bits of the first byte.
 const VERSION: u8 = 1 << 4;
 const BEGUN: u8 = VERSION | 1;
@@ -23,6 +25,18 @@ const ANSWERED: u8 = VERSION | 2;
 const ABANDONED: u8 = VERSION | 3;
 const FORGOTTEN: u8 = VERSION | 4;
 const CLOCK: u8 = VERSION | 5;
+
+/// Numbers the requests of a store in their order, whatever the clock says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct Serial(pub(super) u64);
+
+impl Serial {
+    /// The next request's.
+    pub(super) const fn next(self) -> Self {
+        // A damaged file may hold any number; a process does not count to the last.
+        Self(self.0.saturating_add(1))
+    }
+}
 
 /// One record or note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,12 +48,12 @@ pub(super) enum Record<'a> {
     /// Nothing was sent for it: its key is free again. A note.
     Abandoned {
         /// Of the request.
-        serial: u64,
+        serial: Serial,
     },
     /// Everything older has left. A note.
     Forgotten {
         /// The oldest that is remembered.
-        below: u64,
+        below: Serial,
     },
     /// It was that late already, whatever the wall clock says. A note.
     Clock {
@@ -51,14 +65,12 @@ pub(super) enum Record<'a> {
 /// What is known of a request from its beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RequestRecord<'a> {
-    /// Numbers the requests of a store in their order, whatever the clock says.
-    pub(super) serial: u64,
+    pub(super) serial: Serial,
     /// When it began, by the store's clock.
     pub(super) since_ms: u64,
-    /// What is sent for it goes by this name, however often.
+    /// What is sent for it has this id, however often.
     pub(super) id: NotificationId,
-    /// Of path and body.
-    pub(super) digest: [u8; 32],
+    pub(super) digest: Digest,
     /// Whose key it is.
     pub(super) tenant: &'a str,
     /// The key.
@@ -77,18 +89,17 @@ impl<'a> Record<'a> {
                 into.push(ANSWERED);
                 head.encode(into);
                 into.extend_from_slice(&status.as_u16().to_le_bytes());
-                // The journal takes nothing that long.
-                let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
+                let bytes = u32::try_from(body.len()).expect("no response has 4 GiB");
                 into.extend_from_slice(&bytes.to_le_bytes());
                 into.extend_from_slice(body);
             }
             Self::Abandoned { serial } => {
                 into.push(ABANDONED);
-                into.extend_from_slice(&serial.to_le_bytes());
+                into.extend_from_slice(&serial.0.to_le_bytes());
             }
             Self::Forgotten { below } => {
                 into.push(FORGOTTEN);
-                into.extend_from_slice(&below.to_le_bytes());
+                into.extend_from_slice(&below.0.to_le_bytes());
             }
             Self::Clock { ms } => {
                 into.push(CLOCK);
@@ -109,8 +120,8 @@ impl<'a> Record<'a> {
                 let bytes = u32::from_le_bytes(reader.array()?);
                 Self::Answered(head, status, reader.slice(usize::try_from(bytes).ok()?)?)
             }
-            ABANDONED => Self::Abandoned { serial: reader.number()? },
-            FORGOTTEN => Self::Forgotten { below: reader.number()? },
+            ABANDONED => Self::Abandoned { serial: Serial(reader.number()?) },
+            FORGOTTEN => Self::Forgotten { below: Serial(reader.number()?) },
             CLOCK => Self::Clock { ms: reader.number()? },
             _ => return None,
         };
@@ -120,15 +131,13 @@ impl<'a> Record<'a> {
 
 impl RequestRecord<'_> {
     fn encode(&self, into: &mut Vec<u8>) {
-        into.extend_from_slice(&self.serial.to_le_bytes());
+        into.extend_from_slice(&self.serial.0.to_le_bytes());
         into.extend_from_slice(&self.since_ms.to_le_bytes());
         into.extend_from_slice(&self.id.0);
         into.extend_from_slice(&self.digest);
         for name in [self.tenant, self.key] {
-            // Both are checked to be much shorter before they come here.
-            let bytes = u8::try_from(name.len()).unwrap_or(u8::MAX);
-            into.push(bytes);
-            into.extend(name.bytes().take(usize::from(bytes)));
+            into.push(u8::try_from(name.len()).expect("a tenant has 64 bytes at most, a key 128"));
+            into.extend_from_slice(name.as_bytes());
         }
     }
 }
@@ -158,7 +167,7 @@ impl<'a> Reader<'a> {
 
     fn head(&mut self) -> Option<RequestRecord<'a>> {
         Some(RequestRecord {
-            serial: self.number()?,
+            serial: Serial(self.number()?),
             since_ms: self.number()?,
             id: NotificationId(self.array()?),
             digest: self.array()?,

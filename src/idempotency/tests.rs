@@ -76,7 +76,7 @@ async fn ask_and(
         send.set(id);
         meanwhile()?;
         let id = id.map(|id| id.to_string()).unwrap_or_default();
-        Ok(json_bytes(StatusCode::ACCEPTED, format!("{id:0>40}").into_bytes()))
+        Ok(Response { status: StatusCode::ACCEPTED, body: format!("{id:0>40}").into() })
     };
     let outcome = ask_with(answers, key, body, work).await;
     Asked { outcome, sent: sent.get() }
@@ -89,14 +89,14 @@ async fn ask_with<W>(
     work: impl FnOnce(Option<NotificationId>) -> W + 'static,
 ) -> Result<(StatusCode, Bytes, bool), Code>
 where
-    W: Future<Output = Result<HttpResponse, Refusal>> + 'static,
+    W: Future<Output = Result<Response, Refusal>> + 'static,
 {
     let tenant = "tenant".into();
-    let request = Request { tenant: &tenant, path: "/path", body: body.as_bytes() };
-    let reply = answers.once(Some(key.into()), &request, work).await;
-    let (parts, body) = reply.map_err(|refusal| refusal.code)?.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
-    Ok((parts.status, body, parts.headers.contains_key("idempotent-replayed")))
+    let key = Key(key.into());
+    let request = Request { tenant: &tenant, key, path: "/path", body: body.as_bytes() };
+    let Reply { response, is_repeated } =
+        answers.once(request, work).await.map_err(|refusal| refusal.code)?;
+    Ok((response.status, response.body, is_repeated))
 }
 
 fn options(path: &Path, fsync: Fsync) -> Options {

@@ -124,7 +124,7 @@ fn an_answer_too_long_for_a_record_is_given_and_its_name_is_kept() {
         let name = Rc::clone(name);
         move |id| async move {
             name.set(id);
-            Ok(json_bytes(StatusCode::OK, vec![b'1'; 1 << 21]))
+            Ok(Response { status: StatusCode::OK, body: vec![b'1'; 1 << 21].into() })
         }
     };
     on_a_runtime(async {

@@ -79,8 +79,11 @@ impl LogWriter {
     }
 
     /// Writes with `put` and returns when that is committed, or warns that it is not.
-    pub(super) async fn keep(&self, put: impl FnMut(&mut Log) -> Result<CommitPoint, AppendError>) {
-        let reason = match timeout(COMMIT_DEADLINE, self.try_to_keep(put)).await {
+    pub(super) async fn persist(
+        &self,
+        put: impl FnMut(&mut Log) -> Result<CommitPoint, AppendError>,
+    ) {
+        let reason = match timeout(COMMIT_DEADLINE, self.try_to_persist(put)).await {
             Ok(Ok(())) => return,
             Ok(Err(reason)) => reason,
             Err(_elapsed) => format!("the disk needs longer than {COMMIT_DEADLINE:?}"),
@@ -90,7 +93,7 @@ impl LogWriter {
         }
     }
 
-    async fn try_to_keep(
+    async fn try_to_persist(
         &self,
         mut put: impl FnMut(&mut Log) -> Result<CommitPoint, AppendError>,
     ) -> Result<(), String> {

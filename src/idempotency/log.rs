@@ -7,11 +7,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 use ara_shards::journal::{AppendError, CommitPoint, Condition, Journal, Position};
-use bytes::Bytes;
-use http::StatusCode;
 
-use super::record::{Record, RequestRecord};
-use super::recovery::{Legacy, Places};
+use super::Response;
+use super::record::{Record, RequestRecord, Serial};
+use super::recovery::{Places, Recovered};
 
 /// Bytes compaction copies between two looks at everything else.
 const COMPACTION_BYTES: usize = 256 * 1024;
@@ -20,13 +19,13 @@ const COMPACTION_BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct Log {
     journal: Journal,
-    places: BTreeMap<u64, Places>,
-    /// Answers on their way to the disk; their beginnings go once they are there.
-    answers: VecDeque<(CommitPoint, u64)>,
+    places: BTreeMap<Serial, Places>,
+    /// Responses on their way to the disk; the records of their beginnings go once they are there.
+    answers: VecDeque<(CommitPoint, Serial)>,
     /// Everything below this serial is forgotten. What has places all the same is to be noted.
-    floor: u64,
+    floor: Serial,
     /// Abandoned requests that are not noted yet.
-    abandoned: Vec<u64>,
+    abandoned: Vec<Serial>,
     /// What the journal said last.
     committed: CommitPoint,
     condition: Condition,
@@ -44,8 +43,8 @@ pub(super) enum Progress {
 
 impl Log {
     /// A journal that has just been opened, with what was found in it.
-    pub(super) fn new(mut journal: Journal, legacy: Legacy) -> Self {
-        let Legacy { places, dead, floor, replaced, .. } = legacy;
+    pub(super) fn new(mut journal: Journal, recovered: Recovered) -> Self {
+        let Recovered { places, dead, floor, replaced, .. } = recovered;
         for position in dead {
             journal.release(position);
         }
@@ -54,7 +53,7 @@ impl Log {
             journal,
             places,
             answers: VecDeque::new(),
-            floor: 0,
+            floor: Serial(0),
             abandoned: Vec::new(),
             condition: Condition::Sound,
             scratch: Vec::new(),
@@ -83,30 +82,29 @@ impl Log {
     pub(super) fn answer(
         &mut self,
         head: &RequestRecord<'_>,
-        status: StatusCode,
-        body: &Bytes,
+        response: &Response,
     ) -> Result<CommitPoint, AppendError> {
         if self.is_gone(head.serial) {
             return Ok(CommitPoint::default());
         }
-        let position = self.append(&Record::Answered(*head, status, body))?;
+        let position = self.append(&Record::Answered(*head, response.status, &response.body))?;
         self.places.entry(head.serial).or_default().answered = Some(position);
         self.answers.push_back((position.commit_point(), head.serial));
         Ok(position.commit_point())
     }
 
     /// Nothing was sent: the key may begin anew.
-    pub(super) fn abandon(&mut self, serial: u64) {
+    pub(super) fn abandon(&mut self, serial: Serial) {
         if self.places.contains_key(&serial) {
             self.abandoned.push(serial);
-            self.bury();
+            self.note_the_dead();
         }
     }
 
     /// Everything below this serial is forgotten.
-    pub(super) fn forget(&mut self, below: u64) {
+    pub(super) fn forget(&mut self, below: Serial) {
         self.floor = self.floor.max(below);
-        self.bury();
+        self.note_the_dead();
     }
 
     /// What is to be done once per turn. Whether there is more to do at once.
@@ -119,7 +117,7 @@ impl Log {
             let begun = self.places.get_mut(&serial).and_then(|places| places.begun.take());
             self.release(Places { begun, answered: None });
         }
-        self.bury();
+        self.note_the_dead();
         let mut strays = Vec::new();
         let places = &mut self.places;
         let more = self.journal.compact(COMPACTION_BYTES, |old, new, record| {
@@ -174,7 +172,7 @@ impl Log {
     }
 
     /// Forgotten meanwhile, and perhaps noted already: nothing more may be written about it.
-    const fn is_gone(&self, serial: u64) -> bool {
+    fn is_gone(&self, serial: Serial) -> bool {
         serial < self.floor
     }
 
@@ -191,7 +189,7 @@ impl Log {
     }
 
     /// Notes what is dead, then releases it. What finds no room is tried again the next turn.
-    fn bury(&mut self) {
+    fn note_the_dead(&mut self) {
         let first = self.places.keys().next().copied();
         if first.is_some_and(|first| first < self.floor) {
             if self.note(&Record::Forgotten { below: self.floor }).is_err() {

@@ -12,10 +12,10 @@ use std::time::Duration;
 use ahash::AHashSet;
 use ara_shards::journal::Position;
 use bytes::Bytes;
-use http::StatusCode;
 
-use super::answered::{ANSWERS_MAX, Attempt, BYTES_MAX, Name, REMEMBERED, Remembered};
-use super::record::{Record, RequestRecord};
+use super::keys::{Attempt, BYTES_MAX, KnownRequest, OwnedKey, REMEMBERED, RESPONSES_MAX};
+use super::record::{Record, RequestRecord, Serial};
+use super::{Digest, Key, Response};
 
 /// Where the records of one request are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -27,41 +27,41 @@ pub(super) struct Places {
 /// What was read so far.
 #[derive(Debug, Default)]
 pub(super) struct Recovery {
-    requests: BTreeMap<u64, Request>,
+    requests: BTreeMap<Serial, Request>,
     /// The latest time anything speaks of.
     latest_ms: u64,
-    floor: u64,
-    next_serial: u64,
+    floor: Serial,
+    next_serial: Serial,
     dead: Vec<Position>,
     unknown: u64,
 }
 
 #[derive(Debug)]
 struct Request {
-    name: Name,
-    digest: [u8; 32],
+    key: OwnedKey,
+    digest: Digest,
     attempt: Attempt,
-    answer: Option<(StatusCode, Bytes)>,
+    response: Option<Response>,
     places: Places,
 }
 
 /// What a former process leaves behind.
 #[derive(Debug, Default)]
-pub(super) struct Legacy {
+pub(super) struct Recovered {
     /// What is remembered, oldest first.
-    pub(super) remembered: Vec<Remembered>,
+    pub(super) known: Vec<KnownRequest>,
     /// Where the records are: of what is remembered, and of what is forgotten now.
-    pub(super) places: BTreeMap<u64, Places>,
+    pub(super) places: BTreeMap<Serial, Places>,
     /// To be released: copies, what notes declare dead, what nobody can read.
     pub(super) dead: Vec<Position>,
     /// Everything below is forgotten.
-    pub(super) floor: u64,
+    pub(super) floor: Serial,
     /// Requests whose key has been used again since.
-    pub(super) replaced: Vec<u64>,
+    pub(super) replaced: Vec<Serial>,
     /// The time, by a clock that never goes back.
     pub(super) now_ms: u64,
     /// The first serial that was never used.
-    pub(super) next_serial: u64,
+    pub(super) next_serial: Serial,
     /// Records of a kind or version that this program does not know.
     pub(super) unknown: u64,
 }
@@ -72,12 +72,14 @@ impl Recovery {
         match Record::decode(bytes) {
             Some(Record::Begun(head)) => self.found(&head, position, None),
             Some(Record::Answered(head, status, body)) => {
-                self.found(&head, position, Some((status, Bytes::copy_from_slice(body))));
+                let response = Response { status, body: Bytes::copy_from_slice(body) };
+                self.found(&head, position, Some(response));
             }
             Some(Record::Abandoned { serial }) => {
-                self.used(serial.saturating_add(1));
-                let request = self.requests.remove(&serial);
-                self.bury(request);
+                self.used(serial.next());
+                if let Some(request) = self.requests.remove(&serial) {
+                    self.release(&request.places);
+                }
             }
             Some(Record::Forgotten { below }) => {
                 self.used(below);
@@ -86,7 +88,7 @@ impl Recovery {
                     && *oldest.key() < below
                 {
                     let request = oldest.remove();
-                    self.bury(Some(request));
+                    self.release(&request.places);
                 }
             }
             Some(Record::Clock { ms }) => self.latest_ms = self.latest_ms.max(ms),
@@ -97,45 +99,39 @@ impl Recovery {
         }
     }
 
-    fn found(
-        &mut self,
-        head: &RequestRecord<'_>,
-        position: Position,
-        answer: Option<(StatusCode, Bytes)>,
-    ) {
-        self.used(head.serial.saturating_add(1));
+    fn found(&mut self, head: &RequestRecord<'_>, position: Position, response: Option<Response>) {
+        self.used(head.serial.next());
         self.latest_ms = self.latest_ms.max(head.since_ms);
         if head.serial < self.floor {
             self.dead.push(position);
             return;
         }
         let request = self.requests.entry(head.serial).or_insert_with(|| Request {
-            name: (head.tenant.into(), head.key.into()),
+            key: OwnedKey { tenant: head.tenant.into(), key: Key(head.key.into()) },
             digest: head.digest,
             attempt: Attempt { id: head.id, since_ms: head.since_ms },
-            answer: None,
+            response: None,
             places: Places::default(),
         });
-        let is_answer = answer.is_some();
-        request.answer = answer.or_else(|| request.answer.take());
+        let is_answer = response.is_some();
+        request.response = response.or_else(|| request.response.take());
         let Places { begun, answered } = &mut request.places;
         let place = if is_answer { answered } else { begun };
         // A copy that was interrupted: the later one stays.
         self.dead.extend(place.replace(position));
     }
 
-    fn used(&mut self, next_serial: u64) {
+    fn used(&mut self, next_serial: Serial) {
         self.next_serial = self.next_serial.max(next_serial);
     }
 
-    fn bury(&mut self, request: Option<Request>) {
-        let places = request.map(|request| request.places).unwrap_or_default();
+    fn release(&mut self, places: &Places) {
         self.dead.extend(places.begun);
         self.dead.extend(places.answered);
     }
 
     /// All has been read; by the wall clock it is `wall_ms`.
-    pub(super) fn conclude(mut self, wall_ms: u64) -> Legacy {
+    pub(super) fn conclude(mut self, wall_ms: u64) -> Recovered {
         let now_ms = self.latest_ms.max(wall_ms);
         for request in self.requests.values_mut() {
             if request.places.answered.is_some() {
@@ -143,40 +139,41 @@ impl Recovery {
             }
         }
         let floor = self.floor.max(self.first_kept(now_ms));
-        let mut legacy = Legacy {
+        let mut recovered = Recovered {
             places: self.requests.iter().map(|(serial, found)| (*serial, found.places)).collect(),
             dead: self.dead,
             floor,
             now_ms,
             next_serial: self.next_serial,
             unknown: self.unknown,
-            ..Legacy::default()
+            ..Recovered::default()
         };
-        let mut names = AHashSet::with_capacity(self.requests.len());
+        let mut keys = AHashSet::with_capacity(self.requests.len());
         for (serial, request) in self.requests.split_off(&floor).into_iter().rev() {
-            if !names.insert(request.name.clone()) {
-                legacy.replaced.push(serial);
+            if !keys.insert(request.key.clone()) {
+                recovered.replaced.push(serial);
                 continue;
             }
-            let Request { name, digest, attempt, answer, .. } = request;
+            let Request { key, digest, attempt, response, .. } = request;
             let age = Duration::from_millis(now_ms.saturating_sub(attempt.since_ms));
-            legacy.remembered.push(Remembered { name, digest, serial, attempt, answer, age });
+            let known = KnownRequest { key, digest, serial, attempt, response, age };
+            recovered.known.push(known);
         }
-        legacy.remembered.reverse();
-        legacy
+        recovered.known.reverse();
+        recovered
     }
 
     /// The serial of the oldest request that is neither too old nor too much.
-    fn first_kept(&self, now_ms: u64) -> u64 {
-        let (mut answers, mut bytes) = (0, 0);
+    fn first_kept(&self, now_ms: u64) -> Serial {
+        let (mut requests, mut bytes) = (0, 0);
         for (serial, request) in self.requests.iter().rev() {
-            answers += 1;
-            bytes += request.answer.as_ref().map_or(0, |(_, body)| body.len());
+            requests += 1;
+            bytes += request.response.as_ref().map_or(0, |response| response.body.len());
             let age = Duration::from_millis(now_ms.saturating_sub(request.attempt.since_ms));
-            if age >= REMEMBERED || answers > ANSWERS_MAX || bytes > BYTES_MAX {
-                return serial.saturating_add(1);
+            if age >= REMEMBERED || requests > RESPONSES_MAX || bytes > BYTES_MAX {
+                return serial.next();
             }
         }
-        0
+        Serial(0)
     }
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use ara_shards::journal::{Fsync, Journal, Options};
 use proptest::prelude::*;
 
-use super::super::answered::{ANSWERS_MAX, BYTES_MAX, REMEMBERED};
 use super::super::clock::Clock;
+use super::super::keys::{BYTES_MAX, REMEMBERED, RESPONSES_MAX};
 use super::super::log::Log;
 use super::super::*;
 use super::options;
@@ -29,7 +29,7 @@ struct Desk {
 
 fn head(serial: u64, since_ms: u64, key: &str) -> RequestRecord<'_> {
     let id = NotificationId([7; 16]);
-    RequestRecord { serial, since_ms, id, digest: [1; 32], tenant: "tenant", key }
+    RequestRecord { serial: Serial(serial), since_ms, id, digest: [1; 32], tenant: "tenant", key }
 }
 
 impl Desk {
@@ -37,8 +37,9 @@ impl Desk {
         let open =
             || ResponseStore::open_with(now_ms, |take, bell| Journal::open(options, take, bell));
         let store = open().unwrap();
-        let found = store.remembered.into_iter();
-        let remembered = found.map(|known| (known.serial, known.answer.map(|(_, body)| body)));
+        let found = store.known.into_iter();
+        let remembered =
+            found.map(|known| (known.serial.0, known.response.map(|response| response.body)));
         Self { log: store.log, clock: store.clock, remembered: remembered.collect() }
     }
 
@@ -60,7 +61,8 @@ impl Desk {
 
     fn answer(&mut self, serial: u64, since_ms: u64, body: &Bytes) {
         let key = serial.to_string();
-        self.put(|log| log.answer(&head(serial, since_ms, &key), StatusCode::OK, body));
+        let response = Response { status: StatusCode::OK, body: body.clone() };
+        self.put(|log| log.answer(&head(serial, since_ms, &key), &response));
     }
 
     fn serials(&self) -> Vec<u64> {
@@ -96,12 +98,12 @@ fn what_is_too_much_is_forgotten_oldest_first() {
     let directory = tempfile::tempdir().unwrap();
     let many = options(&directory.path().join("many"), Fsync::Never);
     let mut desk = Desk::open(&many, NOON);
-    for serial in 0..ANSWERS_MAX as u64 + 7 {
+    for serial in 0..RESPONSES_MAX as u64 + 7 {
         desk.begin(serial, NOON);
     }
     desk.log.close(None).unwrap();
     let desk = Desk::open(&many, NOON);
-    assert_eq!((desk.remembered.len(), desk.serials()[0]), (ANSWERS_MAX, 7));
+    assert_eq!((desk.remembered.len(), desk.serials()[0]), (RESPONSES_MAX, 7));
     desk.log.close(None).unwrap();
 
     let large = options(&directory.path().join("large"), Fsync::Never);
@@ -165,23 +167,23 @@ fn a_running_process_forgets_on_disk_too_and_takes_up_its_serials() {
     for serial in 0..5 {
         desk.begin(serial, NOON);
     }
-    desk.log.forget(3);
+    desk.log.forget(Serial(3));
     desk.answer(2, NOON, &Bytes::from_static(b"late"));
-    desk.log.abandon(4);
+    desk.log.abandon(Serial(4));
     desk.log.close(None).unwrap();
     let open =
         |now| ResponseStore::open_with(now, |take, bell| Journal::open(&options, take, bell));
     let store = open(NOON).unwrap();
-    assert_eq!(store.remembered.iter().map(|known| known.serial).collect::<Vec<_>>(), [3]);
-    assert_eq!(store.next_serial, 5);
+    assert_eq!(store.known.iter().map(|known| known.serial.0).collect::<Vec<_>>(), [3]);
+    assert_eq!(store.next_serial, Serial(5));
     store.log.close(None).unwrap();
     // Ages go on from where they were.
     let store = open(NOON + HOUR_MS).unwrap();
     let now = Instant::now();
-    let mut answered = Answered::recovered(store.remembered, store.next_serial, now);
+    let mut keys = KnownKeys::recovered(store.known, store.next_serial, now);
     let rest = REMEMBERED - Duration::from_millis(HOUR_MS);
-    assert_eq!(answered.forget_old(now + rest - Duration::from_secs(1)), None);
-    assert_eq!(answered.forget_old(now + rest), Some(4));
+    assert_eq!(keys.forget_old(now + rest - Duration::from_secs(1)), None);
+    assert_eq!(keys.forget_old(now + rest), Some(Serial(4)));
     store.log.close(None).unwrap();
 }
 
@@ -203,14 +205,14 @@ fn what_lives_is_moved_out_of_the_way_of_what_died() {
     }
     for serial in 20..5_000 {
         desk.begin(serial, NOON);
-        desk.log.abandon(serial);
+        desk.log.abandon(Serial(serial));
         desk.log.turn();
     }
     let stats = desk.log.stats();
     assert!(stats.moved_records > 20 && stats.disk_bytes <= 64 * 1024, "{stats:?}");
     // What was moved is found where it is now.
     desk.answer(1, NOON, &body);
-    desk.log.abandon(3);
+    desk.log.abandon(Serial(3));
     desk.log.close(None).unwrap();
     let desk = Desk::open(&options, NOON);
     let kept: Vec<u64> = (0..20).filter(|serial| *serial != 3).collect();
@@ -286,13 +288,13 @@ proptest! {
                 }
                 Step::Abandon(which) => {
                     if let Some(serial) = nth(which).filter(|serial| model[serial].is_none()) {
-                        desk.log.abandon(serial);
+                        desk.log.abandon(Serial(serial));
                         model.remove(&serial);
                     }
                 }
                 Step::Forget(how_many) => {
                     if let Some(below) = nth(how_many) {
-                        desk.log.forget(below);
+                        desk.log.forget(Serial(below));
                         model = model.split_off(&below);
                     }
                 }

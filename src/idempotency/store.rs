@@ -14,9 +14,10 @@ use ara_shards::journal::{Fsync, Journal, OpenError, Options, Position, Recovery
 use ara_shards::link::doorbell::Doorbell;
 use tokio::sync::Notify;
 
-use super::answered::Remembered;
 use super::clock::{Clock, wall_ms};
+use super::keys::KnownRequest;
 use super::log::Log;
+use super::record::Serial;
 use super::recovery::Recovery;
 
 /// Where the store is, below `queue.path`.
@@ -33,8 +34,8 @@ const DISK_BYTES_MAX: u64 = 192 * 1024 * 1024;
 #[derive(Debug)]
 pub struct ResponseStore {
     pub(super) log: Log,
-    pub(super) remembered: Vec<Remembered>,
-    pub(super) next_serial: u64,
+    pub(super) known: Vec<KnownRequest>,
+    pub(super) next_serial: Serial,
     pub(super) clock: Clock,
     /// Rung by the journal's writer.
     pub(super) bell: Arc<Doorbell>,
@@ -78,14 +79,14 @@ impl ResponseStore {
         let mut recovery = Recovery::default();
         let mut take = |position, bytes: &[u8]| recovery.take(position, bytes);
         let (journal, report) = open(&mut take, Arc::clone(&bell))?;
-        let mut legacy = recovery.conclude(wall_ms);
-        let remembered = std::mem::take(&mut legacy.remembered);
-        tell(&report, remembered.len(), legacy.unknown);
-        let next_serial = legacy.next_serial;
-        let clock = Clock::new(legacy.now_ms, Instant::now());
+        let mut recovered = recovery.conclude(wall_ms);
+        let known = std::mem::take(&mut recovered.known);
+        tell(&report, known.len(), recovered.unknown);
+        let next_serial = recovered.next_serial;
+        let clock = Clock::new(recovered.now_ms, Instant::now());
         // The log has notes and releases to hand over.
         wake.notify_one();
-        Ok(Self { log: Log::new(journal, legacy), remembered, next_serial, clock, bell, wake })
+        Ok(Self { log: Log::new(journal, recovered), known, next_serial, clock, bell, wake })
     }
 }
 
