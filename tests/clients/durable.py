@@ -87,11 +87,11 @@ class Store:
         return any(text.encode() in path.read_bytes() for path in self.journals())
 
 
-async def everything_before_is_on_disk(gateway: Gateway, name: str = "barrier"):
+async def everything_before_is_on_disk(gateway: Gateway, name: str = "barrier", *, tenant: str | None = None):
     """Returns when everything sent before is on disk. Journals are written in order: once these messages
     for every shard are answered `queued`, all before them are written."""
     users = [f"{name}-{n}" for n in range(64)]
-    answer = await gateway.trigger("send-to-users", target_user_ids=users)
+    answer = await gateway.trigger("send-to-users", tenant, target_user_ids=users)
     assert all(result["queued"] for result in answer["results"].values()), answer
 
 

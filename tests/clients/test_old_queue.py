@@ -9,6 +9,7 @@ import json
 
 import pytest
 
+from durable import everything_before_is_on_disk
 from gateway import assert_error
 from old_queue import ENDS, FIXTURES, HOUR_S, REPEATED, SETTINGS, at, compile_wall_clock, reader, unpack, witness
 
@@ -79,6 +80,7 @@ async def test_what_comes_now_lines_up_behind_what_an_earlier_version_has_left(o
         for taken in (*old, new):
             await client.ack(taken)
         await client.assert_nothing_waits()
+    await everything_before_is_on_disk(gateway, tenant="globex")
     gateway = await store.restart("killed")
     assert await gateway.queue("kim", "globex") == []
 

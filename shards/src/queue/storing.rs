@@ -39,6 +39,11 @@ impl Queues {
             self.enqueue(cx, user, message);
         }
         for (message, noted_end) in dead_letters {
+            if noted_end.is_some_and(|end| end <= cx.now.clock) {
+                // It would be shown until the first tick of the clock has passed.
+                self.end(cx.counters, &message, End::Forgotten);
+                continue;
+            }
             let until = noted_end.unwrap_or_else(|| self.dead_letter_end(cx.now.clock));
             if noted_end.is_none() {
                 // Version 0.1 did not note an end: its time begins now.
