@@ -151,7 +151,7 @@ impl Memory {
 
     /// Power is lost: of what was not synced, anything may be there, or garbage, or nothing.
     pub(super) fn lose_power(&self, rng: &mut Rng) -> Self {
-        let next = self.delete();
+        let next = self.kill();
         let mut state = self.state();
         let state = &mut *state;
         for (name, file) in std::mem::take(&mut state.removed) {
