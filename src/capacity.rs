@@ -1,11 +1,11 @@
 //! How many connections this process can hold by its file limit.
 //!
-//! **Runs on**: main, at start. **Owns**: nothing. **Never**: promises more than the limit holds, nor
-//! says ready where that is next to nothing.
+//! **Runs on**: main, at start. **Owns**: nothing. **Never**: allows more than the limit holds, nor
+//! lets the gateway start where it leaves no room for clients.
 
 use crate::failure::Failure;
 
-/// What the open-file limit is shared out to.
+/// How the open-file limit is shared out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
     /// The limit itself.
@@ -24,15 +24,16 @@ const HANDSHAKES_MAX: usize = 4096;
 const HANDSHAKES_MIN: usize = 16;
 /// Logs, configuration, listeners, epoll and event descriptors of the process itself.
 const OWN: usize = 64;
-/// Descriptors of one shard: its poller twice, its bell, its runtime's three, its listener.
+/// Descriptors of one shard: its poller twice, its doorbell, its runtime's three, its listener.
 const PER_SHARD: usize = 8;
 /// The most API callers, however large the limit is.
 const CALLERS_MAX: usize = 4096;
-/// The least.
+/// The least room for API callers, however small the limit is.
 const CALLERS_MIN: usize = 16;
 
-/// The least room for clients that is worth a start: with less, the limit is a mistake. 128 open
-/// files, the smallest limit in use anywhere, are below it; 256, that of some desktops, are not.
+/// The least room for clients to start with: where there is less, the limit is surely a mistake.
+/// 128 open files, the smallest limit in use anywhere, are below it; 256, that of some desktops,
+/// are not.
 const CLIENTS_MIN: usize = 64;
 
 /// Raises the open-file limit to its hard maximum and shares it out. `wanted` client connections
@@ -56,7 +57,7 @@ pub fn claim(shards: usize, wanted: usize) -> Result<Capacity, Failure> {
 
 fn too_few_files(capacity: Capacity, shards: usize, enough: usize) -> String {
     let Capacity { files, clients, .. } = capacity;
-    // What is reserved grows with the limit, so it is tried rather than computed.
+    // The reserved part grows with the limit, so the needed limit is searched for.
     let holds = |files: &usize| share(*files, shards, 0).clients >= enough;
     let needed = (files..).find(holds).expect("what is reserved has a bound");
     format!(

@@ -1,7 +1,7 @@
 //! The command line, and the two commands that print something and end.
 //!
-//! **Runs on**: main. **Owns**: nothing. **Never**: starts a thread or opens a socket; serving is
-//! main's own affair.
+//! **Runs on**: main. **Owns**: nothing. **Never**: starts a thread or opens a socket; `main` does
+//! that for `serve`.
 
 use std::io::{self, Write, stderr, stdout};
 use std::path::PathBuf;
@@ -50,7 +50,8 @@ impl Cli {
             let code = ExitCode::from(u8::try_from(instead.exit_code()).unwrap_or(EXIT_FAILURE));
             match instead.print().and_then(|()| stdout().flush()) {
                 Ok(()) => code,
-                // A mistake goes to standard error: where that is closed, the code still tells.
+                // An error goes to standard error; where that is closed, the exit code still
+                // reports it.
                 Err(_closed) if instead.use_stderr() => code,
                 Err(error) => cannot_print(&mut stderr(), &error),
             }
@@ -101,7 +102,7 @@ pub struct TokenRequest {
     pub ttl: Duration,
 }
 
-/// Beyond this a token is a password that nobody changes.
+/// A token that is valid for longer would be a password that nobody changes.
 const TTL_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 fn read_ttl(text: &str) -> Result<Duration, String> {
@@ -139,15 +140,16 @@ pub fn token(
     }
 }
 
-/// Writes faults to `err`; the exit code that tells of them.
+/// Writes faults to `err`. Returns the exit code for a bad configuration.
 pub fn refuse(err: &mut impl Write, faults: &Faults) -> ExitCode {
-    // Where even standard error is closed, the exit code still tells.
+    // Where standard error is closed too, the exit code still reports it.
     match err.write_all(faults.to_string().as_bytes()).and_then(|()| err.flush()) {
         Ok(()) | Err(_) => ExitCode::from(EXIT_BAD_CONFIGURATION),
     }
 }
 
-/// Writes what was asked for, or says what failed: a script must not take half of it for the whole.
+/// Writes the requested text, or reports that it failed: a script must not take a part for the
+/// whole.
 fn print(out: &mut impl Write, err: &mut impl Write, text: &str) -> ExitCode {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -156,7 +158,7 @@ fn print(out: &mut impl Write, err: &mut impl Write, text: &str) -> ExitCode {
 }
 
 fn cannot_print(err: &mut impl Write, error: &io::Error) -> ExitCode {
-    // Where even standard error is closed, the exit code still tells.
+    // Where standard error is closed too, the exit code still reports it.
     let told = format!("ara-gateway: cannot write to standard output: {error}\n");
     let _told = err.write_all(told.as_bytes());
     ExitCode::from(EXIT_FAILURE)
@@ -215,7 +217,7 @@ pub fn sign(jwt: &Jwt, request: &TokenRequest, now: SystemTime) -> Result<String
     };
     let token = jsonwebtoken::encode(&Header::new(jwt.algorithm), &claims, &key)
         .map_err(|error| failed(format!("it cannot be signed: {error}")))?;
-    // The rules for claims stand in one place: a token the gateway would refuse is not printed.
+    // The gateway's own rules for claims decide: a token that it would refuse is not printed.
     Verifier::new(jwt)?
         .verify_at(&token, now)
         .map_err(|error| failed(format!("the gateway would refuse it: {error}")))?;
@@ -255,7 +257,7 @@ mod tests {
     fn sources(environment: &[(&str, &str)]) -> Sources {
         let environment =
             environment.iter().map(|(name, value)| ((*name).to_owned(), value.into())).collect();
-        // A directory without a config.toml, so that only the environment speaks.
+        // A directory without a config.toml, so that only the environment counts.
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/src").into();
         Sources { config: None, directory, environment }
     }

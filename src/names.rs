@@ -2,7 +2,7 @@
 //!
 //! **Runs on**: any thread. **Owns**: nothing. **Never**: normalizes: a name is itself or refused.
 
-pub use ara_shards::protocol::ara::is_channel_name as is_channel;
+pub use ara_shards::base::id::is_channel_name as is_channel;
 
 /// The tenant of everyone where tenants are off, and of tokens that name none.
 pub const DEFAULT_TENANT: &str = "default";

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ara_shards::Limits;
 use ara_shards::journal::Fsync;
 
-/// Everything the gateway was told, after every check has passed.
+/// The whole configuration, after every check has passed.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Development (loopback, random secrets, printed help) or production (nothing implied).
@@ -35,11 +35,11 @@ pub struct Settings {
     pub log: Log,
     /// Which secrets were made up for this run.
     pub generated: Generated,
-    /// What is allowed but probably not meant; for the log, once there is one.
+    /// Warnings about settings that are allowed but probably a mistake, for the log.
     pub warnings: Vec<String>,
 }
 
-/// Which secrets nobody configured, so that they hold for this run only.
+/// Which secrets were not configured, so that they were made up and are valid for this run only.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Generated {
     /// [`Jwt::secret`].
@@ -92,14 +92,14 @@ pub struct Shards {
     pub inbox_capacity: usize,
 }
 
-/// Where messages outlive the process.
+/// The disk store of queued messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
     /// The directory.
     pub path: PathBuf,
-    /// When what is written counts as kept.
+    /// When a written message counts as stored.
     pub fsync: Fsync,
-    /// The most bytes in it, over all shards.
+    /// The most bytes in the directory, over all shards.
     pub bytes_max: u64,
 }
 
@@ -142,16 +142,16 @@ pub struct Redis {
 /// The certificate files of TLS to Redis, as absolute paths. They are read anew after a failure.
 #[derive(Debug, Clone, Default)]
 pub struct RedisTls {
-    /// Whom to trust; `None` = the system's certificates.
+    /// The trusted certificates; `None` = the system's.
     pub ca: Option<PathBuf>,
-    /// Who we are, where the server asks.
+    /// The gateway's own certificate, for a server that asks for one.
     pub client: Option<ClientCertificate>,
 }
 
 /// A certificate and its key.
 #[derive(Debug, Clone)]
 pub struct ClientCertificate {
-    /// The certificate, and those between it and its authority.
+    /// The certificate, followed by the intermediate ones up to its authority.
     pub cert: PathBuf,
     /// Its private key.
     pub key: PathBuf,
@@ -162,7 +162,7 @@ pub struct ClientCertificate {
 pub struct Log {
     /// An `EnvFilter` directive list.
     pub filter: String,
-    /// Text for people, JSON for machines.
+    /// Text for people or JSON for machines.
     pub format: LogFormat,
 }
 

@@ -105,7 +105,7 @@ impl Storage {
 ///
 /// It is less than a shard's journal needs.
 pub fn share(bytes_max: u64, shards: usize) -> Result<u64, String> {
-    let each = bytes_max / u64::try_from(shards).unwrap_or(u64::MAX);
+    let each = bytes_max / shards as u64;
     if each >= SHARD_BYTES_MIN {
         return Ok(each);
     }
@@ -175,7 +175,7 @@ fn make(path: &Path, layout: &Layout) -> io::Result<()> {
 
 fn journals(disk: &Disk, layout: &Layout, bytes_max: u64) -> Vec<Options> {
     // On a small file system small segments, whatever the bound: a journal reserves room for one.
-    let shards = u64::try_from(layout.shards).unwrap_or(u64::MAX);
+    let shards = layout.shards as u64;
     let system_bytes = file_system_bytes(&disk.path).map_or(u64::MAX, |bytes| bytes / shards);
     let share = bytes_max.min(system_bytes);
     let options = |shard| Options {

@@ -1,7 +1,7 @@
-//! What a person sees who starts the gateway with nothing configured.
+//! Prints a token and example commands when the gateway starts in development mode.
 //!
-//! **Runs on**: main, once, in development mode. **Owns**: nothing. **Never**: prints in production,
-//! and prints a secret only if it was made up for this run.
+//! **Runs on**: main, once, in development mode. **Owns**: nothing. **Never**: prints in
+//! production, and prints a secret only if it was made up for this run.
 
 use std::io::stdout;
 use std::net::SocketAddr;
@@ -13,16 +13,16 @@ use crate::telemetry::output::Output;
 
 /// The user of the printed token.
 const USER: &str = "anna";
-/// How long the printed token holds.
+/// How long the printed token is valid.
 const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
 
-/// Prints a token, how to watch, and how to send, ready to paste.
+/// Prints a token, a command to watch notifications, and one to send one, ready to paste.
 pub fn print(settings: &Settings, address: SocketAddr, api_address: Option<SocketAddr>) {
     if settings.mode != RunMode::Development {
         return;
     }
-    // On a thread of its own: standard output may be a pipe that nobody reads. What cannot be
-    // written nobody wants to read.
+    // On a thread of its own, since standard output may be a pipe that nobody reads. If the thread
+    // cannot be started, the gateway works without the text.
     if let Ok(output) = Output::start("welcome", stdout(), |_dropped| String::new()) {
         output.push(text(settings, address, api_address).as_bytes());
     }

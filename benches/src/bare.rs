@@ -1,4 +1,4 @@
-//! The reference: the least a server can do. One loop greets each client with canned bytes, then
+//! The reference: the least that a server can do. One loop greets each client with canned bytes, then
 //! only holds its socket; each byte on the control
 //! connection writes one prepared frame to each of them with one `send`, whatever else is waiting.
 //! Runs in a process of its own, so that its CPU time is counted like the gateway's.
@@ -15,10 +15,10 @@ use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 use socket2::{Domain, Socket, Type};
 
+use crate::arrivals::SEQ_DIGITS;
 use crate::fault::{Context, Outcome, failed};
 use crate::frame::{self, Opcode};
 use crate::http::WS_ACCEPT;
-use crate::ledger::SEQ_DIGITS;
 
 const LISTENER: Token = Token(usize::MAX - 2);
 const CONTROL: Token = Token(usize::MAX - 1);
@@ -39,7 +39,7 @@ struct Bare {
     /// Where the sequence number's digits are in `frame`.
     seq_at: usize,
     seq: u32,
-    /// What every client hears after its request, and after its subscription.
+    /// What every client is sent after its request, and after its subscription.
     greeting: Vec<u8>,
     subscribed: Vec<u8>,
 }
@@ -60,7 +60,7 @@ fn canned_answers() -> (Vec<u8>, Vec<u8>) {
     (greeting, subscribed)
 }
 
-/// Serves until the control connection closes. Says its port on standard output.
+/// Serves until the control connection closes. Prints its port on standard output.
 pub(crate) fn serve() -> Outcome<()> {
     let listener = listen((Ipv4Addr::LOCALHOST, 0).into())?;
     let address = listener.local_addr().context("no local address")?;

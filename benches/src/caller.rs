@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use serde::Deserialize;
 
+use crate::arrivals::SEQ_DIGITS;
 use crate::http::{self, Body, Chunks};
-use crate::ledger::SEQ_DIGITS;
 
-/// What the gateway said to one publish.
+/// The gateway's answer to one publish.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) caller: usize,

@@ -1,5 +1,5 @@
-//! Child processes that never outlive the tool. Three nets, one below the other: [`Child`] stops and
-//! reaps its process when dropped; signals to the tool go through the ordinary way out; and the
+//! Child processes that never outlive the tool. Three measures back each other up: [`Child`] stops and
+//! reaps its process when dropped; signals to the tool end the run in the ordinary way; and the
 //! kernel terminates the process if the tool is killed outright (asked for in [`launch`]).
 
 use std::fs::File;
@@ -88,7 +88,7 @@ impl Child {
         self.process.wait().context("cannot reap a child process").map(drop)
     }
 
-    /// SIGTERM, then patience, then SIGKILL; the process is reaped when this returns.
+    /// SIGTERM, then a bounded wait, then SIGKILL; the process is reaped when this returns.
     pub(crate) fn end(&mut self) -> Outcome<()> {
         if self.exited()?.is_some() {
             return Ok(());
@@ -137,7 +137,7 @@ pub(crate) fn launch(parent: u32, cores: &[usize], program: &Path, args: &[Strin
 
 fn set_up(parent: u32, cores: &[usize]) -> Result<(), Error> {
     set_parent_process_death_signal(Some(Signal::TERM))?;
-    // The parent may have gone before the kernel was asked to tell.
+    // The parent may have ended before the kernel was asked to signal its end.
     let actual = getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
     if i64::from(actual) != i64::from(parent) {
         return Err(Error::other("its parent has gone"));

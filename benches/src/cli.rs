@@ -47,7 +47,7 @@ pub(crate) enum Command {
     /// A small server that answers like the gateway; started by `--stand-in`
     #[command(hide = true)]
     StandIn,
-    /// Ties a child to its parent and its cores, then becomes it
+    /// Ties a child process to its parent and its cores, then runs its program
     #[command(hide = true)]
     Launch(LaunchArgs),
 }
@@ -106,7 +106,7 @@ impl Common {
         Self { environment, ..self.clone() }
     }
 
-    pub(crate) fn patience(&self) -> Duration {
+    pub(crate) fn stall_timeout(&self) -> Duration {
         Duration::from_secs(self.timeout)
     }
 }
@@ -190,7 +190,7 @@ pub(crate) struct UnicastLoad {
     /// Length of the notification's payload, as JSON
     #[arg(long, default_value_t = 150, value_parser = payload_bytes())]
     pub(crate) payload_bytes: u32,
-    /// What a client says to each notification it gets
+    /// What a client sends in answer to each notification it gets
     #[arg(long, value_enum, default_value_t = Reply::None)]
     pub(crate) reply: Reply,
 }

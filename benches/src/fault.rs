@@ -28,7 +28,7 @@ pub(crate) fn failed<T>(why: impl Into<String>) -> Outcome<T> {
     Err(Fault::Failed(why.into()))
 }
 
-/// Puts what was being done in front of an error's own words.
+/// Adds what was being done before an error's own message.
 pub(crate) trait Context<T> {
     fn context(self, doing: &str) -> Outcome<T>;
 }

@@ -12,7 +12,7 @@ pub(crate) struct Figure {
     pub(crate) label: String,
     pub(crate) unit: &'static str,
     pub(crate) samples: Vec<f64>,
-    /// What it is meant to stay at or below. Shown, never judged.
+    /// The target: the value should be at most this. It is shown and fails no run.
     pub(crate) target: Option<f64>,
 }
 
@@ -26,7 +26,7 @@ impl Figure {
         Self { key, label: label.into(), unit, samples: vec![sample], target: None }
     }
 
-    /// Names what it is meant to stay at or below.
+    /// Sets the target.
     pub(crate) fn at_most(self, target: f64) -> Self {
         Self { target: Some(target), ..self }
     }

@@ -76,7 +76,7 @@ impl Gateway {
             tokens: Tokens::new(&self.jwt_secret),
             reply: Reply::None,
         };
-        Swarm::new(self.address, script, stop.clone(), common.patience())
+        Swarm::new(self.address, script, stop.clone(), common.stall_timeout())
     }
 
     pub(crate) fn api(&self, payload_bytes: usize) -> Api {

@@ -1,6 +1,7 @@
 //! `ara-bench`: the load generator and measuring tool of the Ara gateway. Starts the gateway as a
 //! child, drives one scenario against it from a single thread, and prints what it cost.
 
+mod arrivals;
 mod bare;
 mod caller;
 mod child;
@@ -10,7 +11,6 @@ mod figures;
 mod frame;
 mod gateway;
 mod http;
-mod ledger;
 mod limits;
 mod procfs;
 mod reference;
@@ -76,9 +76,9 @@ fn measure(common: &Common, run: impl FnOnce(&Stop) -> Outcome<Report>) -> Outco
     }
 }
 
-/// A line for whoever waits.
+/// A line of progress on standard error.
 pub(crate) fn progress(line: &str) {
-    // Nobody may be reading; that is no reason to stop.
+    // A write fails where nobody reads standard error; that is no reason to stop.
     _ = writeln!(std::io::stderr(), "ara-bench: {line}");
 }
 

@@ -1,14 +1,14 @@
-//! The tool's side of the bare server: starts it, gives it the frame to send, and rings for it.
+//! The tool's side of the bare server: starts it, gives it the frame to send, and tells it when to send.
 //! Owns the child process and the control connection.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use crate::arrivals::sequence_offset;
 use crate::child::{Child, Recipe};
 use crate::cli::Common;
 use crate::fault::{Context, Fault, Outcome};
-use crate::ledger::sequence_offset;
 use crate::stop::Stop;
 use crate::subscriber::{Reply, Script, Spread, Transport};
 use crate::swarm::Swarm;
@@ -61,7 +61,7 @@ impl Reference {
         self.child.pid()
     }
 
-    /// Subscribers that shake hands and subscribe as at the gateway: a connection's past decides
+    /// Subscribers that shake hands and subscribe as at the gateway: a connection's history decides
     /// how the kernel acknowledges on it, which is a good part of what a send costs.
     pub(crate) fn swarm(&self, common: &Common, channel: &str, stop: &Stop) -> Outcome<Swarm> {
         let script = Script {
@@ -71,7 +71,7 @@ impl Reference {
             tokens: Tokens::new("unused"),
             reply: Reply::None,
         };
-        Swarm::new(self.address, script, stop.clone(), common.patience())
+        Swarm::new(self.address, script, stop.clone(), common.stall_timeout())
     }
 
     /// Has it send `count` frames to every socket, back to back.

@@ -1,4 +1,4 @@
-//! What a run says at its end: an aligned table on standard output, and the same as JSON. Names the
+//! The report at the end of a run: an aligned table on standard output, and the same as JSON. Names the
 //! machine and the command line, without which no figure means anything.
 
 use std::fmt::Write;
@@ -214,16 +214,16 @@ mod tests {
     #[test]
     fn targets_stand_beside_their_figures() {
         let figures = vec![
-            Figure::one("a", "A letter", "B", 250.4).at_most(300.0),
-            Figure::one("b", "Letters", "", 5.0),
+            Figure::one("a", "A message", "B", 250.4).at_most(300.0),
+            Figure::one("b", "Messages", "", 5.0),
         ];
         let rows = group_rows(&Group { name: "memory".to_owned(), figures }, "memory");
         assert_eq!(
             rows,
             [
                 ["memory", "value", "target", "unit"],
-                ["A letter", "250", "≤ 300", "B"],
-                ["Letters", "5", "", ""],
+                ["A message", "250", "≤ 300", "B"],
+                ["Messages", "5", "", ""],
             ]
         );
     }

@@ -14,21 +14,22 @@ use crate::fault::{Outcome, failed};
 use crate::procfs;
 use crate::swarm::Swarm;
 
-/// The channel of every scenario that lets none be named.
+/// The channel of every scenario without an option for it.
 const CHANNEL: &str = "bench";
-/// Before a reading: lets the last turn of the server's loop end, which books its time.
-const SETTLE: Duration = Duration::from_millis(20);
-/// After the last publish: a second copy of a message would arrive within it.
+/// How long to wait before a reading: until the last turn of the server's loop has ended and its
+/// CPU time is accounted for.
+const QUIET: Duration = Duration::from_millis(20);
+/// How long to wait after the last publish: a second copy of a message would arrive within it.
 const LATE: Duration = Duration::from_millis(300);
 
-/// CPU time of the server, read once it has come to rest.
-fn settled_cpu_ns(swarm: &mut Swarm, pid: u32) -> Outcome<u64> {
-    swarm.run_for(SETTLE)?;
+/// CPU time of the server, read once it is idle.
+fn quiet_cpu_ns(swarm: &mut Swarm, pid: u32) -> Outcome<u64> {
+    swarm.run_for(QUIET)?;
     procfs::cpu_ns(pid)
 }
 
 fn check_no_strays(swarm: &mut Swarm) -> Outcome<()> {
-    match swarm.ledger().strays {
+    match swarm.arrivals().strays {
         0 => Ok(()),
         strays => failed(format!("{strays} notifications arrived twice, or where not expected")),
     }

@@ -1,5 +1,5 @@
 //! A small server that answers like the gateway, as far as the scenarios ask: it lets the tool be
-//! tested, and loaded, without one. One thread, no limits worth the name, not for anything else.
+//! tested, and loaded, without one. It has one thread and hardly any limits, and is of no use for anything else.
 //!
 //! `STAND_IN_FAULT=lose` leaves a subscriber out of every twentieth publish, `=duplicate` serves one
 //! twice: the tool must notice both.

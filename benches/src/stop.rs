@@ -1,5 +1,5 @@
 //! One flag that SIGINT, SIGTERM and SIGHUP raise; every loop of the tool looks at it, so that a
-//! stop goes through the ordinary way out and the children are reaped on it.
+//! stop ends the run in the ordinary way, which reaps the children.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,5 @@
-//! One subscriber's connection: what it has to say at each stage, and what it makes of what it
-//! hears. Owns the bytes of an incomplete message and those not yet written; the read buffer is
+//! One subscriber's connection: what it sends at each stage, and how it handles what it
+//! receives. Owns the bytes of an incomplete message and those not yet written; the read buffer is
 //! the swarm's.
 
 use std::io::{ErrorKind, Read, Write};
@@ -7,9 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mio::net::TcpStream;
 
+use crate::arrivals::{Arrivals, Mark};
 use crate::frame::{self, Opcode};
 use crate::http::{self, Body, Chunks, WS_KEY};
-use crate::ledger::{Ledger, Mark};
 use crate::sse;
 use crate::token::Tokens;
 
@@ -24,7 +24,7 @@ pub(crate) enum Transport {
     Sse,
 }
 
-/// What a subscriber says to each notification.
+/// What a subscriber sends in answer to each notification.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
 pub(crate) enum Reply {
     /// Nothing
@@ -179,7 +179,7 @@ impl Subscriber {
         ended: bool,
         buffer: &mut [u8],
         script: &Script,
-        ledger: &mut Ledger,
+        arrivals: &mut Arrivals,
     ) -> Result<bool, String> {
         loop {
             let bytes = match self.stream.read(buffer) {
@@ -190,7 +190,7 @@ impl Subscriber {
                 Err(_) if self.closing() => return Ok(false),
                 Err(error) => return Err(format!("reading: {error}")),
             };
-            self.feed(buffer.get(..bytes).unwrap_or_default(), script, ledger)?;
+            self.feed(buffer.get(..bytes).unwrap_or_default(), script, arrivals)?;
             // A read that did not fill the buffer emptied the socket, but for its end.
             if bytes < buffer.len() && !ended {
                 return Ok(true);
@@ -204,15 +204,20 @@ impl Subscriber {
         self.say(Opcode::Close, &1000u16.to_be_bytes())
     }
 
-    fn feed(&mut self, input: &[u8], script: &Script, ledger: &mut Ledger) -> Result<(), String> {
+    fn feed(
+        &mut self,
+        input: &[u8],
+        script: &Script,
+        arrivals: &mut Arrivals,
+    ) -> Result<(), String> {
         if self.partial.is_empty() {
-            let used = self.consume(input, script, ledger)?;
+            let used = self.consume(input, script, arrivals)?;
             self.partial.extend_from_slice(input.get(used..).unwrap_or_default());
             return Ok(());
         }
         let mut all = std::mem::take(&mut self.partial);
         all.extend_from_slice(input);
-        let used = self.consume(&all, script, ledger)?;
+        let used = self.consume(&all, script, arrivals)?;
         all.drain(..used);
         if !all.is_empty() || all.capacity() <= KEPT_BYTES_MAX {
             self.partial = all;
@@ -225,7 +230,7 @@ impl Subscriber {
         &mut self,
         input: &[u8],
         script: &Script,
-        ledger: &mut Ledger,
+        arrivals: &mut Arrivals,
     ) -> Result<usize, String> {
         let mut used = 0;
         if self.stage == Stage::Upgrading {
@@ -239,14 +244,14 @@ impl Subscriber {
         used += if let Some(chunks) = &mut self.chunks {
             let mut text = std::mem::take(&mut self.text);
             let fed = chunks.feed(rest, &mut text)?;
-            let taken = self.consume_events(&text, ledger)?;
+            let taken = self.consume_events(&text, arrivals)?;
             text.drain(..taken);
             self.text = text;
             fed
         } else if self.transport == Transport::Sse {
-            self.consume_events(rest, ledger)?
+            self.consume_events(rest, arrivals)?
         } else {
-            self.consume_frames(rest, script, ledger)?
+            self.consume_frames(rest, script, arrivals)?
         };
         Ok(used)
     }
@@ -270,7 +275,7 @@ impl Subscriber {
         &mut self,
         input: &[u8],
         script: &Script,
-        ledger: &mut Ledger,
+        arrivals: &mut Arrivals,
     ) -> Result<usize, String> {
         let mut used = 0;
         while let Some(frame) = frame::read(input.get(used..).unwrap_or_default())? {
@@ -281,10 +286,10 @@ impl Subscriber {
             used += frame.bytes;
             match frame.opcode {
                 Opcode::Text | Opcode::Binary => {
-                    self.message(frame.payload, raw, script, ledger)?
+                    self.message(frame.payload, raw, script, arrivals)?
                 }
                 Opcode::Ping => {
-                    ledger.pings += 1;
+                    arrivals.pings += 1;
                     self.say(Opcode::Pong, frame.payload)?;
                 }
                 Opcode::Pong => {}
@@ -303,17 +308,17 @@ impl Subscriber {
         text: &[u8],
         raw: &[u8],
         script: &Script,
-        ledger: &mut Ledger,
+        arrivals: &mut Arrivals,
     ) -> Result<(), String> {
-        if ledger.delivered(self.number, &mut self.mark, text) {
-            if let Some(capture) = ledger.capture.as_mut().filter(|capture| capture.is_empty()) {
+        if arrivals.delivered(self.number, &mut self.mark, text) {
+            if let Some(capture) = arrivals.capture.as_mut().filter(|capture| capture.is_empty()) {
                 capture.extend_from_slice(raw);
             }
             return self.reply(text, script.reply);
         }
         match (kind(text), self.stage) {
-            (b"heartbeat", _) => ledger.heartbeats += 1,
-            (b"acked" | b"pong", _) if script.reply != Reply::None => ledger.replies += 1,
+            (b"heartbeat", _) => arrivals.heartbeats += 1,
+            (b"acked" | b"pong", _) if script.reply != Reply::None => arrivals.replies += 1,
             (b"connected", Stage::Greeting) => match &script.channel {
                 Some(channel) => {
                     self.stage = Stage::Subscribing;
@@ -322,9 +327,9 @@ impl Subscriber {
                         format!(r#"{{"type":"Subscribe","payload":{{"channels":["{names}"]}}}}"#);
                     self.say(Opcode::Text, text.as_bytes())?;
                 }
-                None => self.set_ready(ledger),
+                None => self.set_ready(arrivals),
             },
-            (b"subscribed", Stage::Subscribing) => self.set_ready(ledger),
+            (b"subscribed", Stage::Subscribing) => self.set_ready(arrivals),
             // A close may cross a greeting or a confirmation.
             (b"connected" | b"subscribed", Stage::Closing) => {}
             _ => return Err(format!("an unexpected message: {}", String::from_utf8_lossy(text))),
@@ -332,17 +337,17 @@ impl Subscriber {
         Ok(())
     }
 
-    fn consume_events(&mut self, input: &[u8], ledger: &mut Ledger) -> Result<usize, String> {
+    fn consume_events(&mut self, input: &[u8], arrivals: &mut Arrivals) -> Result<usize, String> {
         let mut used = 0;
         while let Some((event, bytes)) = sse::read(input.get(used..).unwrap_or_default()) {
             used += bytes;
-            if ledger.delivered(self.number, &mut self.mark, event.data) {
+            if arrivals.delivered(self.number, &mut self.mark, event.data) {
                 continue;
             }
             match event.name {
                 b"" => {}
-                b"heartbeat" => ledger.heartbeats += 1,
-                b"connected" if self.stage == Stage::Greeting => self.set_ready(ledger),
+                b"heartbeat" => arrivals.heartbeats += 1,
+                b"connected" if self.stage == Stage::Greeting => self.set_ready(arrivals),
                 _ => {
                     let text = String::from_utf8_lossy(event.data);
                     return Err(format!("an unexpected event: {text}"));
@@ -364,9 +369,9 @@ impl Subscriber {
         }
     }
 
-    fn set_ready(&mut self, ledger: &mut Ledger) {
+    fn set_ready(&mut self, arrivals: &mut Arrivals) {
         self.stage = Stage::Ready;
-        ledger.ready += 1;
+        arrivals.ready += 1;
     }
 
     fn say(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), String> {

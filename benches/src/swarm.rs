@@ -11,13 +11,13 @@ use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::arrivals::Arrivals;
 use crate::caller::{Answer, Caller};
 use crate::fault::{Context, Fault, Outcome, failed};
-use crate::ledger::Ledger;
 use crate::stop::{LOOK_EVERY, Stop};
 use crate::subscriber::{Reply, Script, Spread, Subscriber};
 
-/// Connections from one source address; the kernel has some 28,000 ports for each by default.
+/// The most connections from one source address; the kernel has some 28,000 ports for each by default.
 const PER_SOURCE: u32 = 25_000;
 /// 127.0.0.1 to 127.0.0.250, then from the start: old ports are free again by then.
 const SOURCES: u32 = 250;
@@ -35,7 +35,7 @@ struct World {
     script: Script,
     subscribers: Slab<Subscriber>,
     callers: Vec<Caller>,
-    ledger: Ledger,
+    arrivals: Arrivals,
     answers: Vec<Answer>,
     buffer: Vec<u8>,
     /// The first thing that went wrong; a run with one is over.
@@ -52,7 +52,7 @@ pub(crate) struct Swarm {
     /// Connections ever opened, which spreads them over source addresses.
     opened: u32,
     /// How long the swarm waits for anything that makes no progress.
-    patience: Duration,
+    stall_timeout: Duration,
 }
 
 impl Swarm {
@@ -60,7 +60,7 @@ impl Swarm {
         target: SocketAddr,
         script: Script,
         stop: Stop,
-        patience: Duration,
+        stall_timeout: Duration,
     ) -> Outcome<Self> {
         Ok(Self {
             poll: Poll::new().context("cannot create an epoll")?,
@@ -69,7 +69,7 @@ impl Swarm {
                 script,
                 subscribers: Slab::new(),
                 callers: Vec::new(),
-                ledger: Ledger::default(),
+                arrivals: Arrivals::default(),
                 answers: Vec::new(),
                 buffer: vec![0; READ_BUFFER_BYTES],
                 fault: None,
@@ -77,12 +77,12 @@ impl Swarm {
             target,
             stop,
             opened: 0,
-            patience,
+            stall_timeout,
         })
     }
 
-    pub(crate) fn ledger(&mut self) -> &mut Ledger {
-        &mut self.world.ledger
+    pub(crate) fn arrivals(&mut self) -> &mut Arrivals {
+        &mut self.world.arrivals
     }
 
     /// More channels than one, or channels of their own, for those that connect from now on.
@@ -90,7 +90,7 @@ impl Swarm {
         self.world.script.spread = spread;
     }
 
-    /// What subscribers say to each notification from now on.
+    /// What subscribers send in answer to each notification from now on.
     pub(crate) fn reply_with(&mut self, reply: Reply) {
         self.world.script.reply = reply;
     }
@@ -123,7 +123,7 @@ impl Swarm {
         }
     }
 
-    /// Turns until `done` says so; fails if `progress` stands still for longer than the patience.
+    /// Turns until `done` says so; fails if `progress` does not change for longer than the stall timeout.
     pub(crate) fn turn_until(
         &mut self,
         what: &str,
@@ -137,8 +137,8 @@ impl Swarm {
             }
             if now != last {
                 (last, moved) = (now, Instant::now());
-            } else if moved.elapsed() > self.patience {
-                let waited = self.patience.as_secs();
+            } else if moved.elapsed() > self.stall_timeout {
+                let waited = self.stall_timeout.as_secs();
                 return failed(format!("{what}: nothing for {waited} s (stands at {now})"));
             }
             self.turn(LOOK_EVERY)?;
@@ -156,10 +156,10 @@ impl Swarm {
     /// Connects the users `first..first + count`, `at_once` handshakes under way at a time, and
     /// returns when all are subscribed.
     pub(crate) fn connect_all(&mut self, first: u32, count: u32, at_once: u32) -> Outcome<()> {
-        let start = self.world.ledger.ready;
+        let start = self.world.arrivals.ready;
         let mut started = 0;
         self.turn_until("connecting", |swarm| {
-            let ready = swarm.world.ledger.ready - start;
+            let ready = swarm.world.arrivals.ready - start;
             while started < count && u64::from(started) - ready < u64::from(at_once) {
                 swarm.connect(first + started)?;
                 started += 1;
@@ -290,7 +290,7 @@ impl World {
                     event.is_read_closed(),
                     &mut self.buffer,
                     &self.script,
-                    &mut self.ledger,
+                    &mut self.arrivals,
                 )
                 .map_err(name)?;
             if !open {

@@ -127,17 +127,17 @@ fn assert_queue(parts: &str, load: &[&str], figures: &[&str]) {
 }
 
 #[test]
-fn letters_into_the_queue_and_out_of_it_are_counted() {
+fn messages_into_the_queue_and_out_of_it_are_counted() {
     let rates =
-        ["--users", "30", "--letters", "3", "--replay-users", "10", "--replay-letters", "5"];
+        ["--users", "30", "--messages", "3", "--replay-users", "10", "--replay-messages", "5"];
     let connected = ["--seconds", "0", "--connections", "20", "--callers", "8"];
     assert_queue(
         "rates,device,connected",
         &[&rates[..], &connected, &["--long-queue", "20", "--rounds", "1"]].concat(),
         &[
-            "Into the queue, letters",
-            "To 10 users who return, 5 each, letters",
-            "To one user who returns, 20, letters",
+            "Into the queue, messages",
+            "To 10 users who return, 5 each, messages",
+            "To one user who returns, 20, messages",
             "Write and fdatasync",
             "Queue in memory, an Ack to each / off",
         ],
@@ -145,8 +145,8 @@ fn letters_into_the_queue_and_out_of_it_are_counted() {
 }
 
 #[test]
-fn memory_of_letters_is_read_when_all_are_there() {
-    let load = ["--memory-users", "30", "--pending-users", "10", "--pending-letters", "3"];
+fn memory_of_messages_is_read_when_all_are_there() {
+    let load = ["--memory-users", "30", "--pending-users", "10", "--pending-messages", "3"];
     assert_queue(
         "memory,pending",
         &load,
@@ -159,7 +159,7 @@ fn memory_of_letters_is_read_when_all_are_there() {
 }
 
 #[test]
-fn a_letter_lost_or_doubled_fails_the_run() {
+fn a_queued_message_lost_or_doubled_fails_the_run() {
     let load = ["queue", "--stores", "memory", "--parts", "pending", "--pending-users", "10"];
     let directory = std::env::temp_dir();
     let directory = ["--directory", directory.to_str().expect("UTF-8"), "--timeout", "1"];

@@ -1,8 +1,9 @@
-//! What the journal costs: `cargo run --release -p ara-shards --example journal_bench -- DIRECTORY`.
+//! What the journal costs: `cargo run --release -p ara-shards --example journal_bench --
+//! DIRECTORY`.
 //!
 //! Appends records of 300 bytes in commits of 256, by fsync policy: as fast as the journal takes
 //! them, and one commit at a time. Beside it, the same bytes by plain writes. Then recovery,
-//! compaction and the end of 60,000 live records. Removes what it has written.
+//! compaction and the release of 60,000 live records. Removes what it has written.
 
 #![expect(clippy::print_stdout, reason = "a bench prints")]
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
@@ -40,7 +41,7 @@ fn cpu(all: bool) -> Outcome<u64> {
     Ok(sum)
 }
 
-/// A bell that wakes this thread, and the journal behind it.
+/// A doorbell that wakes this thread, and a journal that rings it.
 fn open(options: &Options) -> Outcome<(Journal, Arc<Doorbell>)> {
     let this = thread::current();
     let bell = Arc::new(Doorbell::new(move || this.unpark()));
@@ -62,7 +63,7 @@ fn options(directory: &Path, fsync: Fsync) -> Options {
     Options { directory, segment_bytes: SEGMENT_BYTES as u64, fsync, ..Options::default() }
 }
 
-/// Waits until the bell has rung, then takes the reports.
+/// Waits until the doorbell has rung, then takes the reports.
 fn wait(journal: &mut Journal, bell: &Doorbell) {
     while !bell.answer() {
         thread::park();
@@ -70,7 +71,8 @@ fn wait(journal: &mut Journal, bell: &Doorbell) {
     journal.poll();
 }
 
-/// Appends `commits` × 256 records as fast as they are taken; the oldest die beyond 60,000 live.
+/// Appends `commits` × 256 records as fast as they are taken; beyond 60,000 live the oldest are
+/// released.
 fn throughput(name: &str, directory: &Path, fsync: Fsync, commits: u32) -> Outcome<()> {
     let (mut journal, bell) = open(&options(&fresh(directory)?, fsync))?;
     let mut live: VecDeque<Position> = VecDeque::new();
@@ -145,7 +147,7 @@ fn raw(name: &str, directory: &Path, sync: bool, commits: u32) -> Outcome<()> {
     Ok(())
 }
 
-/// One commit at a time: from the flush to the bell.
+/// One commit at a time: the time from the flush until the doorbell rings.
 fn latency(name: &str, directory: &Path, fsync: Fsync, commits: u32) -> Outcome<()> {
     let (mut journal, bell) = open(&options(&fresh(directory)?, fsync))?;
     let mut times = Vec::new();
@@ -171,8 +173,8 @@ fn latency(name: &str, directory: &Path, fsync: Fsync, commits: u32) -> Outcome<
     Ok(journal.close()?)
 }
 
-/// Recovery of 60,000 live among as many dead, their compaction, and their end.
-fn life(directory: &Path) -> Outcome<()> {
+/// Recovery of 60,000 live records among as many dead ones, their compaction, and their release.
+fn recovery(directory: &Path) -> Outcome<()> {
     let options = options(&fresh(directory)?, Fsync::Always);
     let options = Options { segment_bytes: 4 * 1024 * 1024, ..options };
     let (mut journal, bell) = open(&options)?;
@@ -280,7 +282,7 @@ fn main() -> Outcome<()> {
     latency("interval 1 s", directory, second, 2000)?;
     latency("never", directory, Fsync::Never, 2000)?;
     println!();
-    life(directory)?;
+    recovery(directory)?;
     notes(directory)?;
     Ok(fs::remove_dir_all(directory.join("journal_bench"))?)
 }

@@ -78,7 +78,7 @@ pub struct Metadata {
 pub struct SharedMessage(ThinArc<Metadata, u8>);
 
 impl SharedMessage {
-    /// The encoding that the kept bytes are in.
+    /// The encoding that the shared bytes are in.
     const ENCODING: Encoding = Encoding::AraText;
 
     /// From the complete notification object.
@@ -152,9 +152,9 @@ impl Notification {
         self.message.head()
     }
 
-    /// A share of it, to keep.
+    /// A share of its message, for whoever is to get it later.
     #[must_use]
-    pub fn keep(&self) -> SharedMessage {
+    pub fn share(&self) -> SharedMessage {
         self.message.clone()
     }
 

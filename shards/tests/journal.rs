@@ -1,8 +1,8 @@
 //! The journal keeps what it has committed, whatever happens to its process, disk or files.
 //!
-//! Set-up: an owner as small as can be, on real directories and on files in memory that forget
-//! what was not synced, fill up and fail on demand. Why it matters: a notification that was
-//! answered with "stored" must outlive anything, and a full or dying disk must be told, not hidden.
+//! Set-up: a minimal owner, on real directories and on files in memory that lose what was not
+//! synced, fill up and fail on demand. Why it matters: a notification that was answered with
+//! "stored" must survive, and a full or failing disk must be reported, not hidden.
 
 #[cfg(test)]
 #[path = "journal"]

@@ -16,6 +16,9 @@ mod lanes;
 #[path = "worker/leaving.rs"]
 mod leaving;
 #[cfg(test)]
+#[path = "worker/protocols.rs"]
+mod protocols;
+#[cfg(test)]
 #[path = "worker/slow_reader.rs"]
 mod slow_reader;
 #[cfg(test)]

@@ -5,11 +5,10 @@
 
 use std::sync::Arc;
 
-use ara_shards::base::id::NotificationId;
+use ara_shards::base::id::{NotificationId, parse_id};
 use ara_shards::link::message::{
     Client, Query, QueuedMessageView, Recipient, Source, UserQueueView,
 };
-use ara_shards::protocol::ara::parse_id;
 use bytes::Bytes;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -44,7 +43,7 @@ struct QueuedMessage<'a> {
 
 impl<'a> QueuedMessage<'a> {
     fn new(view: &'a QueuedMessageView) -> Self {
-        let notification = serde_json::from_slice(view.kept.json());
+        let notification = serde_json::from_slice(view.message.json());
         let notification = notification.expect("a notification is JSON: the gateway wrote it");
         Self { attempts: view.attempts, in_flight: view.in_flight, notification }
     }

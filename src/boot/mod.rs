@@ -152,6 +152,7 @@ fn start(
         recover(&mut unstarted, storage)?;
     }
     let mut shards = Vec::with_capacity(count);
+    assert_eq!((unstarted.len(), listeners.len()), (count, count), "a door for each shard");
     for (index, (shard, listener)) in unstarted.into_iter().zip(listeners).enumerate() {
         let door = Door {
             listener,
@@ -213,6 +214,7 @@ fn prepare(
 /// Has every shard read what an earlier run has left for it, all at a time.
 fn recover(shards: &mut [Unstarted], storage: &Storage) -> Result<(), Failure> {
     let begun = Instant::now();
+    assert_eq!(shards.len(), storage.options().len(), "a journal for each shard");
     let read = |shard: &mut Unstarted, options: &Options| {
         let recovered = shard.recover(options, storage.placement());
         recovered.map_err(|error| Failure::new(format!("queue.path: {error}")))

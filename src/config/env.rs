@@ -5,12 +5,12 @@
 //!
 //! A line is blank, a comment (`#`), or `NAME=value` with an optional `export` in front. A bare
 //! value ends at the line's end or at a `#` after a space, and is trimmed. In single quotes
-//! everything stands for itself; in double quotes `\n`, `\r`, `\t`, `\"`, `\\` and `\$` are
+//! every character is literal; in double quotes `\n`, `\r`, `\t`, `\"`, `\\` and `\$` are
 //! escapes. Both kinds may go over several lines. A name given twice has its last value.
 //!
 //! Written here rather than taken from the `dotenvy` crate, which puts values of the environment in
-//! the place of `$NAME`, so that a secret with a dollar in it silently becomes another one, and which
-//! knows no line numbers.
+//! the place of `$NAME`, so that a secret with a dollar in it silently becomes another one, and
+//! which knows no line numbers.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ pub(super) struct Line {
 pub(super) struct BadLine {
     /// Counted from 1.
     pub(super) number: usize,
-    /// The name it seems to set; empty where none can be made out.
+    /// The name it seems to set; empty where it has none.
     pub(super) name: String,
     /// What is wrong with it.
     pub(super) problem: &'static str,
@@ -104,7 +104,7 @@ fn without_export(text: &str) -> &str {
         .map_or(text, str::trim_start)
 }
 
-/// What a line would set if it were right.
+/// The name that a malformed line seems to set.
 fn name_of(line: &str) -> &str {
     let line = without_export(line.trim_start());
     let end = line.find(|character: char| !character.is_ascii_alphanumeric() && character != '_');

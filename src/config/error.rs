@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration, as data, and how it is told to a person.
+//! The faults of a configuration, as data, and how they are printed for a person.
 //!
 //! **Runs on**: main, before anything is started. **Owns**: nothing.
 //! **Never**: holds the value of a secret, nor more than a short piece of any other value.
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 /// Which layer a value (or a fault) came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
-    /// Nobody gave it: the built-in default.
+    /// It was not set: the built-in default.
     Default,
     /// The configuration file, at this line.
     File {
@@ -39,15 +39,15 @@ impl fmt::Display for Origin {
 /// One thing that is wrong with the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// The key in its dotted form, or the name of the file where no key is to blame.
+    /// The key in its dotted form, or the name of the file where the fault is in no key.
     pub key: Box<str>,
     /// The environment name, where the value came from the environment or from `.env`.
     pub env: Option<&'static str>,
-    /// Where the value stands.
+    /// Where the value was set.
     pub origin: Origin,
     /// What is wrong with it.
     pub problem: String,
-    /// What would be right.
+    /// Which values are allowed.
     pub allowed: String,
     /// What to do.
     pub fix: String,

@@ -1,7 +1,8 @@
 //! The forms a value may have: read from TOML or from text, checked, and described to people.
 //!
 //! **Runs on**: main, before anything is started. **Owns**: nothing.
-//! **Never**: decides whether a value may be shown; it hands back the piece and the complaint apart.
+//! **Never**: decides whether a value may be shown: it returns the wrong piece and the complaint
+//! apart.
 
 use std::time::Duration;
 
@@ -103,7 +104,7 @@ impl Problem {
     }
 }
 
-/// The most characters of a wrong value that a fault repeats.
+/// The most characters of a wrong value that a fault message repeats.
 const SHOWN_CHARS_MAX: usize = 60;
 
 fn quoted(piece: &str) -> String {
@@ -191,7 +192,7 @@ impl Form {
         let Self::Whole { min, max, zero } = self else {
             return Err(Problem::new(text, "is a number"));
         };
-        // Beyond 128 bits there is no number, only a sign.
+        // A number beyond 128 bits cannot be represented: only its sign matters for the message.
         let beyond = if text.starts_with('-') { i128::MIN } else { i128::MAX };
         let number = number.unwrap_or(beyond);
         if number == 0 && !zero.is_empty() {
@@ -255,14 +256,16 @@ impl Form {
                 if !scheme_fits {
                     return refuse("is not a Redis URL");
                 }
-                // By what will use it: nothing may pass here that the subscriber refuses.
+                // Checked by the subscriber's own code, so that nothing is accepted here which it
+                // refuses.
                 crate::redis::check_url(text)
                     .map_err(|why| Problem::new(text, format!("cannot be used: {why}")))?;
             }
             Self::LogFilter if tracing_subscriber::EnvFilter::builder().parse(text).is_err() => {
                 return refuse("is not a log filter");
             }
-            // A PEM block has to get through places that hold one line: \n stands for a line's end.
+            // Environment variables often hold one line only, so \n may stand for a line's end in
+            // PEM.
             Self::Pem if text.contains("-----BEGIN") => {
                 return Ok(Value::Text(text.replace("\\r", "").replace("\\n", "\n")));
             }
@@ -316,7 +319,7 @@ impl Form {
 }
 
 fn check_origin(text: &str) -> Result<String, Problem> {
-    // What stands before an @ may be a password.
+    // The part before an @ may be a password.
     let shown = if text.contains('@') { "" } else { text };
     origin(text).map_err(|what| Problem::new(shown, what))
 }

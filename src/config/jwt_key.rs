@@ -20,7 +20,7 @@ pub(super) fn resolve_pem(value: &str, directory: &Path) -> Result<String, Strin
     let pem = if value.contains("-----BEGIN") {
         value.to_owned()
     } else {
-        // The path is not repeated: a key whose first line got lost would be taken for one.
+        // The message does not repeat the path: it may be a key whose first line is missing.
         let read = read_text_file(&directory.join(value));
         read.map_err(|problem| {
             format!("the value is no PEM text, and as a path the file {problem}")
@@ -85,8 +85,8 @@ fn public_key(algorithm: Algorithm, pem: &[u8]) -> Result<DecodingKey, &'static 
         _ => (DecodingKey::from_rsa_pem(pem), &signature::RSA_PKCS1_2048_8192_SHA256, RSA),
     };
     let key = read.ok().ok_or(needed)?;
-    // Reading the PEM looks at its outer shape only; a key that cannot verify anything must not
-    // wait for the first client to be found out.
+    // Reading the PEM checks its outer form only. Verifying something with the key shows now, and
+    // not at the first client, whether the key is usable.
     let bytes = key.try_get_as_bytes().ok().ok_or(needed)?;
     let parsed = ParsedPublicKey::new(check, bytes).ok().ok_or(needed)?;
     if needed == RSA {
@@ -162,7 +162,7 @@ mod tests {
             assert_eq!((list.len(), &*list[0].key), (1, "jwt.public_key"), "{list:?}");
             assert!(list[0].problem.contains(problem), "{}", list[0]);
         }
-        // A key for an algorithm nobody chose is more likely a forgotten algorithm.
+        // With a public key but no matching algorithm, the algorithm was more likely forgotten.
         let list = with(&[("JWT_PUBLICKEY", KEY)]).unwrap_err();
         assert_eq!((list.len(), &*list[0].key), (1, "jwt.algorithm"), "{list:?}");
     }

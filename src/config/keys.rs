@@ -1,4 +1,4 @@
-//! The one table of settings: every key with its names, default, form and line of documentation.
+//! The table of all settings: every key with its names, default, form and line of documentation.
 //!
 //! **Runs on**: main, before anything is started. **Owns**: constants.
 //! **Never**: reads a value; the layers (`raw`), the nearest name, `check-config`, `config.toml`
@@ -234,17 +234,17 @@ keys! {
 /// Names the environment may use for the path of the configuration file.
 pub const CONFIG_PATH_ENV: &str = "ARA_CONFIG";
 
-/// A key or a whole section that has a place in the design but not yet in the program.
+/// A key or a whole section that is planned but not available in this version.
 #[derive(Debug)]
 pub struct Later {
-    /// A key, or a section with all that stands under it.
+    /// A key, or a section with every key in it.
     pub name: &'static str,
     /// Its environment names.
     pub env: &'static [&'static str],
 }
 
-/// What must be refused as not available, rather than as unknown: ignoring a switch that was
-/// thought to be on is worse than not starting.
+/// Keys that are refused as not available, rather than as unknown: whoever sets one believes that
+/// the feature is on, so ignoring it would be worse than not starting.
 pub static LATER: &[Later] = &[
     Later { name: "server.tls_cert", env: &["SERVER_TLS_CERT"] },
     Later { name: "server.tls_key", env: &["SERVER_TLS_KEY"] },
@@ -273,7 +273,8 @@ pub static LATER: &[Later] = &[
             "RATELIMIT_CLEANUP_INTERVAL_SECONDS",
         ],
     },
-    // OTEL_SERVICE_NAME is missing on purpose: platforms set it on every container they run.
+    // OTEL_SERVICE_NAME is not in the list on purpose: platforms set it on every container they
+    // run.
     Later { name: "otel", env: &["OTEL_ENABLED", "OTEL_ENDPOINT", "OTEL_SAMPLING_RATIO"] },
     Later {
         name: "cluster",

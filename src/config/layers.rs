@@ -1,7 +1,7 @@
 //! The layers: `config.toml`, `.env` and the environment, read in this order.
 //!
 //! **Runs on**: main, before anything is started. **Owns**: nothing.
-//! **Never**: takes a value of a file it could not read as a whole, or passes over an unknown key.
+//! **Never**: takes a value of a file it could not read as a whole, or ignores an unknown key.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -51,15 +51,15 @@ pub(super) fn read(sources: &Sources, faults: &mut Vec<Fault>) -> Raw {
     let lines = dotenv.iter().map(|(name, line)| (name, format!(".env, line {}", line.number)));
     let variables = sources.environment.keys().map(|name| (name, "environment".to_owned()));
     for (name, place) in lines.chain(variables) {
-        if let Some(matches) = near_miss(name) {
-            raw.warnings.push(format!("{name} ({place}) is not read; is {matches} matches?"));
+        if let Some(nearest) = near_miss(name) {
+            raw.warnings.push(format!("{name} ({place}) is not read; is {nearest} meant?"));
         }
     }
     raw
 }
 
-/// Whether a platform has set this variable: Kubernetes (for a Service) and Docker (for a link) tell
-/// a container where a neighbour called `server` is by `SERVER_PORT=tcp://10.0.0.1:8081`.
+/// Whether a platform has set this variable: Kubernetes (for a Service) and Docker (for a link)
+/// tell a container where a neighbour called `server` is by `SERVER_PORT=tcp://10.0.0.1:8081`.
 fn is_service_link(key: &Key, value: &str) -> bool {
     let schemes = ["tcp://", "udp://", "sctp://"];
     key.env.ends_with("_PORT") && schemes.iter().any(|scheme| value.trim().starts_with(scheme))
@@ -79,11 +79,11 @@ type DotEnv = BTreeMap<String, env::Line>;
 
 fn read_dotenv(sources: &Sources, raw: &mut Raw, faults: &mut Vec<Fault>) -> DotEnv {
     let path = sources.directory.join(".env");
-    // A directory of that name is a Python environment, not ours.
+    // A directory called .env is a Python environment, not our file.
     if !path.is_file() {
         return DotEnv::new();
     }
-    // Other programs' lines may be in any encoding.
+    // The file may hold lines of other programs, in any encoding.
     let text = match read_file_bytes(&path) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(problem) => {
@@ -93,7 +93,7 @@ fn read_dotenv(sources: &Sources, raw: &mut Raw, faults: &mut Vec<Fault>) -> Dot
         }
     };
     let (values, mut bad) = env::parse(&text);
-    // The file may be shared with other programs, whose lines are their own affair.
+    // The file may be shared with other programs: lines that set none of our names are ignored.
     bad.retain(|line| is_own(&line.name));
     raw.complete &= bad.is_empty();
     faults.extend(bad.into_iter().map(|line| Fault {
@@ -154,12 +154,12 @@ fn file_fault(name: &str, problem: &str, fix: &str) -> Fault {
     }
 }
 
-/// Far more than any configuration or key file needs; a wrong path must not fill the memory.
+/// Far more than any configuration or key file needs, so that a wrong path cannot fill the memory.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Reads a whole text file, or says in words why not (to be read after "the file").
 pub(super) fn read_text_file(path: &Path) -> Result<String, String> {
-    // Where the text breaks off is all that may be said of it: it may hold secrets.
+    // Only the position of the bad byte is reported, since the text may hold secrets.
     String::from_utf8(read_file_bytes(path)?)
         .map_err(|error| format!("is not UTF-8 from byte {}", error.utf8_error().valid_up_to()))
 }
@@ -186,7 +186,8 @@ fn read_file(text: &str, raw: &mut Raw, faults: &mut Vec<Fault>) {
         faults.append(&mut found);
         return;
     }
-    // Half a file is guesswork: its values are looked at once it can be read.
+    // A file that was read in part would give misleading faults: its values are checked once it is
+    // TOML.
     raw.complete = false;
     let name = raw.file.as_ref().map_or_else(String::new, |path| path.display().to_string());
     for error in errors {
@@ -211,7 +212,7 @@ fn walk(text: &str, prefix: &str, table: &DeTable<'_>, raw: &mut Raw, faults: &m
     for (name, value) in table {
         let origin = Origin::File { line: line_of(text, name.span().start) };
         let name: &str = name.get_ref();
-        // A quoted name with a dot in it is not the path it looks like.
+        // A quoted name with a dot in it is a single name, not a path of section and key.
         let name = if name.contains('.') { format!("{name:?}") } else { name.to_owned() };
         let path = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
         if keys::later(&path).is_some() {
@@ -256,7 +257,7 @@ fn unknown_fault(path: &str, origin: Origin) -> Fault {
     let (allowed, fix) = match nearest(path) {
         Some(key) => (
             format!("the nearest known key is {}", key.name),
-            format!("write {} if that is matches, or remove the line", key.name),
+            format!("write {} if that is meant, or remove the line", key.name),
         ),
         None => (String::new(), "remove the line".to_owned()),
     };

@@ -3,10 +3,10 @@
 //! **Runs on**: main, before anything is started. **Owns**: nothing that outlives the start.
 //! **Never**: stops at the first fault, lets a fault hold a secret, or changes the environment.
 //!
-//! The way of a value: [`keys`] says what there is, `layers` reads it from the files and the
-//! environment, [`form`] checks each value by itself, [`raw`] keeps the highest, and `settle`
-//! checks them against each other and makes [`settled::Settings`].
-//! To add a key: one entry in [`keys`], one field in [`settled`], one line in `settle`.
+//! The steps: [`keys`] lists every setting, `layers` reads values from the files and the
+//! environment, [`form`] checks each value by itself, [`raw`] keeps that of the highest layer, and
+//! `resolve` checks the values against each other and makes [`settings::Settings`]. To add a key:
+//! one entry in [`keys`], one field in [`settings`], one line in `resolve`.
 
 mod address;
 mod env;

@@ -1,6 +1,7 @@
-//! The known key a misspelt one most likely means.
+//! Finds the known key that a misspelt one most likely stands for.
 //!
-//! **Runs on**: main, before anything is started. **Owns**: nothing. **Never**: accepts a guess.
+//! **Runs on**: main, before anything is started. **Owns**: nothing. **Never**: decides: the
+//! result is only named in a message.
 
 use super::keys::{CONFIG_PATH_ENV, KEYS, Key, LATER};
 
@@ -19,8 +20,8 @@ pub(super) fn is_own(name: &str) -> bool {
         || LATER.iter().any(|later| later.env.contains(&name))
 }
 
-/// The environment name that an unknown one most likely is a slip of: two edits at most, and in a
-/// short name only underscores and case, so that other programs' names are left in peace.
+/// The environment name that an unknown one most likely misspells: two edits at most, and in a
+/// short name only underscores and case, so that names of other programs are not reported.
 pub(super) fn near_miss(name: &str) -> Option<&'static str> {
     if is_own(name) {
         return None;
@@ -40,7 +41,7 @@ fn distance(unknown: &str, key: &Key) -> usize {
     let leaf = unknown.rsplit_once('.').map_or(unknown.as_str(), |(_, leaf)| leaf);
     let whole = strsim::damerau_levenshtein(&unknown, key.name);
     let as_env = strsim::damerau_levenshtein(leaf, &key.env.to_ascii_lowercase());
-    // The right name in the wrong place costs one edit, and the place breaks the tie below.
+    // The right name in the wrong section counts as one edit; among equals the section decides.
     let by_leaf = strsim::damerau_levenshtein(leaf, key.leaf()) + 1;
     let edits = whole.min(as_env).min(by_leaf);
     edits * 1024 + whole
@@ -72,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_slip_is_told_from_another_programs_name() {
-        for (name, matches) in [
+        for (name, known) in [
             ("JWT_PUBLIC_KEY", "JWT_PUBLICKEY"),
             ("SERVER_PROT", "SERVER_PORT"),
             ("CORS_ORIGIN", "CORS_ORIGINS"),
@@ -80,7 +81,7 @@ mod tests {
             ("server_port", "SERVER_PORT"),
             ("QUEUE_ENABLE", "QUEUE_ENABLED"),
         ] {
-            assert_eq!(near_miss(name), Some(matches), "{name}");
+            assert_eq!(near_miss(name), Some(known), "{name}");
         }
         for name in [
             "SERVER_PORT",

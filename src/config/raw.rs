@@ -1,7 +1,8 @@
 //! The settings as they were typed: each value checked by itself, that of the highest layer kept.
 //!
-//! **Runs on**: main, before anything is started. **Owns**: the typed values until they are settled.
-//! **Never**: looks at two keys together (that is `settle`), nor puts a secret into a fault.
+//! **Runs on**: main, before anything is started. **Owns**: the typed values until they are
+//! resolved. **Never**: looks at two keys together (that is `resolve`), nor puts a secret into a
+//! fault.
 //!
 //! This mirrors the file by key rather than by a struct with a field for each: one derived
 //! deserializer would stop at its first fault, and every key would have to be listed twice.
@@ -23,12 +24,12 @@ pub struct Sources {
     pub config: Option<PathBuf>,
     /// What relative paths are relative to; empty = the working directory.
     pub directory: PathBuf,
-    /// The environment variables this program knows, and slips of them; others need not be there.
+    /// The environment variables this program knows and misspelt ones; others may be left out.
     pub environment: BTreeMap<String, OsString>,
 }
 
 impl Sources {
-    /// Those of this process.
+    /// The sources of this process: its environment and its working directory.
     pub fn of_process(config: Option<PathBuf>) -> Self {
         let known = |name: &str| is_own(name) || near_miss(name).is_some();
         let environment = std::env::vars_os()
@@ -53,9 +54,9 @@ pub struct Raw {
     faulted: BTreeSet<&'static str>,
     /// The file that was read, if one was.
     pub(super) file: Option<PathBuf>,
-    /// What was passed over and may have been meant.
+    /// Warnings about values that were ignored, though whoever set them may expect an effect.
     pub(super) warnings: Vec<String>,
-    /// False where a layer could not be read at all, so that what seems missing may be in it.
+    /// False where a layer could not be read at all: a value that seems missing may be in it.
     pub(super) complete: bool,
 }
 
@@ -154,9 +155,10 @@ impl Raw {
     }
 }
 
-/// A key read as another form than its own is a mistake in this program, caught by its first test.
+/// A key without a value reads as zero, false or empty. To read it as another form than its own is
+/// a mistake in this program.
 fn mismatch<T: Default>(key: &Key, has_value: bool) -> T {
-    debug_assert!(!has_value, "{} is read as another form", key.name);
+    assert!(!has_value, "{} is read as another form", key.name);
     T::default()
 }
 

@@ -1,7 +1,8 @@
-//! From typed values to settings: secrets made up in development, keys checked against each other.
+//! Turns typed values into settings: checks keys against each other and, in development, makes up
+//! missing secrets.
 //!
 //! **Runs on**: main, before anything is started. **Owns**: nothing.
-//! **Never**: stops at the first fault; each part falls back to something harmless and goes on.
+//! **Never**: stops at the first fault; each part goes on with a harmless value.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -58,7 +59,7 @@ impl Resolver<'_> {
         let jwt = self.jwt();
         let redis = self.redis();
         let limits = self.limits();
-        self.warn_of_sweeps();
+        self.warn_of_cleanup_intervals();
         Settings {
             mode: self.mode,
             server,
@@ -245,7 +246,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// A path that still means the same in a message, and where the working directory is unknown.
+    /// The path in full, so that it means the same to a reader who does not know the working
+    /// directory.
     fn absolute(&self, path: &str) -> PathBuf {
         let path = self.directory.join(path);
         // It fails only where there is no working directory any more.
@@ -274,7 +276,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// Says what it means where heartbeats do not come before the timeout.
+    /// Warns where heartbeats do not come before the timeout, and says what happens then.
     fn warn_of_silence(&mut self, interval: Duration, timeout: Duration) {
         // Jitter stretches an interval by up to a fifth.
         let is_rare = !timeout.is_zero() && timeout <= interval.mul_f64(1.2);
@@ -308,15 +310,16 @@ impl Resolver<'_> {
         })
     }
 
-    /// Others sweep at an interval; here nothing waits for a sweep, and who sets one means something.
-    fn warn_of_sweeps(&mut self) {
+    /// Other gateways clean up at an interval, so operators set one. Here everything ends at its
+    /// own time, and whoever sets an interval is told what to set instead.
+    fn warn_of_cleanup_intervals(&mut self) {
         let ends = "queue.message_ttl_seconds and queue.dead_letter_ttl_seconds";
         for (key, instead) in
             [(&keys::QUEUE_CLEANUP, ends), (&keys::ACK_CLEANUP, "ack.timeout_seconds")]
         {
             if self.raw.given(key).is_some() {
                 self.warnings.push(format!(
-                    "{} has no effect: nothing waits for a sweep, each leaves within a tenth of a \
+                    "{} has no effect: nothing waits for a cleanup, each ends within a tenth of a \
                      second of its time; leave it out, and set {instead} to say when that is",
                     key.name
                 ));

@@ -1,4 +1,4 @@
-//! Settings written out: what is in effect (secrets redacted), the commented file, the table.
+//! Prints settings: the effective ones (secrets redacted), the commented file, the table.
 //!
 //! **Runs on**: main, for `check-config`; tests hold `config.toml` to it. **Owns**: nothing.
 //! **Never**: writes a secret, nor the credentials of a URL.
@@ -85,11 +85,11 @@ fn basic_string(text: &str) -> String {
     quoted
 }
 
-/// Masks what may be a credential: all before the last `@` except a user name with a password
-/// behind it, and the whole query.
+/// Masks possible credentials: everything before the last `@` except a user name that a password
+/// follows, and the whole query.
 fn mask_url(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    // A password may hold any character, an @ and a query mark included.
+    // A password may hold any character, an @ and a question mark included.
     let (user, host) = match rest.rsplit_once('@') {
         Some((credentials, host)) => match credentials.split_once(':') {
             Some((user, _)) => (format!("{user}:***@"), host),

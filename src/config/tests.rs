@@ -16,7 +16,7 @@ use crate::settings::{LogFormat, RunMode, Settings};
 
 mod surroundings;
 
-/// A directory that goes away with the test.
+/// A directory that is removed at the end of the test.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -328,7 +328,7 @@ fn an_interval_without_effect_is_warned_of_and_what_to_use_is_named() {
         ("QUEUE_CLEANUP_INTERVAL_SECONDS", "queue.dead_letter_ttl_seconds"),
         ("ACK_CLEANUP_INTERVAL_SECONDS", "ack.timeout_seconds"),
     ] {
-        // The default too: whoever writes it down expects something of it.
+        // The default value too: whoever sets it expects it to have an effect.
         for value in ["60", "300"] {
             let warnings = settings("", &[(name, value)]).warnings;
             let [warning] = &*warnings else { panic!("{warnings:?}") };
@@ -400,7 +400,7 @@ fn the_commented_file_names_every_key_with_its_default() {
          cargo test -p ara-gateway --lib -- --ignored rewrite_the_commented_file"
     );
     settings(&text, &[]);
-    // Without the marks in front of its settings it still says nothing but the defaults.
+    // With its settings uncommented, the file still sets nothing but the defaults.
     let mut uncommented = String::new();
     for line in text.lines() {
         let setting = line

@@ -303,3 +303,7 @@ mod tests {
         assert_eq!(accepted.send_buffer_size().unwrap(), 40_000);
     }
 }
+
+#[cfg(test)]
+#[path = "accept_tests.rs"]
+mod hand_over_tests;

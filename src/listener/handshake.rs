@@ -6,11 +6,10 @@
 
 use std::sync::Arc;
 
-use ara_shards::base::id::NotificationId;
+use ara_shards::base::id::{NotificationId, parse_id};
 use ara_shards::base::placement::Placement;
 use ara_shards::link::message::{Client, InitialSubscriptions};
 use ara_shards::protocol::Transport;
-use ara_shards::protocol::ara::parse_id;
 use ara_shards::state::session::is_granted;
 use http::header::{self, HeaderMap, HeaderName};
 use http::request::Parts;

@@ -1,15 +1,15 @@
-//! Exponential backoff: each failure doubles the delay up to a ceiling, with 10 % jitter so that many
-//! gateways that lost the same server do not come back to it in step.
+//! Exponential backoff: each failure doubles the delay up to a ceiling, with 10 % jitter so that
+//! many gateways that lost the same server do not all reconnect at the same moments.
 //!
-//! **Runs on**: the router. **Owns**: the current delay and its own generator. **Never**: reads a clock
-//! or sleeps; it only says how long.
+//! **Runs on**: the router. **Owns**: the current delay and its own generator. **Never**: reads a
+//! clock or sleeps; it only says how long.
 
 use std::time::Duration;
 
 /// How far a delay may lie from its nominal value, to either side.
 const JITTER: f64 = 0.1;
 
-/// The delays between attempts; see the module's head.
+/// The delays between attempts; see the module's documentation.
 #[derive(Debug)]
 pub struct Backoff {
     initial: Duration,
@@ -41,7 +41,7 @@ impl Backoff {
         }
     }
 
-    /// All is well: the next failure starts from the initial delay.
+    /// After a success: the next failure starts from the initial delay again.
     pub fn reset(&mut self) {
         self.nominal = self.initial;
     }

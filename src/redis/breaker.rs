@@ -1,19 +1,19 @@
-//! The circuit breaker: after enough failures in a row it keeps the program from trying.
+//! The circuit breaker: after enough failures in a row it refuses attempts for some time.
 //!
-//! **Runs on**: the router. **Owns**: three states and two counters. **Never**: reads a clock (the time
-//! is an argument), sleeps, or logs.
+//! **Runs on**: the router. **Owns**: three states and two counters. **Never**: reads a clock (the
+//! time is an argument), sleeps, or logs.
 
 use std::time::{Duration, Instant};
 
 /// What the breaker lets through; `/stats` and the metrics show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BreakerState {
-    /// Attempts pass; failures in a row are counted.
+    /// Attempts are allowed; failures in a row are counted.
     #[default]
     Closed,
-    /// No attempt passes before the reset time is over.
+    /// No attempt is allowed before the reset time is over.
     Open,
-    /// Attempts pass on probation: enough successes close it, one failure opens it again.
+    /// Attempts are allowed on trial: enough successes close it, one failure opens it again.
     HalfOpen,
 }
 
@@ -39,16 +39,16 @@ impl BreakerState {
     }
 }
 
-/// The answer to "may I try now?".
+/// Whether an attempt is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Permit {
-    /// Yes.
+    /// An attempt is allowed now.
     Granted,
-    /// No: ask again after this long.
+    /// No attempt is allowed; ask again after this long.
     Refused(Duration),
 }
 
-/// A circuit breaker; see the module's head.
+/// A circuit breaker; see the module's documentation.
 #[derive(Debug)]
 pub struct Breaker {
     /// Failures in a row that open it; `None` = it never opens.
@@ -57,7 +57,7 @@ pub struct Breaker {
     successes_needed: u32,
     reset_after: Duration,
     stage: Stage,
-    /// Failures since the last time all was well (a success while closed, or a closing).
+    /// Failures since the last success while closed, or since it closed.
     failures: u32,
 }
 
@@ -95,11 +95,11 @@ impl Breaker {
         Permit::Granted
     }
 
-    /// Something worked.
+    /// Counts a success.
     pub fn success(&mut self) {
         match &mut self.stage {
             Stage::Closed => self.failures = 0,
-            // Nothing was permitted, so this is news from before the opening.
+            // No attempt was allowed, so this is a late result from before it opened.
             Stage::Open { .. } => {}
             Stage::HalfOpen { successes } => {
                 *successes += 1;
@@ -111,7 +111,7 @@ impl Breaker {
         }
     }
 
-    /// Something failed at `now`.
+    /// Counts a failure at `now`.
     pub fn failure(&mut self, now: Instant) {
         self.failures = self.failures.saturating_add(1);
         match self.stage {
@@ -120,13 +120,13 @@ impl Breaker {
                     self.stage = Stage::Open { since: now };
                 }
             }
-            // Nothing was permitted: a late failure does not push the reset time back.
+            // No attempt was allowed: a late failure must not make the reset time longer.
             Stage::Open { .. } => {}
             Stage::HalfOpen { .. } => self.stage = Stage::Open { since: now },
         }
     }
 
-    /// The state to show.
+    /// The state, for `/stats` and the log.
     #[must_use]
     pub const fn state(&self) -> BreakerState {
         match self.stage {
@@ -136,7 +136,7 @@ impl Breaker {
         }
     }
 
-    /// Failures since the last time all was well.
+    /// Failures since the last success while closed, or since it closed.
     #[must_use]
     pub const fn failures(&self) -> u32 {
         self.failures
@@ -245,8 +245,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens: an open breaker grants nothing before its reset time and always
-        /// something after it; a closed one has fewer failures than its threshold.
+        /// In any history: an open breaker grants nothing before its reset time and always grants
+        /// an attempt after it; a closed one has fewer failures than its threshold.
         #[test]
         fn holds_its_promises(
             failures_max in 1u32..6,

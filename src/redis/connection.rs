@@ -1,7 +1,7 @@
-//! One connection to Redis: reach it, prove who we are, subscribe, and hear what it says.
+//! One connection to Redis: connects, authenticates, subscribes, and receives replies and messages.
 //!
-//! **Runs on**: the router. **Owns**: the socket and the TLS configuration. **Never**: writes a password
-//! into an error, or goes on with a server that could not prove who it is.
+//! **Runs on**: the router. **Owns**: the socket and the TLS configuration. **Never**: writes a
+//! password into an error, or goes on with a server that could not prove who it is.
 //!
 //! The redis crate reads the URL and packs the commands. The socket is our own, for three reasons:
 //! its subscriber queues without a bound (see `resp`), its TLS set-up reads every system root
@@ -36,7 +36,7 @@ pub fn check_url(url: &str) -> Result<(), String> {
     Endpoint::parse(url).map(|_usable| ())
 }
 
-/// Where the server is and who we are to it.
+/// The server's address, and the credentials the gateway presents to it.
 pub(super) struct Endpoint {
     host: String,
     port: u16,
@@ -73,9 +73,9 @@ impl Endpoint {
         Ok(Self { host, port, tls, info })
     }
 
-    /// Everything to say before the first message. The database number is accepted in the URL and
-    /// not selected: pub/sub ignores it, and a narrow ACL need not allow `SELECT`.
-    fn greeting(&self) -> Vec<u8> {
+    /// The commands to send before the first message. The database number is accepted in the URL
+    /// and not selected: pub/sub ignores it, and a narrow ACL need not allow `SELECT`.
+    fn setup_commands(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         if let Some(password) = self.info.redis_settings().password() {
             let username = self.info.redis_settings().username();
@@ -105,26 +105,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Duplex for S {}
 pub(super) struct Link {
     stream: Box<dyn Duplex>,
     frames: Frames,
-    /// Whether the server has said anything.
-    heard: bool,
+    /// Whether the server has sent anything.
+    has_received: bool,
 }
 
 impl Link {
-    /// Connects; `deadline` is shared out between the host's addresses, so that one that swallows
-    /// packets does not use up the time of those behind it.
+    /// Connects; `deadline` is shared out between the host's addresses, so that one that drops
+    /// packets silently does not use up the time of the others.
     pub(super) async fn open(
         endpoint: &Endpoint,
         tls: &mut Tls,
         deadline: Instant,
     ) -> Result<Self, Fault> {
-        let socket = reach(endpoint, deadline.saturating_duration_since(Instant::now())).await?;
+        let socket = connect(endpoint, deadline.saturating_duration_since(Instant::now())).await?;
         let stream: Box<dyn Duplex> = match &endpoint.tls {
             Some(name) => {
                 Box::new(tls.secure(socket, name.clone(), &endpoint.host, deadline).await?)
             }
             None => Box::new(socket),
         };
-        Ok(Self { stream, frames: Frames::default(), heard: false })
+        Ok(Self { stream, frames: Frames::default(), has_received: false })
     }
 
     /// Authenticates and subscribes to everything. Messages that arrive between the confirmations
@@ -135,37 +135,38 @@ impl Link {
         tls: &Tls,
         early: impl FnMut(Frame),
     ) -> Result<(), Fault> {
-        let outcome = self.introduce(endpoint, early).await;
+        let outcome = self.set_up(endpoint, early).await;
         outcome.map_err(|fault| match fault {
             Fault::Broken(error) => match tls.fault(error, &endpoint.host) {
-                Fault::Broken(error) if is_ending(&error) => self.ended(endpoint),
+                Fault::Broken(error) if is_disconnect(&error) => self.closed(endpoint),
                 fault => fault,
             },
-            Fault::Closed => self.ended(endpoint),
+            Fault::Closed => self.closed(endpoint),
             fault => fault,
         })
     }
 
-    fn ended(&self, endpoint: &Endpoint) -> Fault {
-        if self.heard {
+    fn closed(&self, endpoint: &Endpoint) -> Fault {
+        if self.has_received {
             return Fault::Closed;
         }
-        Fault::Unheard(match endpoint.tls {
+        Fault::ClosedAtOnce(match endpoint.tls {
             None => "if the port is Redis' tls-port, write rediss:// in redis.url",
             Some(_) => "see its log; it may ask for a client certificate (redis.tls_cert)",
         })
     }
 
-    async fn introduce(
+    async fn set_up(
         &mut self,
         endpoint: &Endpoint,
         mut early: impl FnMut(Frame),
     ) -> Result<(), Fault> {
-        if let Err(fault) = self.send(&endpoint.greeting()).await {
-            // A server that refuses us says so before it closes: that is worth more.
+        if let Err(fault) = self.send(&endpoint.setup_commands()).await {
+            // A server that refuses the connection says why before it closes: that error tells
+            // more.
             return match self.next().await {
                 Ok(Frame::Refused(error)) => Err(Fault::Refused(error)),
-                Err(said @ Fault::Broken(_)) => Err(said),
+                Err(later @ Fault::Broken(_)) => Err(later),
                 _ => Err(fault),
             };
         }
@@ -177,7 +178,8 @@ impl Link {
             }
         }
         match self.next().await? {
-            // The name is a courtesy: a user without that permission subscribes all the same.
+            // The name only helps operators: a user without this permission may subscribe all the
+            // same.
             Frame::Okay | Frame::Refused(_) => {}
             _ => return Err(Fault::Protocol("no answer to CLIENT SETNAME")),
         }
@@ -193,7 +195,7 @@ impl Link {
         Ok(())
     }
 
-    /// Asks for a sign of life.
+    /// Sends a `PING`, which the server must answer.
     pub(super) async fn ping(&mut self) -> Result<(), Fault> {
         self.send(&cmd("PING").get_packed_command()).await
     }
@@ -206,8 +208,8 @@ impl Link {
             }
             match self.stream.read_buf(self.frames.room()).await {
                 Ok(0) => return Err(Fault::Closed),
-                Ok(_) => self.heard = true,
-                // How rustls names an end without a goodbye.
+                Ok(_) => self.has_received = true,
+                // How rustls reports a stream that ends without `close_notify`.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     return Err(Fault::Closed);
                 }
@@ -222,19 +224,21 @@ impl Link {
     }
 }
 
-fn is_ending(error: &io::Error) -> bool {
+fn is_disconnect(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset)
 }
 
-async fn reach(endpoint: &Endpoint, deadline: Duration) -> Result<TcpStream, Fault> {
+async fn connect(endpoint: &Endpoint, deadline: Duration) -> Result<TcpStream, Fault> {
     let addresses = lookup_host((endpoint.host.as_str(), endpoint.port)).await;
     let addresses: Vec<_> = addresses.map_err(Fault::Unreachable)?.collect();
     let share = deadline / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
     for address in addresses {
         match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(socket)) if is_itself(&socket) => last = io::ErrorKind::ConnectionRefused.into(),
+            Ok(Ok(socket)) if is_self_connected(&socket) => {
+                last = io::ErrorKind::ConnectionRefused.into()
+            }
             Ok(Ok(socket)) => {
                 socket.set_nodelay(true).map_err(Fault::Unreachable)?;
                 return Ok(socket);
@@ -246,9 +250,9 @@ async fn reach(endpoint: &Endpoint, deadline: Duration) -> Result<TcpStream, Fau
     Err(Fault::Unreachable(last))
 }
 
-/// A connection to a closed port of this machine can meet itself when the kernel picks that very
-/// port as its source; it would then keep the server from coming back.
-fn is_itself(socket: &TcpStream) -> bool {
+/// Whether a socket is connected to itself. That happens with a closed port of this machine when
+/// the kernel picks that very port as the source; the server could then not bind it again.
+fn is_self_connected(socket: &TcpStream) -> bool {
     matches!((socket.local_addr(), socket.peer_addr()), (Ok(here), Ok(there)) if here == there)
 }
 
@@ -267,15 +271,18 @@ mod tests {
             let endpoint = Endpoint::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
             assert_eq!((endpoint.to_string().as_str(), endpoint.tls.is_some()), (shown, tls));
         }
-        let greeting = Endpoint::parse("redis://u:p%40ss@h").unwrap().greeting();
+        let commands = Endpoint::parse("redis://u:p%40ss@h").unwrap().setup_commands();
         assert!(
-            greeting
+            commands
                 .starts_with(b"*3\r\n$4\r\nAUTH\r\n$1\r\nu\r\n$4\r\np@ss\r\n*3\r\n$6\r\nCLIENT")
         );
-        let greeting = Endpoint::parse("redis://:secret@h").unwrap().greeting();
-        assert!(greeting.starts_with(b"*2\r\n$4\r\nAUTH\r\n$6\r\nsecret\r\n"));
+        let commands = Endpoint::parse("redis://:secret@h").unwrap().setup_commands();
+        assert!(commands.starts_with(b"*2\r\n$4\r\nAUTH\r\n$6\r\nsecret\r\n"));
         assert!(
-            Endpoint::parse("redis://h").unwrap().greeting().starts_with(b"*3\r\n$6\r\nCLIENT")
+            Endpoint::parse("redis://h")
+                .unwrap()
+                .setup_commands()
+                .starts_with(b"*3\r\n$6\r\nCLIENT")
         );
     }
 

@@ -24,7 +24,7 @@ pub(super) enum Fault {
     /// The server closed the connection.
     Closed,
     /// The server closed the connection before it said anything.
-    Unheard(&'static str),
+    ClosedAtOnce(&'static str),
     /// The connection broke.
     Broken(io::Error),
     /// The server did not answer a health check within its deadline.
@@ -41,7 +41,7 @@ impl Fault {
             Self::Slow => "connect_timeout",
             Self::Refused(_) => "refused",
             Self::Protocol(_) => "protocol",
-            Self::Closed | Self::Unheard(_) => "closed",
+            Self::Closed | Self::ClosedAtOnce(_) => "closed",
             Self::Broken(_) => "io",
             Self::Silent => "health_check_timeout",
         }
@@ -58,7 +58,7 @@ impl fmt::Display for Fault {
             Self::Refused(error) => write!(formatter, "the server refused: {error}"),
             Self::Protocol(what) => write!(formatter, "unexpected data: {what}"),
             Self::Closed => formatter.write_str("the server closed the connection"),
-            Self::Unheard(hint) => {
+            Self::ClosedAtOnce(hint) => {
                 write!(formatter, "the server closed the connection without a word: {hint}")
             }
             Self::Broken(error) => write!(formatter, "the connection broke: {error}"),

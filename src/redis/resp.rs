@@ -1,7 +1,8 @@
-//! The part of RESP2 a subscriber is spoken to in: status lines, errors and flat arrays.
+//! The part of RESP2 that a server sends to a subscriber: status lines, errors and flat arrays.
 //!
-//! **Runs on**: the router. **Owns**: the bytes received and not yet handled. **Never**: does I/O, nor
-//! holds more than one frame of the largest allowed size: what is larger is skipped as it arrives.
+//! **Runs on**: the router. **Owns**: the bytes received and not yet handled. **Never**: does I/O,
+//! nor holds more than one frame of the largest allowed size: what is larger is skipped as it
+//! arrives.
 //!
 //! The redis crate's own subscriber puts every message into an unbounded queue of its background
 //! task. Here a message is taken out of the receive buffer when the gateway is ready for it, so a
@@ -18,10 +19,10 @@ const NAME_BYTES_MAX: usize = 1024;
 const LINE_BYTES_MAX: usize = 1024;
 /// `pmessage`, the longest array, has four elements.
 const ELEMENTS_MAX: usize = 4;
-/// Room asked for before a read, and what the buffer shrinks back to after a large frame.
+/// Free space to have before a read, and the size the buffer shrinks back to after a large frame.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// The first byte of what a TLS server answers to plain text.
+/// The first byte of a TLS alert, which a TLS server answers to plain text.
 const TLS_ALERT: u8 = 21;
 
 /// One reply or message.
@@ -46,11 +47,11 @@ pub(super) enum Frame {
     Refused(String),
 }
 
-/// Why the bytes cannot be a Redis server's.
+/// Why the bytes are not valid RESP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Malformed(pub(super) &'static str);
 
-/// The receive buffer; see the module's head.
+/// The receive buffer; see the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     buffer: BytesMut,
@@ -144,7 +145,7 @@ impl Frames {
         array_frame(count, spans).map(Some)
     }
 
-    /// Drops what has arrived of a frame that is too large.
+    /// Skips the bytes that have arrived of a frame that is too large.
     fn take_skipped(&mut self, mut skip: Skip) -> Result<Option<Frame>, Malformed> {
         loop {
             let now = skip.bytes.min(self.buffer.len());

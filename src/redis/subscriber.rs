@@ -1,13 +1,14 @@
-//! Keeps one subscription to Redis alive, whatever happens to the server or the way to it.
+//! Keeps one subscription to Redis alive, and connects again whenever it ends.
 //!
 //! **Runs on**: the router, as one local task. **Owns**: the connection, the breaker, the backoff.
-//! **Never**: ends, tries while the breaker is open, or takes more than a burst of messages before the
-//! router's other tasks have their turn.
+//! **Never**: ends, tries while the breaker is open, or takes more than a burst of messages before
+//! the router's other tasks have their turn.
 //!
-//! One life of a connection: connect and subscribe within a deadline (a breaker success), then
-//! messages and health checks (each a breaker success) until something ends it (a failure). Health
-//! checks are pings on the subscribed connection itself, so they prove the very stream the messages
-//! use. Anything the server says is a sign of life, so a backlog does not look like a dead server.
+//! For each connection: connect and subscribe within a deadline (a success for the breaker), then
+//! take messages and make health checks (each a success) until something ends it (a failure).
+//! Health checks are pings on the subscribed connection itself, so they test the stream that
+//! carries the messages. Any bytes from the server count as alive, so a backlog does not look like
+//! a dead server.
 
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -37,7 +38,7 @@ const WARN_INTERVAL: Duration = Duration::from_secs(1);
 /// How much of a Redis channel's name a log line shows.
 const SHOWN_BYTES_MAX: usize = 160;
 
-/// The subscriber's own clockwork; not configurable by the operator.
+/// The subscriber's deadlines and intervals. Tests shorten them; operators cannot set them.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
     /// The bound on resolving, connecting, TLS, authentication and subscription together.
@@ -62,7 +63,7 @@ impl Default for Timing {
 /// What [`run_with`] takes beyond the settings.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// The clockwork.
+    /// Deadlines and intervals.
     pub timing: Timing,
 }
 
@@ -76,7 +77,7 @@ pub async fn run(
     run_with(settings, tenants, Options::default(), status, sink).await
 }
 
-/// [`run`] with a clockwork of one's own.
+/// As [`run`], with other deadlines and intervals.
 pub async fn run_with(
     settings: Redis,
     tenants: Tenants,
@@ -85,7 +86,7 @@ pub async fn run_with(
     sink: impl FnMut(Trigger),
 ) -> Infallible {
     let limiter = LogLimiter::new(WARN_INTERVAL);
-    let receiver = Receiver { tenants, status: Rc::clone(&status), limiter, sink };
+    let messages = Messages { tenants, status: Rc::clone(&status), limiter, sink };
     let mut subscriber = Subscriber {
         endpoint: Endpoint::parse(&settings.url),
         timing: options.timing,
@@ -98,17 +99,18 @@ pub async fn run_with(
         backoff: Backoff::new(settings.backoff_initial, settings.backoff_max, fastrand::u64(..)),
         status,
         was_connected: false,
-        receiver,
+        messages,
     };
     subscriber.show(State::Reconnecting);
     loop {
-        let fault = subscriber.life().await;
-        subscriber.rest(&fault).await;
+        let fault = subscriber.connect_and_receive().await;
+        subscriber.wait_to_retry(&fault).await;
     }
 }
 
 struct Subscriber<S> {
-    /// A URL that cannot be used fails like a server that cannot be reached: visibly and for ever.
+    /// An unusable URL is treated like a server that cannot be reached: every attempt fails with
+    /// it.
     endpoint: Result<Endpoint, String>,
     timing: Timing,
     tls: Tls,
@@ -116,20 +118,21 @@ struct Subscriber<S> {
     backoff: Backoff,
     status: Rc<Status>,
     was_connected: bool,
-    receiver: Receiver<S>,
+    messages: Messages<S>,
 }
 
 impl<S: FnMut(Trigger)> Subscriber<S> {
-    /// Connects, subscribes and listens until something ends it.
-    async fn life(&mut self) -> Fault {
-        // One moment for all: the inner deadline has more to tell than this one.
+    /// Connects, subscribes and receives until something ends the connection.
+    async fn connect_and_receive(&mut self) -> Fault {
+        // Both use the same deadline: an error from within tells more than this timeout, so it
+        // should come first.
         let deadline = tokio::time::Instant::now() + self.timing.connect_deadline;
         match timeout_at(deadline, self.connect(deadline)).await {
             Err(_elapsed) => Fault::Slow,
             Ok(Err(fault)) => fault,
             Ok(Ok(link)) => {
                 self.connected();
-                self.listen(link).await
+                self.receive(link).await
             }
         }
     }
@@ -137,7 +140,7 @@ impl<S: FnMut(Trigger)> Subscriber<S> {
     async fn connect(&mut self, deadline: tokio::time::Instant) -> Result<Link, Fault> {
         let endpoint = self.endpoint.as_ref().map_err(|error| Fault::Url(error.clone()))?;
         let mut link = Link::open(endpoint, &mut self.tls, deadline).await?;
-        link.subscribe(endpoint, &self.tls, |frame| self.receiver.take(frame)).await?;
+        link.subscribe(endpoint, &self.tls, |frame| self.messages.take(frame)).await?;
         Ok(link)
     }
 
@@ -155,32 +158,32 @@ impl<S: FnMut(Trigger)> Subscriber<S> {
         self.show(State::Healthy);
     }
 
-    async fn listen(&mut self, mut link: Link) -> Fault {
+    async fn receive(&mut self, mut link: Link) -> Fault {
         let start = Instant::now();
-        let mut pulse = Pulse::new(self.timing, start);
+        let mut health = HealthCheck::new(self.timing, start);
         let mut burst = 0;
         loop {
-            if pulse.is_ping_due(Instant::now()) {
+            if health.is_ping_due(Instant::now()) {
                 match timeout(self.timing.health_deadline, link.ping()).await {
                     Err(_elapsed) => return Fault::Silent,
                     Ok(Err(fault)) => return fault,
-                    Ok(Ok(())) => pulse.pinged(Instant::now()),
+                    Ok(Ok(())) => health.pinged(Instant::now()),
                 }
             }
             tokio::select! {
-                // First what has arrived, then the clock: if this thread was held up, the answer
-                // may be waiting behind a deadline that has passed meanwhile.
+                // Received bytes are looked at before the clock: if this thread was held up, the
+                // answer may have arrived though the deadline has passed meanwhile.
                 biased;
                 frame = link.next() => {
                     let frame = match frame {
                         Ok(frame) => frame,
                         Err(fault) => return fault,
                     };
-                    pulse.heard(Instant::now());
+                    health.received(Instant::now());
                     match frame {
                         // A refused ping (an ACL without it) is an answer like any other.
-                        Frame::Pong | Frame::Refused(_) => self.answered(&mut pulse, start),
-                        frame => self.receiver.take(frame),
+                        Frame::Pong | Frame::Refused(_) => self.answered(&mut health, start),
+                        frame => self.messages.take(frame),
                     }
                     burst += 1;
                     if burst == BURST {
@@ -188,8 +191,8 @@ impl<S: FnMut(Trigger)> Subscriber<S> {
                         yield_now().await;
                     }
                 }
-                () = sleep_until(pulse.wake_at().into()) => {
-                    if pulse.is_silent(Instant::now()) {
+                () = sleep_until(health.wake_at().into()) => {
+                    if health.is_silent(Instant::now()) {
                         return Fault::Silent;
                     }
                 }
@@ -197,12 +200,12 @@ impl<S: FnMut(Trigger)> Subscriber<S> {
         }
     }
 
-    fn answered(&mut self, pulse: &mut Pulse, start: Instant) {
-        if pulse.answered() {
+    fn answered(&mut self, health: &mut HealthCheck, start: Instant) {
+        if health.answered() {
             self.breaker.success();
             self.show(State::Healthy);
-            // Only a connection that lasts starts the delays again: a server that accepts and then
-            // drops us would otherwise be tried at the shortest delay for ever.
+            // Only a connection that lasts resets the delays. Otherwise a server that accepts and
+            // then closes would be tried at the shortest delay for ever.
             if start.elapsed() >= self.timing.health_interval {
                 self.backoff.reset();
             }
@@ -210,8 +213,8 @@ impl<S: FnMut(Trigger)> Subscriber<S> {
     }
 
     /// Counts the failure and waits until the next attempt may be made.
-    async fn rest(&mut self, fault: &Fault) {
-        if matches!(fault, Fault::Tls(_) | Fault::Unheard(_)) {
+    async fn wait_to_retry(&mut self, fault: &Fault) {
+        if matches!(fault, Fault::Tls(_) | Fault::ClosedAtOnce(_)) {
             self.tls.forget();
         }
         let was_up = self.status.state.get() == State::Healthy;
@@ -252,15 +255,15 @@ impl<S: FnMut(Trigger)> Subscriber<S> {
     }
 }
 
-/// Where messages go: counted, checked, and handed on or logged.
-struct Receiver<S> {
+/// Takes received messages: counts and checks them, and hands them on or logs why not.
+struct Messages<S> {
     tenants: Tenants,
     status: Rc<Status>,
     limiter: LogLimiter,
     sink: S,
 }
 
-impl<S: FnMut(Trigger)> Receiver<S> {
+impl<S: FnMut(Trigger)> Messages<S> {
     fn take(&mut self, frame: Frame) {
         match frame {
             Frame::Message { channel, payload } => {
@@ -291,46 +294,49 @@ impl<S: FnMut(Trigger)> Receiver<S> {
     }
 }
 
-/// When to ask the server for a sign of life, and when to give it up. Pure: the time is an argument.
+/// When to ping the server, and when to count it as dead. The time is always an argument.
 #[derive(Debug)]
-struct Pulse {
+struct HealthCheck {
     timing: Timing,
     ping_at: Instant,
     /// When the unanswered ping was sent.
-    asked: Option<Instant>,
-    heard: Instant,
+    pinged_at: Option<Instant>,
+    last_received: Instant,
 }
 
-impl Pulse {
-    /// The first check is due at once: it lets a half-open breaker close without an interval's wait.
+impl HealthCheck {
+    /// The first check is due at once: it lets a half-open breaker close without an interval's
+    /// wait.
     const fn new(timing: Timing, now: Instant) -> Self {
-        Self { timing, ping_at: now, asked: None, heard: now }
+        Self { timing, ping_at: now, pinged_at: None, last_received: now }
     }
 
     fn is_ping_due(&self, now: Instant) -> bool {
-        self.asked.is_none() && now >= self.ping_at
+        self.pinged_at.is_none() && now >= self.ping_at
     }
 
     fn pinged(&mut self, now: Instant) {
-        self.asked = Some(now);
+        self.pinged_at = Some(now);
         self.ping_at = now + self.timing.health_interval;
     }
 
-    fn heard(&mut self, now: Instant) {
-        self.heard = now;
+    fn received(&mut self, now: Instant) {
+        self.last_received = now;
     }
 
     /// Whether this answered a ping.
     fn answered(&mut self) -> bool {
-        self.asked.take().is_some()
+        self.pinged_at.take().is_some()
     }
 
     fn wake_at(&self) -> Instant {
-        self.asked.map_or(self.ping_at, |asked| asked.max(self.heard) + self.timing.health_deadline)
+        self.pinged_at.map_or(self.ping_at, |pinged_at| {
+            pinged_at.max(self.last_received) + self.timing.health_deadline
+        })
     }
 
     fn is_silent(&self, now: Instant) -> bool {
-        self.asked.is_some() && now >= self.wake_at()
+        self.pinged_at.is_some() && now >= self.wake_at()
     }
 }
 
@@ -344,29 +350,29 @@ mod tests {
     fn a_server_that_freezes_after_any_answer_is_given_up_within_ten_seconds() {
         let timing = Timing::default();
         let start = Instant::now();
-        let mut pulse = Pulse::new(timing, start);
-        assert!(pulse.is_ping_due(start));
-        pulse.pinged(start);
-        pulse.heard(start);
-        assert!(pulse.answered() && !pulse.answered());
-        assert_eq!(pulse.wake_at(), start + 5 * SECOND);
-        let asked = pulse.wake_at();
-        assert!(!pulse.is_silent(asked) && pulse.is_ping_due(asked));
-        pulse.pinged(asked);
-        assert!(!pulse.is_ping_due(asked + 60 * SECOND), "one ping at a time");
-        assert!(!pulse.is_silent(asked + 4 * SECOND));
-        assert!(pulse.is_silent(start + 10 * SECOND));
+        let mut health = HealthCheck::new(timing, start);
+        assert!(health.is_ping_due(start));
+        health.pinged(start);
+        health.received(start);
+        assert!(health.answered() && !health.answered());
+        assert_eq!(health.wake_at(), start + 5 * SECOND);
+        let pinged_at = health.wake_at();
+        assert!(!health.is_silent(pinged_at) && health.is_ping_due(pinged_at));
+        health.pinged(pinged_at);
+        assert!(!health.is_ping_due(pinged_at + 60 * SECOND), "one ping at a time");
+        assert!(!health.is_silent(pinged_at + 4 * SECOND));
+        assert!(health.is_silent(start + 10 * SECOND));
     }
 
     #[test]
     fn a_server_that_talks_is_alive_though_its_answer_waits_behind_a_backlog() {
         let start = Instant::now();
-        let mut pulse = Pulse::new(Timing::default(), start);
-        pulse.pinged(start);
+        let mut health = HealthCheck::new(Timing::default(), start);
+        health.pinged(start);
         for second in 1..60 {
-            pulse.heard(start + second * SECOND);
-            assert!(!pulse.is_silent(start + (second + 4) * SECOND));
+            health.received(start + second * SECOND);
+            assert!(!health.is_silent(start + (second + 4) * SECOND));
         }
-        assert!(pulse.is_silent(start + 64 * SECOND));
+        assert!(health.is_silent(start + 64 * SECOND));
     }
 }

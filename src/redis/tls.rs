@@ -1,4 +1,5 @@
-//! TLS to Redis: whom we trust, who we are, and what a failed handshake means for the operator.
+//! TLS to Redis: the trusted certificates, the client certificate, and what a failed handshake
+//! means for the operator.
 //!
 //! **Runs on**: main, to check the configuration; the router, at the first attempt and after each
 //! failed one. **Owns**: the TLS configuration. **Never**: turns a check off, trusts a certificate
@@ -33,10 +34,10 @@ use explain::{explain, is_authority};
 
 mod explain;
 
-/// Far more than any bundle of certificates; a wrong path must not fill the memory.
+/// Far more than any bundle of certificates, so that a wrong path cannot fill the memory.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// Which setting is to blame.
+/// Which setting caused the fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Setting {
     /// `redis.tls_ca`.
@@ -45,11 +46,11 @@ pub enum Setting {
     Certificate,
     /// `redis.tls_key`.
     Key,
-    /// None: the system's own certificates.
+    /// No setting: the system's own certificates.
     System,
 }
 
-/// Why there can be no TLS with these files.
+/// Why TLS cannot be set up with these files.
 #[derive(Debug)]
 pub struct Unusable {
     /// The setting to change.
@@ -80,7 +81,7 @@ pub fn client_config(files: &RedisTls) -> Result<ClientConfig, Unusable> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let named = trusted(files)?;
     let mut roots = RootCertStore::empty();
-    // One certificate of a bundle that cannot be read is no reason to trust none.
+    // If one certificate of a bundle cannot be read, the others are trusted all the same.
     let (added, _ignored) = roots.add_parsable_certificates(named.iter().cloned());
     if added == 0 {
         let setting = if files.ca.is_some() { Setting::Authority } else { Setting::System };
@@ -156,7 +157,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Unusable> {
             "holds an encrypted key; decrypt it with: openssl pkey -in KEY -out PLAIN",
         ));
     }
-    // The error is not repeated: it might quote the file.
+    // The error itself is left out, since it might quote the file.
     PrivateKeyDer::from_pem_slice(&pem)
         .map_err(|_unreadable| refuse("holds no private key (-----BEGIN PRIVATE KEY-----)"))
 }
@@ -189,7 +190,7 @@ impl Tls {
         self.config = None;
     }
 
-    /// Reads a few hundred kilobytes from disk once, not at every attempt.
+    /// Kept once built, since building it reads a few hundred kilobytes from disk.
     fn config(&mut self) -> Result<Arc<ClientConfig>, Fault> {
         if let Some(config) = &self.config {
             return Ok(Arc::clone(config));
@@ -199,7 +200,7 @@ impl Tls {
         Ok(Arc::clone(self.config.insert(Arc::new(config))))
     }
 
-    /// The handshake, at most until `deadline`.
+    /// Makes the TLS handshake, at most until `deadline`.
     pub(super) async fn secure(
         &mut self,
         socket: TcpStream,
@@ -211,7 +212,7 @@ impl Tls {
         match timeout_at(deadline, connector.connect(name, socket)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(self.fault(error, host)),
-            // A plain Redis waits for the end of a line that never comes.
+            // A Redis without TLS on this port waits for a line break that never comes.
             Err(_elapsed) => Err(Fault::Tls(
                 "no answer to the handshake: if the port is Redis' plain one, write redis:// in \
                  redis.url, or name its tls-port"
@@ -220,7 +221,8 @@ impl Tls {
         }
     }
 
-    /// What a broken stream means: with TLS 1.3 a server's refusal comes after the handshake.
+    /// Turns an I/O error into a fault. It may hold a TLS alert even after the handshake, since
+    /// with TLS 1.3 a server refuses a client certificate only then.
     pub(super) fn fault(&self, error: io::Error, host: &str) -> Fault {
         let reason = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
         match reason {
@@ -230,12 +232,12 @@ impl Tls {
     }
 }
 
-/// Accepts what webpki accepts, and besides that a certificate which is, byte for byte, one that the
-/// operator named: most self-signed certificates say of themselves that they are authorities, which
-/// webpki refuses in a server, and a server's own certificate may be named without its issuer.
+/// Accepts what webpki accepts, and besides that a certificate which is, byte for byte, one that
+/// the operator named: most self-signed certificates claim to be authorities, which webpki refuses
+/// in a server, and a server's own certificate may be named without its issuer.
 ///
-/// Everything else still holds for such a certificate: its time, its names, and the handshake's
-/// proof that the server has its key.
+/// Everything else is still checked for such a certificate: its validity period, its names, and the
+/// handshake's proof that the server has its key.
 #[derive(Debug)]
 struct NamedOrIssued {
     issued: Arc<WebPkiServerVerifier>,
@@ -271,7 +273,8 @@ impl ServerCertVerifier for NamedOrIssued {
             now,
         );
         match verdict {
-            // webpki looks at the time first: with these two answers the certificate is in its time.
+            // webpki checks the validity period first: after these two errors it is known to be
+            // valid.
             Err(Error::InvalidCertificate(reason))
                 if (is_authority(&reason) || reason == CertificateError::UnknownIssuer)
                     && self.named.iter().any(|named| named == end_entity) =>

@@ -3,6 +3,8 @@
 //! Set-up: real links with unstarted shards behind them. Property: a trigger reaches all the shards
 //! it concerns or none, and is encoded once for all of them. Why: callers retry what was refused.
 
+mod room;
+
 use std::sync::Arc;
 
 use ara_shards::Limits;
@@ -11,10 +13,9 @@ use ara_shards::base::limits::CONTROL_LANE_CAPACITY;
 use ara_shards::link::doorbell::Doorbell;
 use ara_shards::link::message::{Client, InitialSubscriptions, Recipients};
 use ara_shards::notification::Priority;
+use ara_shards::protocol::Transport;
 use ara_shards::worker::{self, ShardSetup, Unstarted};
 use serde_json::value::RawValue;
-
-use ara_shards::protocol::Transport;
 
 use super::*;
 use crate::intake::trigger::{Event, Target, Trigger};
@@ -110,6 +111,27 @@ fn a_trigger_is_encoded_once_however_many_shards_it_concerns() {
         assert_eq!(notifications.len(), 3);
         assert!(notifications.iter().all(|other| Arc::ptr_eq(other, notifications[0])));
     }
+}
+
+/// A form that nobody reads is not made; several protocols may read one.
+#[test]
+fn a_notification_is_encoded_for_the_protocols_that_are_there() {
+    let (router, _shards) = rig(1);
+    let mut state = router.0.borrow_mut();
+    let encodings = |state: &State| {
+        Encoding::ALL.into_iter().filter(|encoding| state.encodings().contains(*encoding)).collect()
+    };
+    let nobody: Vec<Encoding> = encodings(&state);
+    assert_eq!(nobody, []);
+    for protocol in Protocol::ALL {
+        *state.admitted.of(protocol) += 1;
+        let read: Vec<Encoding> = encodings(&state);
+        assert_eq!(read, [protocol.encoding()], "{protocol:?}");
+        *state.admitted.of(protocol) -= 1;
+    }
+    state.lifetimes.keeps_messages = true;
+    let kept: Vec<Encoding> = encodings(&state);
+    assert_eq!(kept, [Encoding::AraText], "what is kept is kept as text");
 }
 
 #[test]

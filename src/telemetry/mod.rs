@@ -1,8 +1,8 @@
 //! Logs: events with fields, as text for people or JSON for machines.
 //!
-//! **Runs on**: set up by main, used by every thread. **Owns**: the global subscriber, the way its
-//! lines go, and the panic hook. **Never**: sees a secret, a token, a query string or a payload;
-//! makes whoever logs wait for whoever reads.
+//! **Runs on**: set up by main, used by every thread. **Owns**: the global subscriber, the
+//! writer of its lines, and the panic hook. **Never**: sees a secret, a token, a query string or a
+//! payload; makes a thread that logs wait for a reader.
 
 pub mod output;
 
@@ -22,10 +22,10 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use crate::settings::{Log, LogFormat};
 use output::Output;
 
-/// The longest a process that ends waits for its last lines to be read.
+/// How long a process that ends waits for its last lines to be read, at most.
 const LAST_LINES_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Where log lines go. As global as the subscriber that writes to it.
+/// Where log lines go. It is global because the subscriber that writes to it is.
 static LOG: OnceLock<Output> = OnceLock::new();
 /// Whether lines are JSON.
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
@@ -33,8 +33,8 @@ static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 /// are connections and requests that ended early.
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
-/// Opens the way for log lines to standard error, and has panics take it. Before anything that may
-/// log or panic.
+/// Starts the thread that writes log lines to standard error, and sends panics there too. Call it
+/// before anything that may log or panic.
 ///
 /// # Errors
 ///
@@ -46,7 +46,7 @@ pub fn open() -> io::Result<&'static Output> {
     Ok(output)
 }
 
-/// Starts logging. Standard output is for what a person asked to see.
+/// Starts logging to standard error. Standard output is kept for what a person asked to see.
 ///
 /// # Errors
 ///
@@ -67,14 +67,14 @@ pub fn start(log: &Log, output: &Output) -> Result<(), ParseError> {
     Ok(())
 }
 
-/// Waits a moment for what was logged to be read. Call when the process ends.
+/// Waits a moment until the logged lines are written. Call when the process ends.
 pub fn finish() {
     if let Some(output) = LOG.get() {
         output.finish(LAST_LINES_DEADLINE);
     }
 }
 
-/// Log lines that nobody took, since start.
+/// Log lines that were dropped, since start.
 #[must_use]
 pub fn dropped_lines() -> u64 {
     LOG.get().map_or(0, Output::dropped)
@@ -86,7 +86,7 @@ pub fn panics() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }
 
-/// The line for lines that were dropped, as the subscriber would write it.
+/// The line that reports dropped lines, in the format of the subscriber's lines.
 fn dropped_line(count: u64) -> String {
     let mut time = String::new();
     // A clock that cannot be formatted leaves the time out.
@@ -104,7 +104,7 @@ fn dropped_line(count: u64) -> String {
     }
 }
 
-/// Logs and counts a panic; whatever the filter says, since a process may end with it.
+/// Counts a panic and logs it whatever the filter says, since the process may end with it.
 fn log_panic(info: &PanicHookInfo<'_>) {
     PANICS.fetch_add(1, Ordering::Relaxed);
     let payload = info.payload();

@@ -1,8 +1,8 @@
-//! The way out for log lines: a thread of its own writes them, since it alone may wait for the reader.
+//! Writes log lines on a thread of its own, since no other thread may wait for the reader.
 //!
 //! **Runs on**: any thread hands lines over; the thread it starts writes them. **Owns**: the lines
-//! on their way, at most [`LINES_MAX`] and [`BYTES_MAX`]. **Never**: makes whoever logs wait, or
-//! panics, whatever has become of the reader.
+//! that wait to be written, at most [`LINES_MAX`] and [`BYTES_MAX`]. **Never**: makes a thread that
+//! logs wait, or panics, even if the reader has gone.
 //!
 //! A reader that stalls or goes away costs lines: they are counted, and how many there were is
 //! written as soon as lines flow again. (`tracing-appender` has such a writer, but it is bounded in
@@ -17,18 +17,19 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-/// Lines on their way. A burst of this many is some 50 ms of writing.
+/// The most lines that wait to be written. So many take some 50 ms to write.
 const LINES_MAX: usize = 4096;
-/// Bytes on their way: what a stalled reader may cost.
+/// The most bytes that wait to be written: what a stalled reader may cost in memory.
 const BYTES_MAX: usize = 1024 * 1024;
 /// How often lost lines are reported while more are lost.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// How long to rest where the other end was made non-blocking by somebody else and is full.
+/// How long to wait before another try where standard error is full and another process has made it
+/// non-blocking.
 const REST: Duration = Duration::from_millis(10);
 
 enum Order {
     Write(Box<[u8]>),
-    /// Answer when everything before has been written, or given up.
+    /// Answer when every line before this order has been written or dropped.
     Flush(Sender<()>),
 }
 
@@ -88,19 +89,19 @@ impl Output {
         self.counts.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits until everything handed over before has been written or given up, but no longer than
+    /// Waits until every line handed over before has been written or dropped, but no longer than
     /// `patience`. For a process that ends.
     pub fn finish(&self, patience: Duration) {
         let until = Instant::now() + patience;
         let (done, answer) = bounded(1);
         if self.orders.send_timeout(Order::Flush(done), patience).is_ok() {
-            // Whether it was in time changes nothing: the process ends.
+            // The process ends whether or not the lines were written in time.
             let _flushed = answer.recv_deadline(until);
         }
     }
 }
 
-/// Takes what is written to it as one line.
+/// Each call of `write` is taken as one line.
 impl Write for Output {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
@@ -120,7 +121,8 @@ struct Printer<W, R> {
     /// How many dropped lines have been reported, and when last.
     reported: u64,
     reported_at: Option<Instant>,
-    /// Only the beginning of a line could be written: the next one starts on a line of its own.
+    /// Whether only the beginning of a line could be written. Then a line break comes before the
+    /// next.
     is_torn: bool,
 }
 
@@ -140,8 +142,8 @@ impl<W: Write, R: Fn(u64) -> String> Printer<W, R> {
                 }
                 Order::Flush(done) => {
                     self.report_dropped();
-                    // Whoever asked may have lost patience.
-                    let _heard = done.try_send(());
+                    // The caller may have stopped waiting.
+                    let _sent = done.try_send(());
                 }
             }
         }

@@ -1,13 +1,13 @@
-"""Publishers and users around a gateway that is killed again and again, and the book in which all is written down.
+"""Publishers and users of a gateway that is killed again and again, and a record of all that they send and receive.
 
-A *letter* is one notification to one user. What the gateway's answer says about it is its fate:
+A *message* is one notification to one user. The gateway's answer to the trigger gives it an outcome:
 
 - queued: it is safe, and must be received, whatever happens to the process;
-- live: a connection took it. The gateway may die before the bytes are out, so that it may be lost;
+- live: a connection took it. The gateway may be killed before the bytes are written, so that it may be lost;
 - unknown: the request broke. It may be received or not;
 - refused: it must not be received.
 
-Whoever receives writes it down. At the end the two sides of the book are compared.
+Users record what they receive. At the end it is compared with the outcomes.
 """
 
 import asyncio
@@ -35,9 +35,9 @@ sys.modules.setdefault("sniffio", None)
 
 PRIORITIES = ["Low", "Normal", "Normal", "Normal", "High", "Critical"]
 SHARDS = [1, 2, 3, 4]
-LIVES_S = (0.3, 2.0)  # of one gateway, from readiness to SIGKILL
+RUNS_S = (0.3, 2.0)  # how long one gateway runs, from readiness to SIGKILL
 DRAIN_S = 60
-# How long a letter that was taken live has to reach the disk: far longer than it needs.
+# How long a message that was taken live has until it is on disk: far longer than it needs.
 LIVE_SAFE_S = 1.5
 GONE = (OSError, EOFError, httpx.HTTPError, websockets.WebSocketException)
 
@@ -50,7 +50,7 @@ class Trigger:
     users: list[str]
     payload: dict
     id: str | None = None
-    fates: dict[str, str] = field(default_factory=dict)
+    outcomes: dict[str, str] = field(default_factory=dict)
     answered: float = 0.0
 
     @property
@@ -64,42 +64,42 @@ class Trigger:
 
 
 class Chaos:
-    def __init__(self, store: Store, *, letters: int, seed: str, acks: bool, keys: bool, kills: int, users: int = 200,
+    def __init__(self, store: Store, *, messages: int, seed: str, acks: bool, keys: bool, kills: int, users: int = 200,
                  publishers: int = 8):
         self.store, self.seed, self.acks, self.keys, self.kills_wanted = store, seed, acks, keys, kills
         self.random = self.random_of("chaos")
-        # Never started: it knows the address that all gateways have, one after the other.
+        # Never started: it only holds the address, which is the same for all gateways.
         self.address = Gateway(store.new_folder("address"), **store.settings)
-        self.letters_wanted = letters
-        self.people = [self._person(n) for n in range(users)]
+        self.messages_wanted = messages
+        self.users = [self._user(n) for n in range(users)]
         self.publishers = publishers
         self.triggers: dict[tuple[int, int], Trigger] = {}
-        self.letters_sent = self.letters_received = self.kills = 0
+        self.messages_sent = self.messages_received = self.kills = 0
         self.keys_asked_again = self.keys_tried_again = 0
         self.refusals: collections.Counter = collections.Counter()
         self.faults: list[str] = []
         self.up = asyncio.Event()
         self.over = asyncio.Event()
         self.draining = False
-        self.born = self.lived_s = 0.0
-        self.deaths: list[float] = []
+        self.started = self.ran_s = 0.0
+        self.killed_at: list[float] = []
         self.live_disorder = 0
 
     def random_of(self, name: str) -> random.Random:
         return random.Random(f"{self.seed}/{name}")
 
-    def _person(self, n: int) -> "Person":
+    def _user(self, n: int) -> "User":
         kind = (Streamer if n % 5 == 4 else Acknowledger) if self.acks else (Follower if n % 5 == 4 else Reader)
         return kind(self, f"user-{n}", orderly=n % 2 == 0 or not self.acks)
 
-    # --- the course of events
+    # --- running and killing
 
     async def run(self):
         await self.store.start(SHARDS_COUNT=self.random.choice(SHARDS))
         self._is_up()
-        async with asyncio.TaskGroup() as crowd:
-            for person in self.people:
-                crowd.create_task(person.live())
+        async with asyncio.TaskGroup() as using:
+            for user in self.users:
+                using.create_task(user.live())
             async with asyncio.TaskGroup() as work:
                 publishing = [work.create_task(self._publish(n)) for n in range(self.publishers)]
                 work.create_task(self._kill_until(lambda: all(task.done() for task in publishing)))
@@ -109,29 +109,29 @@ class Chaos:
             self.over.set()
 
     def _is_up(self):
-        self.born = time.monotonic()
+        self.started = time.monotonic()
         self.up.set()
 
-    def _lived_s(self) -> float:
-        return self.lived_s + (time.monotonic() - self.born if self.up.is_set() else 0)
+    def _ran_s(self) -> float:
+        return self.ran_s + (time.monotonic() - self.started if self.up.is_set() else 0)
 
     async def _kill_until(self, done):
         while not done() or self.kills < self.kills_wanted:
-            await self._kill_and_start(self.random.uniform(*LIVES_S))
+            await self._kill_and_start(self.random.uniform(*RUNS_S))
 
-    async def _kill_and_start(self, life_s: float = 0):
-        # By another process: this one's moments are not the gateway's.
+    async def _kill_and_start(self, run_s: float = 0):
+        # Another process kills it, so that the moment does not depend on what this one is doing.
         killer = await asyncio.create_subprocess_exec(
-            "sh", "-c", f"sleep {life_s:.3f}; exec kill -9 {self.store.gateway.process.pid}")
+            "sh", "-c", f"sleep {run_s:.3f}; exec kill -9 {self.store.gateway.process.pid}")
         try:
             await killer.wait()
         finally:
             if killer.returncode is None:
                 killer.kill()
         await self.store.kill()
-        self.lived_s = self._lived_s()
+        self.ran_s = self._ran_s()
         self.up.clear()
-        self.deaths.append(time.monotonic())
+        self.killed_at.append(time.monotonic())
         self.kills += 1
         await self.store.start(SHARDS_COUNT=self.random.choice(SHARDS))
         self._is_up()
@@ -141,19 +141,19 @@ class Chaos:
             stats = await self.store.gateway.get_ok("/stats")
             return stats["queue"]["size"] == 0 and stats["ack"]["pending_count"] == 0
 
-        await wait_until(nothing_left, DRAIN_S + self.letters_sent / 500, "nothing waits in any queue", every_s=0.2)
+        await wait_until(nothing_left, DRAIN_S + self.messages_sent / 500, "nothing waits in any queue", every_s=0.2)
 
     # --- publishing
 
     async def _publish(self, publisher: int):
-        """One request after the other, or bursts of them on one connection. Its share is spread over all lives."""
+        """Sends one request after the other, or bursts of them on one connection, over all the gateway's runs."""
         rng = self.random_of(f"publisher-{publisher}")
-        share = self.letters_wanted / self.publishers
+        share = self.messages_wanted / self.publishers
         pipelines = publisher % 2 == 1 and not self.keys
         numbers, sent, answered = itertools.count(), 0, []
         async with httpx.AsyncClient(base_url=self.address.url, timeout=30, trust_env=False, verify=NO_TLS) as client:
             while sent < share:
-                await wait_until(lambda: sent <= share * self._lived_s() / (self.kills_wanted * sum(LIVES_S) / 2), 60)
+                await wait_until(lambda: sent <= share * self._ran_s() / (self.kills_wanted * sum(RUNS_S) / 2), 60)
                 triggers = [self._trigger(rng, publisher, next(numbers))
                             for _ in range(rng.choice([2, 10, 30]) if pipelines else 1)]
                 sent += sum(len(trigger.users) for trigger in triggers)
@@ -171,10 +171,10 @@ class Chaos:
     def _trigger(self, rng: random.Random, publisher: int, number: int) -> Trigger:
         count = 1 if rng.random() < 0.6 else rng.randint(20, 50)
         fill = rng.choice([0, 20, 100, 100, 400, 4000])
-        trigger = Trigger(publisher, number, rng.choice(PRIORITIES), rng.sample([p.name for p in self.people], count),
+        trigger = Trigger(publisher, number, rng.choice(PRIORITIES), rng.sample([p.name for p in self.users], count),
                           {"p": publisher, "n": number, "fill": f"{publisher}.{number}." * (fill // 4)})
         self.triggers[publisher, number] = trigger
-        self.letters_sent += count
+        self.messages_sent += count
         return trigger
 
     async def _request(self, client: httpx.AsyncClient, trigger: Trigger) -> httpx.Response | None:
@@ -215,22 +215,22 @@ class Chaos:
             await asyncio.sleep(0.01)  # not connected: nothing was sent
 
     def _note(self, trigger: Trigger, response: httpx.Response | None):
-        """What this answer means for each user."""
+        """Records the outcome of this answer for each user."""
         trigger.answered = time.monotonic()
         if response is None or response.status_code == 500:
-            trigger.fates = dict.fromkeys(trigger.users, "unknown")
+            trigger.outcomes = dict.fromkeys(trigger.users, "unknown")
             return
         answer = response.json()
         if response.status_code != 200:
             self.refusals[answer["error"]["code"]] += 1
-            trigger.fates = dict.fromkeys(trigger.users, "refused")
+            trigger.outcomes = dict.fromkeys(trigger.users, "refused")
             return
         trigger.id = answer["notification_id"]
         results = answer.get("results") or {trigger.users[0]: {"delivered": answer["delivered_to"],
                                                                "queued": answer["queued"]}}
         for user in trigger.users:
             result = results[user]
-            trigger.fates[user] = "queued" if result["queued"] else "live"
+            trigger.outcomes[user] = "queued" if result["queued"] else "live"
             if not result["queued"] and not result["delivered"]:
                 self.fault(f"{user}: neither delivered nor queued: {answer}")
 
@@ -242,53 +242,53 @@ class Chaos:
                 self.fault(f"the key of {trigger.publisher, trigger.number} was answered {first.text}, "
                            f"and now {again.status_code} {again.text}")
 
-    # --- the book
+    # --- comparing
 
     def fault(self, text: str):
         self.faults.append(text)
 
-    def settle_accounts(self) -> str:
+    def compare(self) -> str:
         """Compares what was promised with what was received; returns the figures."""
-        fates: collections.Counter = collections.Counter()
-        received = {person.name: person for person in self.people}
+        outcomes: collections.Counter = collections.Counter()
+        received = {user.name: user for user in self.users}
         lost, lost_live = [], collections.Counter()
         for key, trigger in self.triggers.items():
-            for user, fate in trigger.fates.items():
-                fates[fate] += 1
+            for user, outcome in trigger.outcomes.items():
+                outcomes[outcome] += 1
                 seen = key in received[user].ids
                 if seen and trigger.id not in (None, received[user].ids[key]):
                     self.fault(f"{user} received {key} as {received[user].ids[key]}, but it is {trigger.id}")
-                if fate == "queued" and not seen:
+                if outcome == "queued" and not seen:
                     lost.append((user, key, trigger.id))
-                elif fate == "refused" and seen:
+                elif outcome == "refused" and seen:
                     self.fault(f"{user} received {key}, which was refused")
-                elif fate == "unknown":
-                    fates["unknown, received"] += seen
-                elif fate == "live" and not seen:
+                elif outcome == "unknown":
+                    outcomes["unknown, received"] += seen
+                elif outcome == "live" and not seen:
                     lost_live["soon" if self._was_killed_soon_after(trigger.answered) else "late"] += 1
         if lost:
-            self.fault(f"{len(lost)} letters were answered queued and are lost, such as {lost[:5]}")
+            self.fault(f"{len(lost)} messages were answered queued and are lost, such as {lost[:5]}")
         if self.acks and lost_live["late"]:
-            self.fault(f"{lost_live['late']} letters were taken live, long before a kill, and are lost")
-        for person in self.people:
-            person.check_order()
-        distinct = sum(len(person.ids) for person in self.people)
-        return (f"seed {self.seed}: {self.letters_sent} letters in {len(self.triggers)} triggers: {dict(fates)}, "
-                f"refused triggers {dict(self.refusals)}; {self.kills} kills; {distinct} letters received, "
-                f"{self.letters_received - distinct} receipts more; live ones lost {dict(lost_live)}; "
+            self.fault(f"{lost_live['late']} messages were taken live, long before a kill, and are lost")
+        for user in self.users:
+            user.check_order()
+        distinct = sum(len(user.ids) for user in self.users)
+        return (f"seed {self.seed}: {self.messages_sent} messages in {len(self.triggers)} triggers: {dict(outcomes)}, "
+                f"refused triggers {dict(self.refusals)}; {self.kills} kills; {distinct} messages received, "
+                f"{self.messages_received - distinct} receipts more; live ones lost {dict(lost_live)}; "
                 f"keys {self.keys_tried_again} tried again, {self.keys_asked_again} asked again; "
                 f"out of order with live ones {self.live_disorder}; faults {len(self.faults)}")
 
     def _was_killed_soon_after(self, moment: float) -> bool:
-        return any(-1 < death - moment < LIVE_SAFE_S for death in self.deaths)
+        return any(-1 < killed_at - moment < LIVE_SAFE_S for killed_at in self.killed_at)
 
 
-class Person:
+class User:
     """A user with one connection at a time, who comes and goes.
 
     An orderly one comes back only when the gateway has seen it leave. Then a connection's replay begins with all
-    that waits, and the order of first receipts is the order of acceptance. A hasty one may be back while its dead
-    connection still holds letters, which come after others when they come again.
+    that waits, and the order of first receipts is the order of acceptance. A hasty one may be back while its old
+    connection still holds messages, which come after others when they come again.
     """
 
     def __init__(self, chaos: Chaos, name: str, orderly: bool):
@@ -302,11 +302,11 @@ class Person:
         await asyncio.sleep(self.random.uniform(0, 1))
         while not self.chaos.over.is_set():
             await self.chaos.up.wait()
-            born = self.chaos.born
+            started = self.chaos.started
             try:
                 await self.visit()
             except TimeoutError:
-                if not self.chaos.acks:  # what was written to a connection given up counts as taken
+                if not self.chaos.acks:  # what was written to an abandoned connection counts as taken
                     self.chaos.fault(f"{self.name} waited too long to be connected")
             except GONE:
                 pass
@@ -314,29 +314,29 @@ class Person:
                 if "the stream ended" not in str(error):
                     self.chaos.fault(f"{self.name}: {error}")
             if self.orderly:
-                await self._away(born)
+                await self._away(started)
             if not self.chaos.draining:
                 await asyncio.sleep(self.random.choice([0, 0.1, 1, 4]) * self.random.random())
 
     async def visit(self):
         raise NotImplementedError
 
-    async def _away(self, born: float):
+    async def _away(self, started: float):
         """Until the gateway knows that this user has left, or it is another gateway."""
         with contextlib.suppress(httpx.TransportError):
-            while self.chaos.up.is_set() and self.chaos.born == born:
+            while self.chaos.up.is_set() and self.chaos.started == started:
                 if (await self.chaos.address.get(f"/api/v1/users/{self.name}/subscriptions")).status_code == 404:
                     return
                 await asyncio.sleep(0.02)
 
     def received(self, message: dict):
-        """Writes a notification down."""
+        """Records a notification."""
         chaos, payload = self.chaos, message["payload"]
         key = payload["p"], payload["n"]
         trigger = chaos.triggers.get(key)
-        chaos.letters_received += 1
+        chaos.messages_received += 1
         if trigger is None or self.name not in trigger.users:
-            return chaos.fault(f"{self.name} received {key}, which was not for it")
+            return chaos.fault(f"{self.name} received {key}, which was not sent to it")
         if payload != trigger.payload:
             chaos.fault(f"{self.name} received {key} with another payload: {str(payload)[:200]}")
         replayed = message.get("replayed") is True
@@ -347,11 +347,11 @@ class Person:
             chaos.fault(f"{self.name} received {key} as {message['id']}, and before as {self.ids[key]}")
         # A second sending at the timeout is no replay; nor is what a trigger that is tried again may have sent before.
         once = message.get("attempt", 1) == 1 and not chaos.keys
-        if trigger.fates.get(self.name) == "queued" and not replayed and once:
+        if trigger.outcomes.get(self.name) == "queued" and not replayed and once:
             chaos.fault(f"{self.name} received {key}, which was queued, as if it were live")
 
     def check_order(self):
-        """Letters of one publisher and one priority were first received in the order of their acceptance."""
+        """Messages of one publisher and one priority were first received in the order of their acceptance."""
         if not self.orderly:
             return
         for only_replayed in (True, False):
@@ -368,20 +368,20 @@ class Person:
                 last[lane] = number
 
 
-class Acknowledger(Person):
-    """PyPI websockets. Acknowledges what it reads, or dies in the middle of it, or stops reading."""
+class Acknowledger(User):
+    """PyPI websockets. Acknowledges what it reads, or cuts the connection while reading, or stops reading."""
 
     async def visit(self):
         rng, draining = self.random, self.chaos.draining
-        mood = "reads" if draining else rng.choices(["reads", "dies", "stalls"], [6, 3, 1])[0]
+        behaviour = "reads" if draining else rng.choices(["reads", "aborts", "stalls"], [6, 3, 1])[0]
         socket = await connect(self.chaos.address.ws_url(self.token), compression=None, ping_interval=None,
                                proxy=None, open_timeout=30, close_timeout=2,
-                               max_queue=4 if mood == "stalls" else 16)
+                               max_queue=4 if behaviour == "stalls" else 16)
         try:
-            if mood == "stalls":
+            if behaviour == "stalls":
                 await asyncio.sleep(rng.uniform(0.1, 2.5))
-                mood = rng.choice(["reads", "dies"])
-            if mood == "reads":
+                behaviour = rng.choice(["reads", "aborts"])
+            if behaviour == "reads":
                 await self._read(socket, None if draining else rng.uniform(0.2, 3))
                 await socket.close()
             else:
@@ -416,7 +416,7 @@ class Acknowledger(Person):
             self.chaos.fault(f"{self.name} received {message}")
 
 
-class Streamer(Person):
+class Streamer(User):
     """PyPI httpx-sse. Acknowledges by POST, several at once."""
 
     async def visit(self):
@@ -457,7 +457,7 @@ class Streamer(Person):
             await asyncio.gather(acknowledging, return_exceptions=True)
 
 
-class Careful(Person):
+class Careful(User):
     """Reads every byte that was written to it: it leaves by ending its own side, and reads on to the end.
 
     It sends nothing after its handshake: bytes that a killed gateway has not read would make the kernel throw away

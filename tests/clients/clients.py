@@ -138,7 +138,7 @@ class EventStream:
         await self._stack.aclose()
 
     async def event(self, patience_s: float = PATIENCE_S) -> httpx_sse.ServerSentEvent:
-        """The next event, heartbeats left out. None is without data: many clients would parse it as JSON all the same."""
+        """The next event, heartbeats left out. It must have data: many clients parse even an empty one as JSON."""
         async with asyncio.timeout(patience_s):
             async for event in self._events:
                 if event.retry is not None:

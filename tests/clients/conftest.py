@@ -116,7 +116,7 @@ def channel():
 
 
 def need(tool: str) -> str:
-    """The tool's path. A missing tool fails the test: a skipped client proves nothing."""
+    """The tool's path. A missing tool fails the test, since a skipped client would prove nothing."""
     path = shutil.which(tool)
     if path is None:
         pytest.fail(f"{tool} is not installed: run scripts/install-test-tools")

@@ -1,4 +1,4 @@
-"""Gateways that follow one another on one queue directory, and what can happen to that directory."""
+"""Gateways that run one after another on one queue directory, and faults of that directory."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ class Store:
             "QUEUE_FSYNC": "always",
             "QUEUE_MAX_SIZE_PER_USER": 0,
             "WEBSOCKET_HEARTBEAT_INTERVAL": 0,
-            "SERVER_PORT": free_port(),  # the same after a restart: clients know no other
+            "SERVER_PORT": free_port(),  # the same after a restart, so that clients find it
         } | settings
         self.gateway: Gateway | None = None
         self.logs: list[Path] = []
@@ -62,7 +62,7 @@ class Store:
         return await self.start(**settings)
 
     def refused(self, before: list[str] = (), timeout_s: float = 15, **settings) -> subprocess.CompletedProcess:
-        """Starts a gateway that must end by itself; `before` are words before its command line."""
+        """Starts a gateway that must end by itself; `before` are words to put before its command line."""
         folder = self.new_folder()
         folder.mkdir(parents=True)
         gateway = Gateway(folder, **self.settings | {"SERVER_PORT": free_port()} | settings)
@@ -70,7 +70,7 @@ class Store:
             [*before, str(gateway_binary())], cwd=folder, env=base_environment() | gateway.environment,
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s)
 
-    # --- what lies on the disk
+    # --- what is on the disk
 
     def files(self) -> list[Path]:
         return [path for path in self.path.rglob("*") if path.is_file()] if self.path.exists() else []
@@ -80,7 +80,7 @@ class Store:
         return sorted(self.path.rglob("*.journal"), key=lambda path: (path.stat().st_mtime_ns, path.name))
 
     def bytes_used(self) -> int:
-        """What the directory occupies, as the file system counts it, but for the reserves, which the bound does not include."""
+        """What the directory occupies on the file system, without the reserves, which the bound leaves out."""
         return sum(path.stat().st_blocks * 512 for path in self.files() if path.name != "reserve")
 
     def holds(self, text: str) -> bool:
@@ -88,14 +88,16 @@ class Store:
 
 
 async def everything_before_is_on_disk(gateway: Gateway, name: str = "barrier"):
-    """Journals are written in order: once these wait, so does all that came before, on every shard."""
+    """Returns when everything sent before is on disk. Journals are written in order: once these messages
+    for every shard are answered `queued`, all before them are written."""
     users = [f"{name}-{n}" for n in range(64)]
     answer = await gateway.trigger("send-to-users", target_user_ids=users)
     assert all(result["queued"] for result in answer["results"].values()), answer
 
 
-async def letters(gateway: Gateway, user: str, *, tenant: str | None = None, acknowledge: bool = False) -> list[dict]:
-    """Connects and takes everything that waits. The end is a marker: what waits comes before anything live."""
+async def receive_waiting(gateway: Gateway, user: str, *, tenant: str | None = None,
+                          acknowledge: bool = False) -> list[dict]:
+    """Connects and receives what waits, which comes before anything live and so before the marker sent here."""
     async with WebSocket(gateway, user, claims={"tenant_id": tenant} if tenant else None) as client:
         marker = (await gateway.send(user, tenant))["notification_id"]
         received = []
@@ -127,7 +129,7 @@ def mount(*arguments: str):
 
 
 def without_privileges() -> list[str]:
-    """A command line's beginning that takes from root what lets it ignore the modes of files."""
+    """The beginning of a command line that takes from root the right to ignore the modes of files."""
     return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
 
 

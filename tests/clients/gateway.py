@@ -87,7 +87,7 @@ def base_environment() -> dict[str, str]:
 
 def run_cli(*arguments: str, cwd: Path, timeout_s: float = 10, before: tuple[str, ...] = (), stdout=subprocess.PIPE,
             **environment) -> subprocess.CompletedProcess:
-    """Runs the gateway's command line to its end; `before` are words before it."""
+    """Runs the gateway's command line to its end; `before` are words to put before it."""
     return subprocess.run(
         [*before, str(gateway_binary()), *arguments],
         cwd=cwd,
@@ -107,7 +107,7 @@ class Gateway:
 
     def __init__(self, folder: Path, *, defaults: bool = True, before: tuple[str, ...] = (),
                  arguments: tuple[str, ...] = (), files: dict[str, str] | None = None, **environment):
-        """`before` are words before the command line, `files` are put into the working directory."""
+        """`before` are words to put before the command line, `files` are put into the working directory."""
         self.folder = folder
         self.before = before
         self.files = files or {}
@@ -164,7 +164,7 @@ class Gateway:
         self.spawn(output)
         await wait_until(lambda: self._answers(wait_for), START_DEADLINE_S, f"{wait_for} = 200")
         if output is None and self.environment.get("RUST_LOG", "info") == "info":
-            # Lines are written by a thread of their own: with this one all that were before are there.
+            # A thread of its own writes the log: once this line is there, so are all before it.
             await wait_until(lambda: re.search(r'ready.{0,9} address=|"ready"', self.log()), what="the line `ready`")
         return self
 
@@ -194,7 +194,7 @@ class Gateway:
         if self.process is None:
             return
         try:
-            if not self.signalled:  # a second signal would mean: at once, and not cleanly
+            if not self.signalled:  # a second signal would end it at once, and not cleanly
                 self.signal()
             code = await self.exit_code()
             assert code == 0, f"the gateway stopped with exit code {code}"
@@ -270,13 +270,13 @@ class Gateway:
 
     async def queue(self, user: str, tenant: str | None = None) -> list[dict]:
         """What waits for a user or is not acknowledged yet: entries {attempts, in_flight, notification}."""
-        return await self._letters(user, "queue", tenant)
+        return await self._messages(user, "queue", tenant)
 
     async def dead_letters(self, user: str, tenant: str | None = None) -> list[dict]:
-        return await self._letters(user, "dead-letters", tenant)
+        return await self._messages(user, "dead-letters", tenant)
 
-    async def _letters(self, user: str, shelf: str, tenant: str | None) -> list[dict]:
-        answer = await self.get_ok(f"/api/v1/users/{user}/{shelf}", tenant)
+    async def _messages(self, user: str, source: str, tenant: str | None) -> list[dict]:
+        answer = await self.get_ok(f"/api/v1/users/{user}/{source}", tenant)
         assert set(answer) == {"user_id", "count", "notifications"} and answer["user_id"] == user, answer
         assert answer["count"] == len(answer["notifications"]), answer["count"]
         return answer["notifications"]

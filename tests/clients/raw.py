@@ -16,7 +16,7 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 
 class RawConnection:
-    """A TCP connection that speaks whatever it is told to."""
+    """A TCP connection that sends any bytes it is given."""
 
     def __init__(self, gateway: Gateway, receive_buffer: int | None = None):
         self.gateway = gateway
@@ -218,7 +218,7 @@ class RawWebSocket(RawConnection):
         return first & 0x0F, await self.exactly(length, patience_s)
 
     async def message(self, patience_s: float = PATIENCE_S) -> dict:
-        """The next text message; pings and pongs are passed over."""
+        """The next text message; pings and pongs are skipped."""
         while True:
             opcode, payload = await self.frame(patience_s)
             assert opcode in (TEXT, PING, PONG), (opcode, payload)

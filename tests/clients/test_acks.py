@@ -43,7 +43,7 @@ async def test_what_is_acknowledged_does_not_come_again_and_the_rest_does(gatewa
         assert await in_flight(gateway, user) == [(i, 1) for i in ids]
         await client.ack(ids[1])
         await client.send({"type": "ack", "payload": {"notification_id": ids[1]}})
-        await client.error("ACK_UNKNOWN")  # it is settled already
+        await client.error("ACK_UNKNOWN")  # it has been acknowledged already
         assert await in_flight(gateway, user) == [(ids[0], 1), (ids[2], 1)]
     await gateway.wait_until_away(user)
     waiting = await gateway.queue(user)
@@ -141,7 +141,7 @@ async def client_after_send(gateway, client, user):
     return message
 
 
-async def test_the_first_acknowledgement_settles_for_all_connections_and_those_who_asked_are_told(gateway, user):
+async def test_the_first_acknowledgement_counts_for_all_connections_and_those_who_asked_are_told(gateway, user):
     told_url = gateway.ws_url(make_token(user), settled="true")
     async with WebSocket(gateway, user, url=told_url) as acker, WebSocket(gateway, user, url=told_url) as told, \
             WebSocket(gateway, user) as untold, EventStream(gateway, user, settled="true") as told_stream, \
@@ -211,9 +211,9 @@ async def test_a_stream_acknowledges_by_post(gateway, user):
         ids = await send_all(gateway, user, 3)
         for expected in ids:
             assert (await stream.notification())["id"] == expected
-        stranger = str(uuid.uuid4())
-        answer = await post_acks(gateway, user, ids[0], stranger, ids[2])
-        assert answer.status_code == 200 and answer.json() == {"acked": [ids[0], ids[2]], "unknown": [stranger]}
+        never_sent = str(uuid.uuid4())
+        answer = await post_acks(gateway, user, ids[0], never_sent, ids[2])
+        assert answer.status_code == 200 and answer.json() == {"acked": [ids[0], ids[2]], "unknown": [never_sent]}
         assert (await post_acks(gateway, user, ids[0])).json() == {"acked": [], "unknown": [ids[0]]}
     await gateway.wait_until_away(user)
     async with EventStream(gateway, user) as stream:
@@ -240,7 +240,7 @@ async def test_posted_acknowledgements_are_checked(gateway, user):
     assert response.json() == {"acked": [], "unknown": many}
 
 
-async def test_last_event_id_settles_everything_up_to_it(gateway, user):
+async def test_last_event_id_acknowledges_everything_up_to_it(gateway, user):
     async with EventStream(gateway, user) as stream:
         ids = await send_all(gateway, user, 4)
         for expected in ids:
@@ -255,14 +255,14 @@ async def test_last_event_id_settles_everything_up_to_it(gateway, user):
 
 
 @pytest.mark.parametrize("nonsense", ["nonsense", "", str(uuid.uuid4())])
-async def test_a_last_event_id_that_is_none_of_the_users_settles_nothing(gateway, user, nonsense):
+async def test_a_last_event_id_that_is_none_of_the_users_acknowledges_nothing(gateway, user, nonsense):
     (expected,) = await send_all(gateway, user, 1)
     async with EventStream(gateway, user, headers={"Last-Event-ID": nonsense}) as stream:
         assert (await stream.notification())["id"] == expected
 
 
 @pytest.mark.parametrize("last", ["broadcast", "acknowledged", "second-connection"])
-async def test_last_event_id_settles_what_was_before_it_whatever_it_is_itself(gateway, user, last):
+async def test_last_event_id_acknowledges_what_was_before_it_whatever_it_is_itself(gateway, user, last):
     """A browser sends the id of the last event, which need not be one that awaits an acknowledgement."""
     async with WebSocket(gateway, f"{user}" if last == "second-connection" else f"{user}-other"):
         async with EventStream(gateway, user) as stream:
@@ -344,7 +344,7 @@ async def test_a_slow_consumer_gets_everything_again_that_it_did_not_acknowledge
         await client.assert_nothing_waits()
 
 
-async def test_expire_gives_up_after_the_timeout_and_when_the_user_leaves(start_gateway, user):
+async def test_expire_drops_after_the_timeout_and_when_the_user_leaves(start_gateway, user):
     gateway = await start_gateway(**EVERYTHING_ON, ACK_UNACKED="expire", ACK_TIMEOUT_SECONDS=0.3)
 
     async def expired(count: int):

@@ -13,7 +13,7 @@ import subprocess
 import pytest
 
 from clients import EventStream, WebSocket
-from durable import MIB, FaultyDisk, Store, everything_before_is_on_disk, letters, mount, mounted, without_privileges
+from durable import MIB, FaultyDisk, Store, everything_before_is_on_disk, receive_waiting, mount, mounted, without_privileges
 from gateway import Gateway, assert_error, wait_until
 from test_durability import SEND, ids_of, queue_up
 from test_idempotency import send_body
@@ -24,7 +24,7 @@ UNAVAILABLE = "QUEUE_UNAVAILABLE"
 # --- a directory that cannot be used
 
 def assert_explained(result: subprocess.CompletedProcess, *words: str):
-    """It ended by itself, with a code of its own, and one message for a person."""
+    """It ended by itself, with an exit code, and one message for a person."""
     output = result.stdout + result.stderr
     assert result.returncode in (1, 2), f"exit code {result.returncode}:\n{output}"
     for word in words:
@@ -70,7 +70,7 @@ async def test_a_read_only_file_system_is_refused(new_store, new_folder, user, u
         mount("-o", "remount,rw", str(disk))
         gateway = await store.start()
         if used_before:
-            assert ids_of(await letters(gateway, user)) == ids[user]
+            assert ids_of(await receive_waiting(gateway, user)) == ids[user]
         await store.stop()
 
 
@@ -105,7 +105,7 @@ async def test_a_second_gateway_on_the_same_directory_is_refused_and_the_first_g
     assert re.search(r"(another|other) \w*\s*(process|gateway)", output) and "use" in output, output
     (second,) = (await queue_up(gateway, [user], 1))[user]
     gateway = await store.restart("killed")
-    assert ids_of(await letters(gateway, user)) == [first, second]
+    assert ids_of(await receive_waiting(gateway, user)) == [first, second]
 
 
 async def test_too_small_a_bound_for_so_many_shards_is_refused(new_store):
@@ -155,7 +155,7 @@ async def test_a_torn_end_costs_no_more_than_its_last_record(new_store, user, ho
     # What is written after the torn place is found again.
     more = (await queue_up(gateway, [user], 10))[user]
     gateway = await store.restart("killed", SHARDS_COUNT=2)
-    assert ids_of(await letters(gateway, user)) == [*waiting, *more]
+    assert ids_of(await receive_waiting(gateway, user)) == [*waiting, *more]
 
 
 MARKER = re.compile(rb"<(\d{5})>")
@@ -171,14 +171,14 @@ def markers(data: bytes) -> list[tuple[int, int]]:
 
 
 def damage_payload(data: bytearray) -> set[int]:
-    """One byte in the middle of one payload."""
+    """Changes one byte in the middle of one payload."""
     at, number = markers(data)[len(markers(data)) // 2]
     data[at + 100] ^= 0x55
     return {number}
 
 
 def damage_page(data: bytearray) -> set[int]:
-    """4 KiB of zeros; the records that they meet are lost, and no others."""
+    """Writes 4 KiB of zeros: only the records that they overwrite are lost."""
     found = markers(data)
     start = found[len(found) // 2][0] // 4096 * 4096
     met = {number for at, number in found if at - 512 < start + 4096 and at + len(marked(number)) + 64 > start}
@@ -187,7 +187,7 @@ def damage_page(data: bytearray) -> set[int]:
 
 
 def damage_head(data: bytearray) -> set[int]:
-    """The beginning of the file, which says what it is: all in it may be lost."""
+    """Damages the header of the file, after which everything in it may be lost."""
     met = {number for _, number in markers(data)}
     for n in range(16):
         data[n] ^= 0x55
@@ -195,7 +195,7 @@ def damage_head(data: bytearray) -> set[int]:
 
 
 def damage_half(data: bytearray) -> set[int]:
-    """The second half is gone."""
+    """Removes the second half of the file."""
     met = {number for at, number in markers(data) if at + len(marked(number)) + 64 > len(data) // 2}
     del data[len(data) // 2:]
     return met
@@ -219,7 +219,7 @@ async def test_a_damaged_file_costs_what_was_damaged_and_no_more(new_store, user
     gateway = await store.start()
     assert_warned_with_a_count(gateway)
     for k, name in enumerate(users):
-        received = {message["id"]: message["payload"] for message in await letters(gateway, name)}
+        received = {message["id"]: message["payload"] for message in await receive_waiting(gateway, name)}
         assert [i for i in ids if i in received] == list(received), "in order"
         for n in range(k, 300, 4):
             if ids[n] in received:
@@ -253,7 +253,7 @@ async def fill(gateway: Gateway, users: list[str], bytes_each: int = 8000, **fie
 
 
 async def take(gateway: Gateway, user: str, ids: list[str], acknowledge: bool = False):
-    """Reads what waits; these must be there, in this order."""
+    """Receives what waits: these ids must be there, in this order."""
     async with WebSocket(gateway, user) as client:
         taken = []
         while ids and (not taken or taken[-1] != ids[-1]):
@@ -349,8 +349,8 @@ async def test_a_full_disk_refuses_what_would_wait_and_serves_who_is_here(small_
 
 
 @pytest.mark.parametrize("takers", [20, 10])
-async def test_space_is_reclaimed_when_users_have_taken_their_letters(small_store, takers):
-    """Their letters lie between those of the others, who come after a restart."""
+async def test_space_is_reclaimed_when_users_have_received_their_messages(small_store, takers):
+    """Their messages lie on the disk between those of other users, who come after a restart."""
     gateway = await small_store.start()
     queued = await fill(gateway, USERS)
     for name in USERS[:takers]:
@@ -373,7 +373,7 @@ async def test_space_is_reclaimed_when_a_queue_is_cleared(small_store, acks):
     await take(gateway, "later", later, acks)
 
 
-async def test_space_is_reclaimed_when_letters_expire(small_store):
+async def test_space_is_reclaimed_when_messages_expire(small_store):
     gateway = await small_store.start()
     await fill(gateway, USERS, 30_000, ttl=4)
     await wait_until_queueing_works(gateway, "later", 30_000)
@@ -390,7 +390,7 @@ async def test_a_gateway_stops_and_starts_on_a_full_disk_and_delivers_everything
 
 
 async def test_another_number_of_shards_on_a_full_disk_works_or_is_refused_with_the_way_out(small_store):
-    """Moving letters between shards needs room."""
+    """Moving messages between shards needs room."""
     gateway = await small_store.start(SHARDS_COUNT=2)
     queued = await fill(gateway, USERS)
     await small_store.kill()
@@ -427,8 +427,8 @@ async def test_full_again_and_again_loses_nothing(small_store):
         await take(gateway, "later", [later])
 
 
-async def test_many_times_the_bound_pass_through_while_a_few_letters_stay(new_store):
-    """What stays, one letter amid many, must not hold the space of those that left."""
+async def test_many_times_the_bound_pass_through_while_a_few_messages_stay(new_store):
+    """A message that stays among many must not keep the disk space of those that were received."""
     store = new_store(QUEUE_MAX_DISK_BYTES=4 * MIB)
     gateway = await store.start()
     stays, written = [], 0
@@ -501,7 +501,7 @@ async def test_what_a_failing_disk_refused_is_counted_and_not_delivered(new_stor
     ids += await wait_until_queueing_works(gateway, user)
     assert ids_of(entry["notification"] for entry in await gateway.queue(user)) == ids, "nobody got it, it was answered"
     gateway = await store.restart("killed")
-    assert ids_of(await letters(gateway, user)) == ids
+    assert ids_of(await receive_waiting(gateway, user)) == ids
     assert (stats["enqueued"], stats["refused"], stats["size"]) == (5, 24, 5)
 
 
@@ -520,7 +520,7 @@ async def test_with_fsync_always_queued_is_answered_after_the_sync(new_store, fa
 
 
 async def test_a_disk_that_hangs_shows_in_health(new_store, faulty_library, user):
-    """It returns no error, and yet nothing can be queued for good."""
+    """It returns no error, and yet nothing that is queued becomes durable."""
     store = new_store(QUEUE_FSYNC="always")
     disk = FaultyDisk(store, faulty_library)
     gateway = await store.start()
@@ -547,7 +547,7 @@ async def test_with_fsync_never_queued_does_not_wait_for_the_disk(new_store, fau
     assert len(await gateway.queue(user)) == 20
 
 
-async def test_the_disk_fills_while_letters_are_unacknowledged_and_they_come_again(new_store):
+async def test_the_disk_fills_while_messages_are_unacknowledged_and_they_come_again(new_store):
     """What was sent and not acknowledged is kept on the disk too, and leaves it when it is acknowledged."""
     store = new_store(QUEUE_MAX_DISK_BYTES=4 * MIB, ACK_ENABLED="true", ACK_TIMEOUT_SECONDS=60)
     gateway = await store.start()

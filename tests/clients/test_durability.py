@@ -1,7 +1,7 @@
 """With the disk backend, what was answered `queued` is delivered, whatever happens to the process in between.
 
 Clients: PyPI websockets, httpx-sse, raw WebSockets. *killed* is SIGKILL, *stopped* is SIGTERM; then a gateway is
-started on the same directory. `chaos.py` has the crowd of the last two tests:
+started on the same directory. `chaos.py` has the publishers and users of the chaos tests:
 
     ARA_CHAOS_NOTIFICATIONS=50000 ARA_CHAOS_SEED=7 … -m pytest -s -k chaos test_durability.py
 """
@@ -16,7 +16,7 @@ import pytest
 
 from chaos import Chaos
 from clients import EventStream, WebSocket
-from durable import MIB, everything_before_is_on_disk, letters
+from durable import MIB, everything_before_is_on_disk, receive_waiting
 from gateway import assert_error, make_token, wait_until
 from raw import post_pipelined
 from test_idempotency import assert_repeated, post, send_body
@@ -56,7 +56,7 @@ async def test_what_waits_is_there_after_a_restart_with_any_number_of_shards(new
     stats = await queue_stats(gateway)
     assert (stats["backend"], stats["size"], stats["users"]) == ("disk", 300, 30)
     for name in users:
-        received = await letters(gateway, name)
+        received = await receive_waiting(gateway, name)
         assert [(m["id"], m["payload"], m["replayed"]) for m in received] == \
             [(i, n, True) for n, i in enumerate(ids[name])]
     assert (await queue_stats(gateway))["size"] == 0
@@ -68,7 +68,7 @@ async def test_a_kill_loses_nothing_with_any_fsync(new_store, user, fsync):
     store = new_store(QUEUE_FSYNC=fsync)
     ids = await queue_up(await store.start(), [user], 50)
     gateway = await store.restart("killed")
-    assert ids_of(await letters(gateway, user)) == ids[user]
+    assert ids_of(await receive_waiting(gateway, user)) == ids[user]
 
 
 @ends
@@ -129,7 +129,7 @@ async def test_the_order_of_one_priority_is_kept(new_store, user, end):
         priority = priorities[n * 7 % 4]
         ids[priority].append((await gateway.send(user, priority=priority))["notification_id"])
     gateway = await store.restart(end)
-    received = await letters(gateway, user)
+    received = await receive_waiting(gateway, user)
     assert len(received) == 40
     for priority in priorities:
         assert ids_of(m for m in received if m["metadata"]["priority"] == priority) == ids[priority]
@@ -146,7 +146,7 @@ async def test_of_many_users_those_who_were_away_get_it_after_a_restart(new_stor
         assert (await here.notification())["id"] == answer["notification_id"]
     gateway = await store.restart(end, SHARDS_COUNT=2)
     for name in away:
-        assert ids_of(await letters(gateway, name)) == [answer["notification_id"]]
+        assert ids_of(await receive_waiting(gateway, name)) == [answer["notification_id"]]
 
 
 @ends
@@ -161,7 +161,7 @@ async def test_broadcasts_and_channels_wait_over_a_restart_for_the_users_that_an
         assert answer["queued"] is True
         expected.append((answer["notification_id"], target and "news" or None))
     gateway = await store.restart(end, SHARDS_COUNT=3)
-    assert [(m["id"], m.get("channel")) for m in await letters(gateway, user)] == expected
+    assert [(m["id"], m.get("channel")) for m in await receive_waiting(gateway, user)] == expected
 
 
 @ends
@@ -172,8 +172,8 @@ async def test_tenants_are_kept_apart_after_a_restart(new_store, user, end):
         assert (await gateway.send(user, tenant, payload=tenant))["queued"] is True
     gateway = await store.restart(end)
     for tenant in ("red", "blue"):
-        assert [m["payload"] for m in await letters(gateway, user, tenant=tenant)] == [tenant]
-    assert await letters(gateway, user, tenant="green") == []
+        assert [m["payload"] for m in await receive_waiting(gateway, user, tenant=tenant)] == [tenant]
+    assert await receive_waiting(gateway, user, tenant="green") == []
 
 
 async def test_a_graceful_stop_amid_triggers_and_clients_loses_nothing_and_ends_with_0(new_store):
@@ -201,7 +201,7 @@ async def test_a_graceful_stop_amid_triggers_and_clients_loses_nothing_and_ends_
         await asyncio.gather(*publishers)
     gateway = await store.restart("stopped")
     for n in range(8):
-        received = ids_of(await letters(gateway, f"away-{n}"))
+        received = ids_of(await receive_waiting(gateway, f"away-{n}"))
         expected = [i for name, i in promised if name == f"away-{n}"]
         assert received[:len(expected)] == expected and len(received) <= len(expected) + 1
 
@@ -212,10 +212,10 @@ async def test_what_was_delivered_does_not_come_again_after_a_graceful_stop(new_
     store = new_store()
     ids = await queue_up(await store.start(), [user], 20)
     gateway = await store.restart("killed")
-    assert ids_of(await letters(gateway, user)) == ids[user]
+    assert ids_of(await receive_waiting(gateway, user)) == ids[user]
     gateway = await store.restart("stopped")
     assert await gateway.queue(user) == []
-    assert await letters(gateway, user) == []
+    assert await receive_waiting(gateway, user) == []
 
 
 @pytest.mark.parametrize("way", ["message", "post", "last-event-id"])
@@ -239,9 +239,9 @@ async def test_what_was_acknowledged_does_not_come_again_after_a_graceful_stop(n
             assert (await stream.notification())["id"] == ids[4]
     gateway = await store.restart("stopped")
     assert ids_of(entry["notification"] for entry in await gateway.queue(user)) == ids[4:]
-    assert ids_of(await letters(gateway, user, acknowledge=True)) == ids[4:]
+    assert ids_of(await receive_waiting(gateway, user, acknowledge=True)) == ids[4:]
     gateway = await store.restart("stopped")
-    assert await letters(gateway, user, acknowledge=True) == []
+    assert await receive_waiting(gateway, user, acknowledge=True) == []
 
 
 async def test_what_was_cleared_does_not_come_again_after_a_graceful_stop(new_store, user):
@@ -251,14 +251,14 @@ async def test_what_was_cleared_does_not_come_again_after_a_graceful_stop(new_st
     assert (await gateway.delete_ok(f"/api/v1/users/{user}/queue"))["cleared"] == 5
     after = await queue_up(gateway, [user], 2)
     gateway = await store.restart("stopped")
-    assert ids_of(await letters(gateway, user)) == after[user]
+    assert ids_of(await receive_waiting(gateway, user)) == after[user]
 
 
-async def test_what_gave_way_does_not_come_again_after_a_graceful_stop(new_store, user):
+async def test_what_was_pushed_out_does_not_come_again_after_a_graceful_stop(new_store, user):
     store = new_store(QUEUE_MAX_SIZE_PER_USER=5)
     ids = await queue_up(await store.start(), [user], 12)
     gateway = await store.restart("stopped")
-    assert ids_of(await letters(gateway, user)) == ids[user][-5:]
+    assert ids_of(await receive_waiting(gateway, user)) == ids[user][-5:]
 
 
 @ends
@@ -267,7 +267,7 @@ async def test_the_bound_for_one_user_counts_what_was_there_before(new_store, us
     before = (await queue_up(await store.start(), [user], 4))[user]
     gateway = await store.restart(end)
     after = (await queue_up(gateway, [user], 3))[user]
-    assert ids_of(await letters(gateway, user)) == [*before[2:], *after]
+    assert ids_of(await receive_waiting(gateway, user)) == [*before[2:], *after]
 
 
 @ends
@@ -281,7 +281,7 @@ async def test_what_expired_while_no_gateway_ran_does_not_come(new_store, user, 
     await wait_until(lambda: time.time() > expiry + 0.1)
     gateway = await store.start()
     assert await gateway.queue(user) == []
-    assert await letters(gateway, user) == []
+    assert await receive_waiting(gateway, user) == []
 
 
 @ends
@@ -364,7 +364,7 @@ async def test_dead_letters_are_there_after_a_restart_until_they_are_cleared(new
     assert (await gateway.delete_ok(f"/api/v1/users/{user}/dead-letters"))["cleared"] == 3
     gateway = await store.restart("stopped")
     assert await gateway.dead_letters(user) == []
-    assert await letters(gateway, user, acknowledge=True) == []
+    assert await receive_waiting(gateway, user, acknowledge=True) == []
 
 
 @ends
@@ -376,7 +376,7 @@ async def test_a_dead_letter_ends_when_it_was_to_end_also_after_a_restart(new_st
         await client.notification()
         await wait_until(lambda: gateway.dead_letters(user), what="the dead letter")
         await everything_before_is_on_disk(gateway)
-    # Another time to live is for those to come; and another number of shards writes it anew.
+    # A new time to live is only for later dead letters; with another number of shards they are written again.
     gateway = await store.restart(end, SHARDS_COUNT=2, QUEUE_DEAD_LETTER_TTL_SECONDS=0)
 
     async def is_forgotten():
@@ -404,7 +404,7 @@ async def test_the_same_key_after_a_restart_is_answered_the_same_and_sends_nothi
         assert (await client.notification())["id"] == first.json()["notification_id"]
         await store.end(end)
     gateway = await store.start(SHARDS_COUNT=3)
-    assert set(ids_of(await letters(gateway, user))) <= {first.json()["notification_id"]}
+    assert set(ids_of(await receive_waiting(gateway, user))) <= {first.json()["notification_id"]}
     async with WebSocket(gateway, user) as client:
         await client.subscribe("news")
         for _ in range(2):
@@ -414,7 +414,7 @@ async def test_the_same_key_after_a_restart_is_answered_the_same_and_sends_nothi
         await post(gateway, path, body, "another-key")
         await client.notification()
     if kind == "send-to-users":
-        assert ids_of(await letters(gateway, f"{user}-away"))[0] == first.json()["notification_id"]
+        assert ids_of(await receive_waiting(gateway, f"{user}-away"))[0] == first.json()["notification_id"]
 
 
 @ends
@@ -431,7 +431,7 @@ async def test_many_keys_are_remembered_and_what_they_queued_is_queued_once(new_
         for (n, tenant), answer in first.items():
             assert_repeated(answer, await post(gateway, SEND, send_body(user, payload=n), f"key-{n}", tenant))
     for tenant in ("red", "blue"):
-        received = await letters(gateway, user, tenant=tenant)
+        received = await receive_waiting(gateway, user, tenant=tenant)
         assert ids_of(received) == [first[n, tenant].json()["notification_id"] for n in range(50)]
 
 
@@ -445,7 +445,7 @@ async def test_a_key_answered_at_the_moment_of_the_kill_is_remembered(new_store,
         assert_repeated(first, await post(gateway, SEND, send_body(user, payload=n), f"key-{n}"))
         await store.kill()
     gateway = await store.start()
-    assert [m["payload"] for m in await letters(gateway, user)] == list(range(10))
+    assert [m["payload"] for m in await receive_waiting(gateway, user)] == list(range(10))
 
 
 # --- the directory
@@ -455,7 +455,7 @@ async def test_the_directory_is_made_with_its_parents(new_store, new_folder, use
     ids = await queue_up(await store.start(), [user], 1)
     assert store.journals()
     gateway = await store.restart("killed")
-    assert ids_of(await letters(gateway, user)) == ids[user]
+    assert ids_of(await receive_waiting(gateway, user)) == ids[user]
 
 
 async def test_many_restarts_keep_everything_and_do_not_fill_the_directory(new_store, user):
@@ -467,7 +467,7 @@ async def test_many_restarts_keep_everything_and_do_not_fill_the_directory(new_s
         expected += (await queue_up(gateway, [user], 15, payload=payload))[user]
     assert store.bytes_used() <= 8 * MIB
     gateway = await store.restart("killed")
-    assert ids_of(await letters(gateway, user)) == expected
+    assert ids_of(await receive_waiting(gateway, user)) == expected
 
 
 async def test_the_memory_backend_touches_no_disk(start_gateway, new_folder, user):
@@ -486,13 +486,13 @@ CHAOS_SEED = os.environ.get("ARA_CHAOS_SEED") or str(random.randrange(10**9))
 CHAOS_KILLS = 8
 
 
-async def run_chaos(store, letters: int, acks: bool, keys: bool = False):
+async def run_chaos(store, messages: int, acks: bool, keys: bool = False):
     print(f"\nARA_CHAOS_SEED={CHAOS_SEED} ARA_CHAOS_NOTIFICATIONS={CHAOS_LETTERS}")
-    chaos = Chaos(store, letters=letters, seed=CHAOS_SEED, acks=acks, keys=keys, kills=CHAOS_KILLS)
+    chaos = Chaos(store, messages=messages, seed=CHAOS_SEED, acks=acks, keys=keys, kills=CHAOS_KILLS)
     try:
         await chaos.run()
     finally:
-        print(chaos.settle_accounts())
+        print(chaos.compare())
     assert not chaos.faults, f"{len(chaos.faults)} faults, such as:\n" + "\n".join(chaos.faults[:20])
     assert not set(chaos.refusals) - {"OVERLOADED"}, chaos.refusals
     gateway = await store.restart("stopped")
@@ -506,7 +506,7 @@ ACK_SOON = {"ACK_ENABLED": "true", "ACK_TIMEOUT_SECONDS": 2, "ACK_MAX_ATTEMPTS":
 
 
 async def test_chaos_kills_lose_nothing_that_was_queued_and_not_acknowledged(new_store):
-    """Users acknowledge what they read, but some die in the middle of reading, and some stop to read."""
+    """Users acknowledge what they read, but some cut the connection while reading, and some stop reading."""
     await run_chaos(new_store(**ACK_SOON), CHAOS_LETTERS, acks=True)
 
 

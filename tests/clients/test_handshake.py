@@ -263,7 +263,7 @@ async def test_a_base_address_that_ends_with_a_slash_connects(gateway, user, sla
 
 @pytest.mark.parametrize("offered", ["bearer.{}", "graphql-ws", "bearer.{}, chat"])
 async def test_subprotocols_without_ours_are_refused_with_what_to_offer(gateway, user, offered):
-    """A 101 that selects none of them would be dropped by a browser without a word."""
+    """A browser would drop a 101 that selects none of them, and report no reason."""
     token = make_token(user)
     response = await upgrade(gateway, None if "bearer" in offered else token,
                              **{"Sec-WebSocket-Protocol": offered.format(token)})
@@ -293,7 +293,7 @@ async def test_a_proxy_protocol_header_is_told_what_it_is(start_gateway, user, n
             assert status == 400 and "PROXY protocol" in json.loads(body)["error"]["message"]
     await wait_until(lambda: "PROXY protocol" in gateway.log(), what="a line in the log")
     lines = [line for line in gateway.log().splitlines() if "PROXY protocol" in line]
-    # A line a second, for each of the two shards' doors.
+    # At most one line a second for the door of each of the two shards.
     assert len(lines) < 20 and all("WARN" in line and "127.0.0.1" in line for line in lines), lines
 
 

@@ -357,7 +357,7 @@ async def test_garbage_is_refused_and_the_gateway_goes_on(gateway, user, name):
 
 @pytest.fixture
 async def api_address(start_gateway):
-    """A gateway whose API has an address of its own: no door is before it. Stands for it in a RawConnection."""
+    """The API of a gateway that has an address of its own for it. A RawConnection takes it for a gateway."""
     port = free_port()
     await start_gateway(API_LISTEN=f"127.0.0.1:{port}")
     return SimpleNamespace(port=port)
@@ -502,7 +502,7 @@ async def test_allow_lists_head_where_it_is_served(gateway, path, has_head):
 @pytest.mark.parametrize("path, field", [("/api/v1/users/{}/subscriptions", "user_id"),
                                          ("/api/v1/users/{}/queue", "user_id"),
                                          ("/api/v1/channels/{}", "name")])
-async def test_a_path_that_says_no_text_is_400_and_not_another_name(gateway, path, field, segment):
+async def test_a_path_that_is_no_text_is_400_and_not_another_name(gateway, path, field, segment):
     async with RawConnection(gateway) as connection:
         await connection.send(connection.request("GET", path.format(segment), X_API_Key=API_KEY))
         status, _, body = await connection.response()

@@ -1,5 +1,5 @@
 """What is not exactly as documented is refused by name, at every depth and on every way in; nothing is ignored
-that was to narrow who hears a notification, and nobody reads the words of a parser.
+that was to narrow who receives a notification, and no message repeats a parser's own words.
 
 Ways in: HTTP bodies (httpx), Redis messages (a real redis-server), WebSocket messages (PyPI websockets).
 """
@@ -146,7 +146,7 @@ async def test_a_client_may_be_newer_than_the_gateway(gateway, user, channel):
 
 @pytest_asyncio.fixture(scope="module")
 async def redis_pair(new_folder):
-    """A redis-server and a gateway that listens to it."""
+    """A redis-server and a gateway that is subscribed to it."""
     need("redis-server")
     server = RedisServer(new_folder("redis"))
     try:

@@ -1,7 +1,7 @@
-"""Logs never hurt: whoever reads them may stall, go away or have no room, and the gateway serves on.
+"""Logging never blocks the gateway: the reader of its log may stall, go away or have no room, and it serves on.
 
-Property: a line that nobody takes is dropped and counted; nothing waits for it, at no time from start to stop.
-Why it matters: a log collector that dies must not take every client along.
+Property: a line that nobody reads is dropped and counted; nothing waits for it, at no time from start to stop.
+Why it matters: a log collector that fails must not cost every client its connection.
 """
 
 import contextlib
@@ -123,7 +123,7 @@ async def test_a_reader_that_stalls_is_told_how_much_it_has_missed(start_gateway
                                   RUN_MODE="production",  # prints nothing but its log
                                   **BUSY)
     pipe.close("writer")
-    # More than the pipe and the gateway keep.
+    # More than the pipe and the gateway hold.
     await wait_until(lambda: has_dropped(gateway, 100), 60, "dropped lines")
     await assert_serves(gateway, user)
     text = ""
@@ -139,7 +139,7 @@ async def test_a_reader_that_stalls_is_told_how_much_it_has_missed(start_gateway
         return sum(said()) == await dropped(gateway)
 
     await wait_until(all_said, 20, "the whole count")
-    # And from then on as before.
+    # From then on lines are written as before.
     gateway.process.send_signal(signal.SIGHUP)
     await wait_until(lambda: said() and "SIGHUP" in text, what="a later line")
     lines = [json.loads(line) for line in text[:text.rindex("\n")].splitlines()]

@@ -69,7 +69,7 @@ async def nginx(folder, upstream: int, version: str):
     process = subprocess.Popen([need("nginx"), "-p", str(folder), "-c", "nginx.conf", "-e", "error.log"],
                                stdout=log, stderr=log, start_new_session=True)
 
-    async def listens():
+    async def accepts():
         assert process.poll() is None, (folder / "output.log").read_text()
         with contextlib.suppress(OSError):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -78,7 +78,7 @@ async def nginx(folder, upstream: int, version: str):
         return False
 
     try:
-        await wait_until(listens, what="nginx")
+        await wait_until(accepts, what="nginx")
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()

@@ -1,5 +1,5 @@
 """A client is silent only if it was asked and did not answer: neither a pause of the gateway nor a
-configuration without heartbeats closes those that merely listen.
+configuration without heartbeats closes those that only receive.
 
 Clients: raw sockets that answer pings, and the gateway's process stopped as a container is paused.
 """
@@ -57,13 +57,13 @@ async def test_a_pause_of_the_whole_process_closes_no_client(start_gateway):
         heard = await asyncio.gather(answer_pings(ann, end), answer_pings(bob, end))
         assert all(pings >= 2 for pings, _ in heard), heard
         assert sent["delivered_to"] == 1 and [message["type"] for message in heard[1][1]] == ["notification"]
-        # Who stays silent now is found out as ever.
+        # A client that stays silent from now on is closed as usual.
         bob_task = asyncio.create_task(answer_pings(bob, time.monotonic() + TIMEOUT_S * 3))
         assert await ann.close_code(patience_s=TIMEOUT_S * 4) == 4408
         await bob_task
 
 
-async def test_without_heartbeats_a_listener_is_pinged_before_it_is_judged(start_gateway):
+async def test_without_heartbeats_a_quiet_client_is_pinged_before_it_is_closed(start_gateway):
     gateway = await start_gateway(WEBSOCKET_HEARTBEAT_INTERVAL=0, WEBSOCKET_CONNECTION_TIMEOUT=1)
     async with RawWebSocket(gateway, "listener") as listener, RawWebSocket(gateway, "gone") as gone:
         task = asyncio.create_task(answer_pings(listener, time.monotonic() + 5))

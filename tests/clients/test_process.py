@@ -57,7 +57,7 @@ async def test_sigterm_tells_every_client_when_to_come_back_and_ends_cleanly(sta
             message = json.loads(event.data)
             assert message["type"] == "shutdown" and message["reason"]
             delays.append(message["reconnect_after_seconds"])
-            # The end was told: a broken transfer would be a TransportError.
+            # The stream was ended properly: a broken transfer would be a TransportError.
             with pytest.raises(AssertionError, match="the stream ended"):
                 await stream.event()
             # The stream's retry now says the same.
@@ -70,12 +70,12 @@ async def test_sigterm_tells_every_client_when_to_come_back_and_ends_cleanly(sta
 
 async def test_a_client_that_does_not_answer_holds_the_stop_for_a_moment_and_all_are_told_to_come_back_later(
         start_gateway):
-    """A phone out of reach. Who comes back before somebody is there again may never come again."""
+    """Such as a phone out of reach. A client that comes back before the gateway is there may never try again."""
     gateway = await start_gateway(SERVER_SHUTDOWN_GRACE_SECONDS=10)
-    async with RawWebSocket(gateway, "phone"), WebSocket(gateway, "desk") as desk, EventStream(gateway, "tab") as tab:
+    async with RawWebSocket(gateway, "phone"), WebSocket(gateway, "laptop") as laptop, EventStream(gateway, "tab") as tab:
         told_at = time.monotonic()
         gateway.signal()
-        delays = [(await desk.expect("shutdown"))["reconnect_after_seconds"],
+        delays = [(await laptop.expect("shutdown"))["reconnect_after_seconds"],
                   json.loads((await tab.event()).data)["reconnect_after_seconds"], tab.retry_ms / 1000]
         assert await gateway.exit_code() == 0
         stop_took = time.monotonic() - told_at
@@ -93,7 +93,7 @@ async def test_idle_callers_do_not_hold_the_stop(start_gateway, used):
             await connection.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
             assert (await connection.response())[0] == 200
         if not used:
-            # Whoever has said nothing is known once another that came later has been answered.
+            # An idle connection is accepted once a later one has been answered.
             async with RawConnection(api) as later:
                 await later.send(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                 assert (await later.response())[0] == 200
@@ -188,7 +188,7 @@ async def test_a_second_signal_stops_at_once(new_folder):
                 await witness.expect("shutdown")
                 assert await witness.close_code() == 1001
             await asyncio.sleep(0.15)  # Two signals closer together are one: nothing else tells them apart.
-            assert gateway.running, "the stuck client's outbox was given up at once"
+            assert gateway.running, "the stuck client was cut at once"
             gateway.signal()
             await gateway.exit_code(3)
     finally:
@@ -244,7 +244,7 @@ async def test_sigint_stops_cleanly_too(start_gateway, user):
         assert await gateway.exit_code() == 0
 
 
-# --- heads that never come to an end, or never should have begun
+# --- request heads that are never complete, or too long
 
 async def test_a_head_never_completed_is_closed_by_its_deadline(gateway, user):
     """10 s, whichever request it is of, and a byte now and then does not buy more. As long as that a caller may be
@@ -276,13 +276,13 @@ async def test_a_head_never_completed_is_closed_by_its_deadline(gateway, user):
             await connection.response()
             return await connection.to_the_end(patience_s=16), time.monotonic() - begin
 
-    strangers = [idle("/nothing", "junk"), idle("/health", API_KEY), idle("/stats", "junk"),
+    keyless = [idle("/nothing", "junk"), idle("/health", API_KEY), idle("/stats", "junk"),
                  idle("/api/v1/notifications/send", "junk")]
     async with WebSocket(gateway, user) as client, RawConnection(gateway) as known:
         await known.send(known.request("GET", "/stats", X_API_Key=API_KEY))
         assert (await known.response())[0] == 200
         partials = [partial(dripping, later) for dripping in (False, True) for later in (False, True)]
-        for answer, took_s in await asyncio.gather(*partials, *strangers):
+        for answer, took_s in await asyncio.gather(*partials, *keyless):
             assert answer == b"" or answer.startswith(b"HTTP/1.1 408"), answer[:200]
             assert 8 <= took_s <= 14, took_s
         await known.send(known.request("GET", f"/sse?token={make_token(user)}"))
@@ -455,10 +455,10 @@ async def test_development_mode_prints_a_block_that_can_be_pasted(start_gateway,
         await client.notification()
 
 
-# --- what surrounds a process
+# --- the environment of the process
 
 def limited(files: int) -> tuple[str, ...]:
-    """What stands before a command that may have so many files open."""
+    """The words before a command that limit how many files it may have open."""
     return (need("prlimit"), f"--nofile={files}:{files}")
 
 
@@ -519,7 +519,7 @@ def test_a_slip_in_a_name_is_warned_about(folder):
     assert "is SERVER_PORT meant?" in result.stdout and "is JWT_PUBLICKEY meant?" in result.stdout, result.stdout
 
 
-def test_a_queue_directory_that_cannot_be_made_is_named_in_full_with_a_cure(folder):
+def test_a_queue_directory_that_cannot_be_made_is_named_in_full_with_what_to_do(folder):
     (folder / "data").write_text("in the way")
     result = run_cli(cwd=folder, SERVER_PORT=0, QUEUE_ENABLED="on", QUEUE_BACKEND="disk", **SETTINGS)
     output = result.stdout + result.stderr

@@ -109,7 +109,7 @@ async def test_the_configured_ttl_bounds_every_ttl(start_gateway, user):
         await client.assert_nothing_waits()
 
 
-async def test_a_full_queue_gives_up_the_least_urgent_and_of_these_the_oldest(start_gateway, user):
+async def test_a_full_queue_drops_the_least_urgent_and_of_these_the_oldest(start_gateway, user):
     gateway = await start_gateway(QUEUE_ENABLED="true", QUEUE_MAX_SIZE_PER_USER=5)
 
     async def send(name: str, priority: str) -> bool:
@@ -126,7 +126,7 @@ async def test_a_full_queue_gives_up_the_least_urgent_and_of_these_the_oldest(st
     assert await send("critical-2", "Critical")
     assert await send("critical-3", "Critical")
     assert await names() == ["critical-1", "high-1", "normal-2", "critical-2", "critical-3"]
-    assert not await send("low-3", "Low"), "the newcomer was the least urgent, and is not queued"
+    assert not await send("low-3", "Low"), "the new one was the least urgent, and is not queued"
     assert await send("critical-4", "Critical")
     assert await send("critical-5", "Critical")
     assert await names() == [f"critical-{n}" for n in range(1, 6)]
@@ -214,7 +214,7 @@ async def test_what_two_stalled_connections_were_both_sent_waits_once_when_both_
         await wait_until(unwritten, what="the first notification on its way")
         before = await unwritten()
         async with RawWebSocket(gateway, user, receive_buffer=4096) as second:
-            # The replay goes on with whoever has less than 32 KiB to read: each of them has one now.
+            # The replay continues on a connection with less than 32 KiB unread: each of them has one now.
             async def both_are_behind():
                 return await unwritten() > before + 32_768
             await wait_until(both_are_behind, what="the second notification on its way")
@@ -281,7 +281,7 @@ async def test_broadcasts_and_channels_do_not_wait_for_the_absent(gateway, user,
 async def test_on_request_they_wait_for_absent_users_an_audience_names(gateway, user, kind, target, channel):
     here, elsewhere, other = f"{user}-here", f"{user}-elsewhere", f"{user}-other"
     audience = {"type": "Users", "value": [user, here, elsewhere]}
-    async with WebSocket(gateway, here) as reader, WebSocket(gateway, elsewhere) as stranger:
+    async with WebSocket(gateway, here) as reader, WebSocket(gateway, elsewhere) as present_user:
         await reader.subscribe("news")
         answer = await gateway.trigger(kind, audience=audience, queue=True, **target)
         delivered = 2 if kind == "broadcast" else 1
@@ -289,7 +289,7 @@ async def test_on_request_they_wait_for_absent_users_an_audience_names(gateway, 
         assert (await reader.notification())["id"] == answer["notification_id"]
         await reader.assert_nothing_waits()
         if kind != "broadcast":
-            await stranger.assert_nothing_waits()  # present, and not on the channel: it does not wait
+            await present_user.assert_nothing_waits()  # present, and not on the channel: it does not wait
         assert await gateway.queue(here) == await gateway.queue(elsewhere) == await gateway.queue(other) == []
     async with WebSocket(gateway, user) as client:
         message = await client.notification()

@@ -42,7 +42,7 @@ async def shared_redis(new_folder):
 
 @pytest_asyncio.fixture
 async def own_redis(new_folder):
-    """For the tests that mistreat it."""
+    """A Redis of its own, for tests that stop or kill it."""
     server = RedisServer(new_folder("redis"))
     try:
         yield await server.start()
@@ -52,7 +52,7 @@ async def own_redis(new_folder):
 
 @pytest_asyncio.fixture(scope="module")
 async def listening(new_folder, shared_redis):
-    """A gateway, tenants on, that listens to the shared Redis."""
+    """A gateway, tenants on, that is subscribed to the shared Redis."""
     gateway = Gateway(new_folder(), REDIS_URL=shared_redis.url, TENANT_ENABLED="true", **TIMINGS)
     try:
         await gateway.start()
@@ -213,7 +213,7 @@ async def stream_of_triggers(server: RedisServer, gateway: Gateway, user: str):
 
 
 async def assert_triggers_arrive(server, gateway, client, channel):
-    """Every kind of subscription is back. What the stream left over is passed over."""
+    """Every kind of subscription is back. What is left of the stream is skipped."""
     await wait_for_redis(gateway)
     for on, message in ((f"notification:user:{client.user}", trigger("user", client.user, payload="after user")),
                         (f"notification:channel:{channel}", trigger("channel", channel, payload="after channel")),

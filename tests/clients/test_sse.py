@@ -141,7 +141,7 @@ async def test_all_channels_are_received_without_subscribing(gateway, user, chan
 
 
 async def assert_next_is_a_marker(gateway, stream, user, after: str | None = None):
-    """Whatever came before this was all there was."""
+    """The marker is the next event, so nothing else was sent before it."""
     if after:
         assert (await stream.notification())["id"] == after
     marker = await gateway.send(user, event_type="marker")
@@ -305,7 +305,7 @@ async def test_npm_eventsource_comes_back_by_itself(start_gateway, gateway, user
             pass
 
 
-# --- a refusal that passes by itself ends an EventSource for good, unless it comes as a stream
+# --- a temporary refusal would end an EventSource for good, so it comes as a stream
 
 @pytest.fixture
 async def full(start_gateway):

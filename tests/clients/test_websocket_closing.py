@@ -108,7 +108,7 @@ class RawWebSocketWithEarlyFrame(RawWebSocket):
 
 
 async def test_a_silent_client_is_closed_with_4408_and_one_that_only_answers_pings_is_not(start_gateway):
-    """Heartbeats are sent on both levels; a pong is a sign of life; silence is not."""
+    """Heartbeats are sent on both levels; a client that answers with pongs counts as alive."""
     gateway = await start_gateway(WEBSOCKET_HEARTBEAT_INTERVAL=1, WEBSOCKET_CONNECTION_TIMEOUT=3)
     async with RawWebSocket(gateway, "silent") as silent, RawWebSocket(gateway, "polite") as polite:
         begin = time.monotonic()

@@ -9,6 +9,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod circles;
 mod facts;
 mod lengths;
 mod names;
@@ -64,6 +65,13 @@ fn files_stay_short() {
 #[ignore = "writes tests/tidy/lengths.txt"]
 fn lower_the_lengths() {
     lengths::lower_the_list(&SOURCES);
+}
+
+#[test]
+fn modules_have_an_order() {
+    let advice =
+        "Move what both need below both, or hand it in; tests/tidy/circles.rs says what counts.";
+    assert_none(&circles::faults(&SOURCES), advice);
 }
 
 /// A file that no `mod` names is not compiled, and no rule sees it.

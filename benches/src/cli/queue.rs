@@ -1,4 +1,4 @@
-//! The options of `queue`: what is measured, where letters wait, and how many of them.
+//! The options of `queue`: what is measured, where messages wait, and how many of them.
 //!
 //! **Runs on**: the tool's one thread. **Owns**: nothing. **Never**: lets a load through that has
 //! no bound.
@@ -12,7 +12,7 @@ use super::{Common, connections};
 /// What is measured.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Part {
-    /// Letters a second into the queue and out of it, in each store
+    /// Messages a second into the queue and out of it, in each store
     Rates,
     /// The same bytes by plain writes, in the same directory
     Device,
@@ -28,7 +28,7 @@ pub(crate) enum Part {
     Depth,
 }
 
-/// Where letters wait.
+/// Where messages wait.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Store {
     /// In memory
@@ -75,7 +75,7 @@ pub(crate) struct QueueArgs {
         default_value = "rates,device,memory,pending,recovery,connected,depth"
     )]
     pub(crate) parts: Vec<Part>,
-    /// Where letters wait, in turn
+    /// Where messages wait, in turn
     #[arg(
         long,
         value_enum,
@@ -93,19 +93,19 @@ pub(crate) struct QueueArgs {
     /// rates: absent users of one trigger
     #[arg(long, default_value_t = 10_000, value_parser = value_parser!(u32).range(1..=10_000))]
     pub(crate) users: u32,
-    /// rates: letters for each of them
+    /// rates: messages for each of them
     #[arg(long, default_value_t = 30, value_parser = value_parser!(u32).range(1..=1_000))]
-    pub(crate) letters: u32,
+    pub(crate) messages: u32,
     /// rates: users who return
     #[arg(long, default_value_t = 2_000, value_parser = value_parser!(u32).range(1..=10_000))]
     pub(crate) replay_users: u32,
-    /// rates: letters that wait for each of them
+    /// rates: messages that wait for each of them
     #[arg(long, default_value_t = 50, value_parser = value_parser!(u32).range(1..=1_000))]
-    pub(crate) replay_letters: u32,
-    /// rates: letters that wait for one more user
+    pub(crate) replay_messages: u32,
+    /// rates: messages that wait for one more user
     #[arg(long, default_value_t = 10_000, value_parser = value_parser!(u32).range(1..=1_000_000))]
     pub(crate) long_queue: u32,
-    /// memory: absent users with 10 letters each; a fifth as many have 100 each
+    /// memory: absent users with 10 messages each; a fifth as many have 100 each
     #[arg(long, default_value_t = 20_000, value_parser = value_parser!(u32).range(10..=200_000))]
     pub(crate) memory_users: u32,
     /// pending: connected users
@@ -113,8 +113,8 @@ pub(crate) struct QueueArgs {
     pub(crate) pending_users: u32,
     /// pending: notifications that each of them leaves unacknowledged
     #[arg(long, default_value_t = 50, value_parser = value_parser!(u32).range(1..=1_000))]
-    pub(crate) pending_letters: u32,
-    /// recovery: absent users with 10 letters each
+    pub(crate) pending_messages: u32,
+    /// recovery: absent users with 10 messages each
     #[arg(long, default_value_t = 100_000, value_parser = value_parser!(u32).range(1..=1_000_000))]
     pub(crate) recovery_users: u32,
     /// connected: users

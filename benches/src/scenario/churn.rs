@@ -1,12 +1,12 @@
 //! `churn`: connections come and go without a pause while a publisher goes on. At the end all leave;
-//! the gateway must have let go of every socket and subscription, and its memory is held against
-//! what it was.
+//! the gateway must have closed every socket and removed every subscription, and its memory is
+//! compared with what it was before.
 
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::{CHANNEL, SETTLE, check_no_strays, settled_cpu_ns, us_each};
+use super::{CHANNEL, QUIET, check_no_strays, quiet_cpu_ns, us_each};
 use crate::caller::Api;
 use crate::cli::ChurnArgs;
 use crate::fault::{Outcome, failed};
@@ -27,7 +27,7 @@ struct Channel {
     subscriber_count: u64,
 }
 
-/// What the stretch of churn came to.
+/// The outcome of the churn.
 struct Churned {
     cycles: u64,
     publishes: u32,
@@ -51,12 +51,12 @@ pub(crate) fn run(args: &ChurnArgs, stop: &Stop) -> Outcome<Report> {
     progress(&format!("churning for {} s", args.seconds));
     let cpu = procfs::cpu_ns(pid)?;
     let churned = churn(args, &api, &mut swarm)?;
-    let used = settled_cpu_ns(&mut swarm, pid)?.saturating_sub(cpu);
+    let used = quiet_cpu_ns(&mut swarm, pid)?.saturating_sub(cpu);
     swarm.run_for(REST)?;
     let rss_churned = procfs::rss_bytes(pid)?;
     progress("all leave");
     swarm.drop_subscribers();
-    wait_gone(&gateway, files_start, &args.common.patience(), stop)?;
+    wait_gone(&gateway, files_start, &args.common.stall_timeout(), stop)?;
     swarm.run_for(REST)?;
     let rss_gone = procfs::rss_bytes(pid)?;
     drop(swarm);
@@ -93,17 +93,17 @@ fn open_caller(swarm: &mut Swarm, api: &Api) -> Outcome<()> {
     swarm.add_callers(1)?;
     swarm.post(0, &api.to_channel(CHANNEL, 0))?;
     swarm.turn_until("the first answer", |swarm| Ok((0, !swarm.take_answers().is_empty())))?;
-    swarm.run_for(SETTLE)
+    swarm.run_for(QUIET)
 }
 
 /// Replaces connections, half of them closed in order and half dropped, and publishes one at a time.
 fn churn(args: &ChurnArgs, api: &Api, swarm: &mut Swarm) -> Outcome<Churned> {
     let start = Instant::now();
     let most = u64::from(args.connections + (BESIDE - 1) * args.common.at_once);
-    let (mut opened, mut publishes, mut answered) = (swarm.ledger().ready, 0u32, 0u32);
+    let (mut opened, mut publishes, mut answered) = (swarm.arrivals().ready, 0u32, 0u32);
     let first = opened;
     let pause = Duration::from_secs(1) / args.publish_rate;
-    swarm.ledger().expect_rising();
+    swarm.arrivals().expect_rising();
     while start.elapsed() < Duration::from_secs(args.seconds) {
         swarm.turn(LOOK_EVERY)?;
         check_no_strays(swarm)?;
@@ -114,7 +114,7 @@ fn churn(args: &ChurnArgs, api: &Api, swarm: &mut Swarm) -> Outcome<Churned> {
         }
         // A bounded number of tries: places may be empty or not subscribed yet.
         for _ in 0..args.common.at_once {
-            let under_way = opened - swarm.ledger().ready;
+            let under_way = opened - swarm.arrivals().ready;
             if under_way >= u64::from(args.common.at_once) || swarm.len() as u64 >= most {
                 break;
             }
@@ -129,19 +129,24 @@ fn churn(args: &ChurnArgs, api: &Api, swarm: &mut Swarm) -> Outcome<Churned> {
     let took = start.elapsed();
     swarm.turn_until("the last replacements", |swarm| {
         answered += u32::try_from(swarm.take_answers().len()).unwrap_or(u32::MAX);
-        let ready = swarm.ledger().ready;
+        let ready = swarm.arrivals().ready;
         let closed = swarm.len() as u64 == u64::from(args.connections);
         let done = ready == opened && answered == publishes && closed;
         Ok((ready + u64::from(answered) + swarm.len() as u64, done))
     })?;
     check_no_strays(swarm)?;
-    Ok(Churned { cycles: opened - first, publishes, arrived: swarm.ledger().arrived, took })
+    Ok(Churned { cycles: opened - first, publishes, arrived: swarm.arrivals().arrived, took })
 }
 
 /// Waits until the gateway has closed all sockets of the swarm and counts no subscriber.
-fn wait_gone(gateway: &Gateway, files: usize, patience: &Duration, stop: &Stop) -> Outcome<()> {
+fn wait_gone(
+    gateway: &Gateway,
+    files: usize,
+    stall_timeout: &Duration,
+    stop: &Stop,
+) -> Outcome<()> {
     let mut last = String::new();
-    let gone = stop.poll(*patience, || {
+    let gone = stop.poll(*stall_timeout, || {
         let open = procfs::open_files(gateway.pid())?;
         let path = format!("/api/v1/channels/{CHANNEL}");
         let (status, body) = http::get(gateway.address, &path, &gateway.api_key)?;

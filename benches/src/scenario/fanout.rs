@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{CHANNEL, LATE, check_no_strays, settled_cpu_ns, us_each};
+use super::{CHANNEL, LATE, check_no_strays, quiet_cpu_ns, us_each};
 use crate::caller::Api;
 use crate::cli::{Common, FanoutArgs, FanoutLoad};
 use crate::fault::{Fault, Outcome, failed};
@@ -112,7 +112,7 @@ pub(crate) fn gateway_round(
     swarm.connect_all(0, load.connections, common.at_once)?;
     let callers = if load.pipelined { 1 } else { load.group_size as usize };
     swarm.add_callers(callers)?;
-    swarm.ledger().start_capture();
+    swarm.arrivals().start_capture();
     let api = gateway.api(load.payload_bytes as usize);
     let mut drive = Drive {
         swarm: &mut swarm,
@@ -122,7 +122,7 @@ pub(crate) fn gateway_round(
         next_seq: 0,
     };
     let mut figures = drive.measure(load, &GATEWAY)?;
-    let frame = swarm.ledger().capture.take().unwrap_or_default();
+    let frame = swarm.arrivals().capture.take().unwrap_or_default();
     figures.push(Figure::one("frame_bytes", "Frame on the wire", "B", frame.len() as f64));
     drop(swarm);
     gateway.end()?;
@@ -215,7 +215,7 @@ impl Drive<'_> {
     /// `times` groups of `size` publishes; the next one starts when the last has arrived everywhere.
     fn phase(&mut self, times: u32, size: u32) -> Outcome<Phase> {
         let softirqs = Softirqs::find();
-        let cpu = settled_cpu_ns(self.swarm, self.pid)?;
+        let cpu = quiet_cpu_ns(self.swarm, self.pid)?;
         let softirq_cpu = softirqs.cpu_ns();
         let mut all = Vec::new();
         for _ in 0..times {
@@ -223,7 +223,7 @@ impl Drive<'_> {
         }
         all.sort_unstable();
         let softirq_used = softirqs.cpu_ns().saturating_sub(softirq_cpu);
-        let used = settled_cpu_ns(self.swarm, self.pid)?.saturating_sub(cpu);
+        let used = quiet_cpu_ns(self.swarm, self.pid)?.saturating_sub(cpu);
         let deliveries = u64::from(times) * u64::from(size) * u64::from(self.subscribers);
         Ok(Phase {
             us_per_delivery: us_each(used, deliveries),
@@ -237,7 +237,7 @@ impl Drive<'_> {
         let base = self.next_seq;
         self.next_seq += size;
         let wanted = u64::from(size) * u64::from(self.subscribers);
-        self.swarm.ledger().expect_group(base, size);
+        self.swarm.arrivals().expect_group(base, size);
         let start = Instant::now();
         let mut unanswered = match &mut self.source {
             Source::Gateway { api, callers } => {
@@ -266,7 +266,7 @@ impl Drive<'_> {
                 }
             }
             check_no_strays(swarm)?;
-            let arrived = swarm.ledger().arrived;
+            let arrived = swarm.arrivals().arrived;
             if arrived == wanted && took.is_none() {
                 took = Some(start.elapsed());
             }

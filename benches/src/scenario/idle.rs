@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{settled_cpu_ns, us_each};
+use super::{quiet_cpu_ns, us_each};
 use crate::cli::IdleArgs;
 use crate::fault::Outcome;
 use crate::figures::Figure;
@@ -62,11 +62,11 @@ pub(crate) fn run(args: &IdleArgs, stop: &Stop) -> Outcome<Report> {
 
 fn connect(args: &IdleArgs, gateway: &Gateway, swarm: &mut Swarm) -> Outcome<Vec<Figure>> {
     progress(&format!("connecting {} users", args.connections));
-    let (rss, cpu) = (procfs::rss_bytes(gateway.pid())?, settled_cpu_ns(swarm, gateway.pid())?);
+    let (rss, cpu) = (procfs::rss_bytes(gateway.pid())?, quiet_cpu_ns(swarm, gateway.pid())?);
     let start = Instant::now();
     swarm.connect_all(0, args.connections, args.common.at_once)?;
     let took = start.elapsed();
-    let used = settled_cpu_ns(swarm, gateway.pid())?.saturating_sub(cpu);
+    let used = quiet_cpu_ns(swarm, gateway.pid())?.saturating_sub(cpu);
     swarm.run_for(REST)?;
     let rss_now = procfs::rss_bytes(gateway.pid())?;
     let count = f64::from(args.connections);
@@ -87,13 +87,13 @@ fn connect(args: &IdleArgs, gateway: &Gateway, swarm: &mut Swarm) -> Outcome<Vec
 
 fn watch(args: &IdleArgs, gateway: &Gateway, swarm: &mut Swarm) -> Outcome<Vec<Figure>> {
     progress(&format!("watching them for {} s", args.idle_seconds));
-    let (heartbeats, pings) = (swarm.ledger().heartbeats, swarm.ledger().pings);
+    let (heartbeats, pings) = (swarm.arrivals().heartbeats, swarm.arrivals().pings);
     let (cpu, start) = (procfs::cpu_ns(gateway.pid())?, Instant::now());
     swarm.run_for(Duration::from_secs(args.idle_seconds))?;
     let used = procfs::cpu_ns(gateway.pid())?.saturating_sub(cpu);
     let percent = used as f64 / 1e7 / start.elapsed().as_secs_f64();
-    let ledger = swarm.ledger();
-    let (heartbeats, pings) = (ledger.heartbeats - heartbeats, ledger.pings - pings);
+    let arrivals = swarm.arrivals();
+    let (heartbeats, pings) = (arrivals.heartbeats - heartbeats, arrivals.pings - pings);
     let rss = procfs::rss_bytes(gateway.pid())?;
     Ok(vec![
         Figure::one("idle_cpu_percent", "CPU while idle", "% of a core", percent),

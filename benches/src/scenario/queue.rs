@@ -1,7 +1,7 @@
-//! `queue`: what letters cost, those that wait for their user and those that await an Ack.
+//! `queue`: what queued messages cost, those that wait for their user and those that await an Ack.
 //!
 //! **Runs on**: the tool's one thread. **Owns**: the order of the parts and what is said about
-//! them. **Never**: reports a rate of letters that were not all accounted for.
+//! them. **Never**: reports a rate of messages that were not all accounted for.
 
 mod connected;
 mod depth;
@@ -103,8 +103,8 @@ fn notes(args: &QueueArgs) -> Vec<String> {
     let mut notes = vec![format!("Disk: {}", mount(&args.directory))];
     if args.measures(Part::Rates) {
         notes.push(
-            "Rates: a letter is one notification for one user. One trigger names all the users, so \
-             that HTTP is a small part; every letter was counted in the queue and arrived exactly \
+            "Rates: a message is one notification for one user. One trigger names all the users, so \
+             that HTTP is a small part; every message was counted in the queue and arrived exactly \
              once. The shard's CPU is a part of the gateway's; the reciprocal of the shard's is \
              what one core could take. To return, a user connects, whose cost was measured \
              beforehand and is left out of the CPU."
@@ -113,7 +113,7 @@ fn notes(args: &QueueArgs) -> Vec<String> {
     }
     if args.measures(Part::Memory) || args.measures(Part::Pending) {
         notes.push(
-            "Memory is the growth of the resident set. What waits: each letter is a notification \
+            "Memory is the growth of the resident set. What waits: each message is a notification \
              of its own by `send`, so nothing is shared, and its JSON is part of the figure. What \
              awaits its Ack: connected users, each notification shared by all of them, so that \
              its bytes do not count; what the same traffic takes without acknowledgement is \
@@ -125,8 +125,8 @@ fn notes(args: &QueueArgs) -> Vec<String> {
     if args.measures(Part::Depth) {
         notes.push(
             "Depth: what an operation costs must not depend on how much waits. Acks go over the \
-             user's own connection, each answered; puts are a `send` each; compaction is of 20,000 \
-             letters whatever the depth, which are then of 200, 20 or 2 users."
+             user's own connection, each answered; each enqueued message is a `send`; compaction is of 20,000 \
+             messages whatever the depth, which are then of 200, 20 or 2 users."
                 .to_owned(),
         );
     }

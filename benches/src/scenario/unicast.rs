@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{LATE, check_no_strays, settled_cpu_ns, us_each};
+use super::{LATE, check_no_strays, quiet_cpu_ns, us_each};
 use crate::caller::{Answer, Api};
 use crate::cli::{Common, UnicastArgs, UnicastLoad};
 use crate::fault::{Outcome, failed};
@@ -79,10 +79,10 @@ pub(crate) fn round(
         next_seq: 0,
     };
     drive.publish(WARM_UP)?;
-    let cpu = settled_cpu_ns(drive.swarm, gateway.pid())?;
+    let cpu = quiet_cpu_ns(drive.swarm, gateway.pid())?;
     let mut stretch = drive.publish(Duration::from_secs(load.seconds))?;
-    let used = settled_cpu_ns(&mut swarm, gateway.pid())?.saturating_sub(cpu);
-    let mut latencies = std::mem::take(&mut swarm.ledger().latencies);
+    let used = quiet_cpu_ns(&mut swarm, gateway.pid())?.saturating_sub(cpu);
+    let mut latencies = std::mem::take(&mut swarm.arrivals().latencies);
     swarm.run_for(LATE)?;
     check_no_strays(&mut swarm)?;
     drop(swarm);
@@ -112,10 +112,10 @@ impl Drive<'_> {
     fn publish(&mut self, time: Duration) -> Outcome<Stretch> {
         let (base, start) = (self.next_seq, Instant::now());
         let mut responses = Vec::new();
-        self.swarm.ledger().latencies.clear();
-        self.swarm.ledger().replies = 0;
+        self.swarm.arrivals().latencies.clear();
+        self.swarm.arrivals().replies = 0;
         let replies_each = u64::from(self.replies);
-        self.swarm.ledger().expect_unicasts(base);
+        self.swarm.arrivals().expect_unicasts(base);
         for caller in 0..self.callers {
             self.post(caller as usize)?;
         }
@@ -135,8 +135,8 @@ impl Drive<'_> {
                 responses.push(answer.took);
             }
             check_no_strays(swarm)?;
-            let (arrived, answered) = (swarm.ledger().arrived, responses.len() as u64);
-            let replies = swarm.ledger().replies;
+            let (arrived, answered) = (swarm.arrivals().arrived, responses.len() as u64);
+            let replies = swarm.arrivals().replies;
             let done = arrived == publishes
                 && answered == publishes
                 && replies == replies_each * publishes;
@@ -149,7 +149,7 @@ impl Drive<'_> {
         let user = fastrand::u32(0..self.users);
         let request = self.api.to_user(user, self.next_seq);
         self.next_seq += 1;
-        self.swarm.ledger().sent(user);
+        self.swarm.arrivals().sent(user);
         self.swarm.post(caller, &request)
     }
 }

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 /// A fault shows in every publish whose number is a multiple of this.
 const FAULT_EVERY: u64 = 20;
 
-/// How the stand-in misbehaves, so that the tool can be seen to notice.
+/// How the stand-in misbehaves, so that a test can see that the tool notices.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Fault {
     None,
@@ -41,7 +41,7 @@ struct Details<'a> {
     notification_id: Option<&'a str>,
 }
 
-/// What a trigger came to.
+/// The outcome of a trigger.
 #[derive(Debug)]
 pub(super) struct Published {
     pub(super) text: String,
@@ -112,8 +112,8 @@ impl Hub {
             "Ack" => {
                 let id = command.payload.notification_id?;
                 let user = self.members.get(&at)?.0.clone();
-                let settled = self.pending.as_mut()?.remove(&(user, id.to_owned()));
-                let kind = if settled { "acked" } else { "error" };
+                let acknowledged = self.pending.as_mut()?.remove(&(user, id.to_owned()));
+                let kind = if acknowledged { "acked" } else { "error" };
                 return Some(format!(r#"{{"type":"{kind}","notification_id":"{id}"}}"#));
             }
             _ => return None,

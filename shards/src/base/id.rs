@@ -56,6 +56,35 @@ impl fmt::Display for NotificationId {
     }
 }
 
+/// Parses a UUID in hyphenated form; `None` for anything else.
+#[must_use]
+pub fn parse_id(text: &str) -> Option<NotificationId> {
+    let is_hyphenated = [8, 13, 18, 23].iter().all(|at| text.as_bytes().get(*at) == Some(&b'-'));
+    if text.len() != 36 || !is_hyphenated {
+        return None;
+    }
+    let mut bytes = [0_u8; 16];
+    let mut digits = text.bytes().filter(|byte| *byte != b'-').map(|byte| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    });
+    for byte in &mut bytes {
+        *byte = digits.next()?? << 4 | digits.next()??;
+    }
+    Some(NotificationId(bytes))
+}
+
+/// Whether `name` is a channel's: `[A-Za-z0-9._-]{1,64}`.
+#[must_use]
+pub fn is_channel_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
 const fn digit(value: u8) -> u8 {
     if value < 10 { b'0' + value } else { b'a' + value - 10 }
 }
@@ -95,5 +124,55 @@ impl Tick {
     #[must_use]
     pub fn as_millis(self) -> u64 {
         u64::from(self.0) * Self::MILLISECONDS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn channel_names_are_what_the_contract_says() {
+        let longest = "x".repeat(64);
+        for good in ["a", "Z", "0", ".", "_", "-", "news.eu_1-2", &longest] {
+            assert!(is_channel_name(good), "{good}");
+        }
+        let too_long = "x".repeat(65);
+        for bad in ["", " ", "a b", "a/b", "a*", "ü", "a\n", "a\0", &too_long] {
+            assert!(!is_channel_name(bad), "{bad}");
+        }
+    }
+
+    /// The form of RFC 9562 section 4, in either case.
+    fn is_hyphenated(text: &str) -> bool {
+        let groups: Vec<&str> = text.split('-').collect();
+        groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
+            && groups.concat().bytes().all(|byte| byte.is_ascii_hexdigit())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+        #[test]
+        fn an_id_is_read_as_it_was_written(bytes: [u8; 16]) {
+            let id = NotificationId(bytes);
+            let text = id.to_string();
+            prop_assert!(is_hyphenated(&text));
+            prop_assert_eq!(parse_id(&text), Some(id));
+            prop_assert_eq!(parse_id(&text.to_uppercase()), Some(id));
+        }
+
+        /// Nothing but that form is an id.
+        #[test]
+        fn only_the_hyphenated_form_is_an_id(
+            text in prop_oneof!["[0-9a-fA-F-]{36}", "[0-9a-g-]{30,40}", ".{0,40}"],
+            hyphens in prop::collection::btree_set(0..36_usize, 4),
+        ) {
+            prop_assert_eq!(parse_id(&text).is_some(), is_hyphenated(&text));
+            let moved: String = (0..36).map(|at| if hyphens.contains(&at) { '-' } else { 'a' }).collect();
+            prop_assert_eq!(parse_id(&moved).is_some(), is_hyphenated(&moved), "{}", moved);
+        }
     }
 }

@@ -194,17 +194,17 @@ impl Connections {
 
     /// Queues raw bytes whatever the bound: the response head, a pong, a close frame.
     pub(crate) fn push_bytes(&mut self, key: ConnectionKey, bytes: Box<[u8]>) {
-        let frame = Frame::raw(bytes);
-        self.enqueue(key, &frame, Urgency::Prompt);
+        let length = bytes.len();
+        self.enqueue(key, &Frame::raw(bytes), length, Urgency::Prompt);
     }
 
-    /// Appends a frame and sees to it that it is written.
-    fn enqueue(&mut self, key: ConnectionKey, frame: &Rc<Frame>, urgency: Urgency) {
+    /// Appends a frame of so many bytes and sees to it that it is written.
+    fn enqueue(&mut self, key: ConnectionKey, frame: &Rc<Frame>, bytes: usize, urgency: Urgency) {
         let Some(connection) = self.slots.get_mut(key.index()) else { return };
         if connection.outbox.is_empty() {
             connection.moved_at = self.now;
         }
-        self.pool.push(&mut connection.outbox, frame, connection.protocol.encoding());
+        self.pool.push(&mut connection.outbox, frame, bytes);
         self.touch(key, urgency);
     }
 
@@ -392,7 +392,7 @@ impl Outgoing for Connections {
                 // flush has shown whether the client reads: a flush now could overtake reports.
                 let may = !connection.flags.blocked;
                 if may {
-                    self.enqueue(to, frame, urgency);
+                    self.enqueue(to, frame, length, urgency);
                 }
                 return may;
             }
@@ -403,7 +403,7 @@ impl Outgoing for Connections {
         if !fits(&connection.outbox) {
             return false;
         }
-        self.enqueue(to, frame, urgency);
+        self.enqueue(to, frame, length, urgency);
         true
     }
 

@@ -7,6 +7,7 @@
 //! head and tail only, and a burst to many connections reuses the same entries turn after turn.
 
 use std::io::{self, IoSlice, Write};
+use std::num::NonZeroU32;
 use std::rc::Rc;
 
 use crate::base::limits::FRAMES_PER_WRITE;
@@ -14,7 +15,20 @@ use crate::encoding::Encoding;
 use crate::notification::Priority;
 use crate::outbound::{Frame, Unsent};
 
-const NONE: u32 = u32::MAX;
+/// The place of an entry in the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Slot(NonZeroU32);
+
+impl Slot {
+    fn of(index: usize) -> Self {
+        let slot = u32::try_from(index + 1).ok().and_then(NonZeroU32::new);
+        Self(slot.expect("frames of 16 bytes fill the memory before they fill the numbers"))
+    }
+
+    const fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
 
 /// After a burst the pool is given back once it is empty, unless it is smaller than this: 256 KiB.
 const ENTRIES_KEPT_MAX: usize = 16_384;
@@ -22,8 +36,8 @@ const ENTRIES_KEPT_MAX: usize = 16_384;
 /// One connection's queue of unwritten frames.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    head: u32,
-    tail: u32,
+    head: Option<Slot>,
+    tail: Option<Slot>,
     /// Bytes waiting, what is left of the first frame included.
     bytes: u32,
     /// Bytes of the first frame that are written already.
@@ -34,7 +48,7 @@ pub(super) struct Outbox {
 
 impl Default for Outbox {
     fn default() -> Self {
-        Self { head: NONE, tail: NONE, bytes: 0, written: 0, least: Priority::Critical }
+        Self { head: None, tail: None, bytes: 0, written: 0, least: Priority::Critical }
     }
 }
 
@@ -44,7 +58,7 @@ impl Outbox {
     }
 
     pub(super) const fn is_empty(&self) -> bool {
-        self.head == NONE
+        self.head.is_none()
     }
 }
 
@@ -61,7 +75,8 @@ pub(super) enum Written {
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     entries: Vec<Entry>,
-    free: Free,
+    /// The first of the entries that are free, each of which names the next.
+    free: Option<Slot>,
     used: usize,
     /// Bytes waiting in all outboxes.
     pub(super) bytes: usize,
@@ -71,32 +86,37 @@ pub(super) struct Pool {
 
 #[derive(Debug)]
 struct Entry {
+    /// `None` while the entry is free.
     frame: Option<Rc<Frame>>,
-    next: u32,
+    next: Option<Slot>,
 }
 
-#[derive(Debug)]
-struct Free(u32);
-
-impl Default for Free {
-    fn default() -> Self {
-        Self(NONE)
+impl Entry {
+    fn frame(&self) -> &Rc<Frame> {
+        self.frame.as_ref().expect("an entry of an outbox has its frame")
     }
 }
 
 impl Pool {
-    /// Appends a frame. The caller has checked the bound.
-    pub(super) fn push(&mut self, outbox: &mut Outbox, frame: &Rc<Frame>, encoding: Encoding) {
-        let entry = Entry { frame: Some(Rc::clone(frame)), next: NONE };
+    fn entry(&self, slot: Slot) -> &Entry {
+        self.entries.get(slot.index()).expect("the pool is given back when no slot is in use")
+    }
+
+    fn entry_mut(&mut self, slot: Slot) -> &mut Entry {
+        self.entries.get_mut(slot.index()).expect("the pool is given back when no slot is in use")
+    }
+
+    /// Appends a frame that is so many bytes long for this reader. The caller has checked the bound.
+    pub(super) fn push(&mut self, outbox: &mut Outbox, frame: &Rc<Frame>, bytes: usize) {
+        let entry = Entry { frame: Some(Rc::clone(frame)), next: None };
         self.used += 1;
-        let slot = if let Some(free) = self.entries.get_mut(self.free.0 as usize) {
-            let slot = self.free.0;
-            self.free = Free(free.next);
-            *free = entry;
+        let slot = if let Some(slot) = self.free {
+            let free = std::mem::replace(self.entry_mut(slot), entry);
+            self.free = free.next;
             slot
         } else {
             self.entries.push(entry);
-            u32::try_from(self.entries.len() - 1).unwrap_or(NONE)
+            Slot::of(self.entries.len() - 1)
         };
         let before = match frame.priority() {
             Some(priority) if !outbox.is_empty() && priority > outbox.least => {
@@ -106,58 +126,54 @@ impl Pool {
         };
         self.link(outbox, slot, before);
         outbox.least = outbox.least.min(frame.priority().unwrap_or(outbox.least));
-        let bytes = frame.bytes(encoding).len();
-        outbox.bytes += u32::try_from(bytes).unwrap_or(u32::MAX);
+        outbox.bytes += u32::try_from(bytes).expect("a frame is shorter than 4 GiB");
         self.bytes += bytes;
     }
 
     /// The entry behind which a notification of that priority goes: the last that is as urgent, or
     /// is no notification (a reply keeps its place among what was said), or has begun to be written.
-    fn place_for(&self, outbox: &Outbox, priority: Priority) -> u32 {
-        let mut place = if outbox.written > 0 { outbox.head } else { NONE };
-        let mut slot = outbox.head;
-        while let Some(entry) = self.entries.get(slot as usize) {
-            let waiting = entry.frame.as_ref().and_then(|frame| frame.priority());
-            if waiting.is_none_or(|waiting| waiting >= priority) {
-                place = slot;
+    fn place_for(&self, outbox: &Outbox, priority: Priority) -> Option<Slot> {
+        let mut place = if outbox.written > 0 { outbox.head } else { None };
+        let mut next = outbox.head;
+        while let Some(slot) = next {
+            let entry = self.entry(slot);
+            if entry.frame().priority().is_none_or(|waiting| waiting >= priority) {
+                place = Some(slot);
             }
-            slot = entry.next;
+            next = entry.next;
         }
         place
     }
 
-    /// Links an entry behind another, or before all (`NONE`).
-    fn link(&mut self, outbox: &mut Outbox, slot: u32, before: u32) {
-        let next = match self.entries.get_mut(before as usize) {
-            Some(entry) => std::mem::replace(&mut entry.next, slot),
-            None => std::mem::replace(&mut outbox.head, slot),
+    /// Links an entry behind another, or before all (`None`).
+    fn link(&mut self, outbox: &mut Outbox, slot: Slot, before: Option<Slot>) {
+        let next = match before {
+            Some(before) => self.entry_mut(before).next.replace(slot),
+            None => outbox.head.replace(slot),
         };
-        if let Some(entry) = self.entries.get_mut(slot as usize) {
-            entry.next = next;
-        }
-        if next == NONE {
-            outbox.tail = slot;
+        self.entry_mut(slot).next = next;
+        if next.is_none() {
+            outbox.tail = Some(slot);
         }
     }
 
     fn pop(&mut self, outbox: &mut Outbox) -> Option<Rc<Frame>> {
-        let slot = outbox.head;
-        let entry = self.entries.get_mut(slot as usize)?;
-        let frame = entry.frame.take();
-        outbox.head = entry.next;
-        if outbox.head == NONE {
-            outbox.tail = NONE;
+        let slot = outbox.head?;
+        let free = Entry { frame: None, next: self.free };
+        let Entry { frame, next } = std::mem::replace(self.entry_mut(slot), free);
+        self.free = Some(slot);
+        outbox.head = next;
+        if next.is_none() {
+            outbox.tail = None;
             outbox.least = Priority::Critical;
         }
-        entry.next = self.free.0;
-        self.free = Free(slot);
         self.used -= 1;
         outbox.written = 0;
         if self.used == 0 && self.entries.len() > ENTRIES_KEPT_MAX {
             self.entries = Vec::new();
-            self.free = Free::default();
+            self.free = None;
         }
-        frame
+        Some(frame.expect("an entry of an outbox has its frame"))
     }
 
     /// Takes everything unwritten out but the rest of a frame that is partly out, whose end the
@@ -176,7 +192,7 @@ impl Pool {
         }
         self.clear(outbox, unsent);
         if let Some(frame) = begun {
-            self.push(outbox, &frame, encoding);
+            self.push(outbox, &frame, frame.bytes(encoding).len());
             outbox.written = written;
             outbox.bytes -= written;
             self.bytes -= written as usize;
@@ -223,36 +239,45 @@ impl Pool {
         encoding: Encoding,
         socket: &mut impl Write,
     ) -> io::Result<usize> {
-        let mut slot = outbox.head;
+        let Some(first) = outbox.head else { return Ok(0) };
         let mut skip = outbox.written as usize;
-        if outbox.head == outbox.tail {
+        if outbox.tail == Some(first) {
             // The usual case of a fan-out, without the cost of preparing many slices.
-            let frame = self.entries.get(slot as usize).and_then(|entry| entry.frame.as_ref());
-            let bytes = frame.map_or(&[][..], |frame| frame.bytes(encoding));
-            return socket.write(bytes.get(skip..).unwrap_or_default());
+            return socket.write(self.rest_of(first, skip, encoding));
         }
         let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE];
-        let mut count = 0;
+        let (mut next, mut count) = (Some(first), 0);
         for slice in &mut slices {
-            let Some(entry) = self.entries.get(slot as usize) else { break };
-            let bytes = entry.frame.as_ref().map_or(&[][..], |frame| frame.bytes(encoding));
-            *slice = IoSlice::new(bytes.get(skip..).unwrap_or_default());
+            let Some(slot) = next else { break };
+            *slice = IoSlice::new(self.rest_of(slot, skip, encoding));
             skip = 0;
-            slot = entry.next;
+            next = self.entry(slot).next;
             count += 1;
         }
-        socket.write_vectored(slices.get(..count).unwrap_or_default())
+        socket.write_vectored(slices.get(..count).expect("as many as were filled"))
+    }
+
+    /// The bytes of a frame but the first `skip`.
+    fn rest_of(&self, slot: Slot, skip: usize, encoding: Encoding) -> &[u8] {
+        let bytes = self.entry(slot).frame().bytes(encoding);
+        bytes.get(skip..).expect("of a frame no more is written than there is")
     }
 
     /// Takes `count` written bytes off the front.
     fn release(&mut self, outbox: &mut Outbox, encoding: Encoding, mut count: usize) {
         self.bytes -= count;
-        outbox.bytes -= u32::try_from(count).unwrap_or(outbox.bytes);
-        while let Some(entry) = self.entries.get(outbox.head as usize) {
-            let length = entry.frame.as_ref().map_or(0, |frame| frame.bytes(encoding).len());
+        if count == outbox.bytes() {
+            // The usual case: all of it, whatever each frame's part was.
+            outbox.bytes = 0;
+            while self.pop(outbox).is_some() {}
+            return;
+        }
+        outbox.bytes -= u32::try_from(count).expect("no more is written than waits");
+        while let Some(slot) = outbox.head {
+            let length = self.entry(slot).frame().bytes(encoding).len();
             let left = length - outbox.written as usize;
             if count < left {
-                outbox.written += u32::try_from(count).unwrap_or(0);
+                outbox.written += u32::try_from(count).expect("a frame is shorter than 4 GiB");
                 return;
             }
             count -= left;
@@ -319,7 +344,7 @@ mod tests {
                     Some(priority) => notification(priority, mark),
                     None => Frame::raw(Box::new([0x81, 1, mark])),
                 };
-                pool.push(&mut outbox, &frame, Encoding::AraText);
+                pool.push(&mut outbox, &frame, frame.bytes(Encoding::AraText).len());
                 let held = |(other, _): &(Option<Priority>, u8)| {
                     priority.is_none() || other.is_none_or(|other| Some(other) >= priority)
                 };
@@ -355,7 +380,7 @@ mod tests {
             for (index, length) in frames.iter().enumerate() {
                 let bytes = vec![u8::try_from(index % 251).unwrap(); *length];
                 expected.extend_from_slice(&bytes);
-                pool.push(&mut outbox, &Frame::raw(bytes.into()), Encoding::AraText);
+                pool.push(&mut outbox, &Frame::raw(bytes.into()), *length);
             }
             let mut got = Vec::new();
             for takes in rounds.into_iter().chain([vec![usize::MAX; 10_000]]) {
@@ -376,7 +401,7 @@ mod tests {
             let mut outbox = Outbox::default();
             for fill in [1_u8, 2, 3] {
                 let frame = Frame::raw(vec![fill; first].into());
-                pool.push(&mut outbox, &frame, Encoding::AraText);
+                pool.push(&mut outbox, &frame, frame.bytes(Encoding::AraText).len());
             }
             let takes = if cut == 0 { vec![] } else { vec![cut] };
             let mut socket = Script { takes, got: Vec::new() };

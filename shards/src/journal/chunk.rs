@@ -1,7 +1,7 @@
 //! Reading a piece of a segment back, for compaction.
 //!
 //! **Runs on**: the writer's thread; the piece goes to the shard. **Owns**: its bytes.
-//! **Never**: reads more than its bound, but for one record that is longer.
+//! **Never**: reads more than its bound, except for a single record that is longer.
 
 use std::io;
 use std::ops::Range;
@@ -12,24 +12,25 @@ use super::format::{self, BLOCK_BYTES, Found, HEADER_BYTES, Kind, Scan};
 use super::storage::Storage;
 use crate::base::limits::JOURNAL_READ_BYTES;
 
-/// What was read for compaction.
+/// A run of frames that was read from a segment file for compaction.
 #[derive(Debug)]
 pub(super) struct Chunk {
-    /// Records whole in `bytes`, in order.
+    /// The records that are complete in `bytes`, in order.
     pub(super) records: Vec<(Position, Range<usize>)>,
     pub(super) bytes: Vec<u8>,
-    /// Everything whole between the block asked for and here is in `records`.
+    /// Every complete record between the requested block and this one is in `records`.
     pub(super) until: u64,
 }
 
 impl<S: Storage> Files<S> {
-    /// Reads the frames from block `from` on: as many as fit the bound, at least one.
+    /// Reads frames from block `from` on: as many as fit the bound, and at least one, so that a
+    /// record longer than the bound can be moved too.
     pub(super) fn read(&mut self, from: u64) -> io::Result<Chunk> {
         let mut chunk = Chunk { records: Vec::new(), bytes: Vec::new(), until: from + 1 };
         let at = self.log.files.partition_point(|file| file.id.base <= from);
         let file = at.checked_sub(1).and_then(|at| self.log.files.get(at));
         let file = file.filter(|file| from < file.end).ok_or_else(|| {
-            // Not written, or about to be written again after a failed sync.
+            // It is not written yet, or is about to be written again after a failed sync.
             io::Error::other("not on disk at the moment")
         })?;
         let offset = HEADER_BYTES as u64 + (from - file.id.base) * BLOCK_BYTES as u64;
@@ -51,7 +52,7 @@ impl<S: Storage> Files<S> {
                     chunk.records.push((position, start..chunk.bytes.len()));
                 }
                 Found::Frame { kind: Kind::Note, .. } | Found::Damage { .. } => {}
-                // Most likely a frame the bound has cut; if it is the first, it is damaged.
+                // Most likely the bound has cut this frame. If it is the first one, it is damaged.
                 Found::Tail { bytes: tail } if tail < bytes.len() => {
                     chunk.until = from + ((bytes.len() - tail) / BLOCK_BYTES) as u64;
                 }

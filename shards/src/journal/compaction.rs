@@ -1,11 +1,14 @@
-//! Compaction: what is live in the oldest segment is copied to the end, so that it can go.
+//! Compaction: the live records of the oldest segment are copied to the end of the log, so that the
+//! segment can be deleted.
 //!
 //! **Runs on**: the shard; reading runs on the writer. **Owns**: the chunk being copied.
-//! **Never**: copies more than its budget in one call; deletes what is not copied and committed.
+//! **Never**: copies more than its budget in one call; deletes a record whose copy is not
+//! committed.
 //!
 //! It begins when half of the log is dead, so that over a round of the log it writes at most as
-//! much as was appended; under pressure, near the limit or with the reserve in use, when an eighth
-//! is, which is at most seven times as much. Dead are released records, and notes.
+//! much as was appended; under pressure, near the limit or with the reserve in use, it
+//! begins when an eighth is dead, which is at most seven times as much. Released records and notes
+//! count as dead.
 
 use std::io;
 
@@ -14,16 +17,16 @@ use super::format::BLOCK_BYTES;
 use super::segments::Segment;
 use super::{Condition, Journal, Position};
 
-/// Where compaction is.
+/// How far the compaction of the oldest segment has come.
 #[derive(Debug, Default)]
 enum Stage {
     #[default]
     Idle,
-    /// To be read from this block on.
+    /// The next read begins at this block; it has not been ordered yet.
     Wanted(u64),
-    /// Being read from this block on.
+    /// The writer reads from this block on.
     Reading(u64),
-    /// Read; the records before `next` are done.
+    /// A chunk has been read; its records before `next` are copied or were not live.
     Copying { from: u64, chunk: Chunk, next: usize },
 }
 
@@ -31,7 +34,7 @@ enum Stage {
 #[derive(Debug, Default)]
 pub(super) struct Compaction {
     stage: Stage,
-    /// Reading failed; not tried again before the log has come this far.
+    /// Reading failed: it is not tried again before the log has grown to this block.
     paused_until: u64,
     pub(super) moved: u64,
     pub(super) lost: u64,
@@ -42,14 +45,14 @@ impl Compaction {
         if let Stage::Wanted(from) = self.stage { Some(from) } else { None }
     }
 
-    /// The read has been ordered.
+    /// Call once the read has been sent to the writer.
     pub(super) fn ordered(&mut self) {
         if let Stage::Wanted(from) = self.stage {
             self.stage = Stage::Reading(from);
         }
     }
 
-    /// The read has been answered.
+    /// Takes the writer's answer to the read.
     pub(super) fn arrive(&mut self, chunk: io::Result<Chunk>, retry: u64) {
         let Stage::Reading(from) = self.stage else { return };
         self.stage = if let Ok(chunk) = chunk {
@@ -63,9 +66,9 @@ impl Compaction {
 
 impl Journal {
     /// Copies live records of the oldest segment to the end, if that is worth it: about
-    /// `bytes_max` in one call. `moved` hears the old place, the new one and the record; the old
-    /// place is released already. Returns whether another call would find more to do at once; if
-    /// not, the bell rings or a commit happens first.
+    /// `bytes_max` in one call. `moved` is called with the old position, the new one and the
+    /// record; the old position is released already. Returns whether another call would find more
+    /// to do at once. If not, call again after the doorbell has rung or something was committed.
     pub fn compact(
         &mut self,
         bytes_max: usize,
@@ -104,13 +107,13 @@ impl Journal {
             self.compaction.stage = Stage::Copying { from, chunk, next };
             return !refused;
         }
-        // Whatever else was live there is not whole any more.
-        self.compaction.lost += self.segments.give_up(from, chunk.until);
+        // Records that are still counted as live in these blocks could not be read: they are lost.
+        self.compaction.lost += self.segments.lose(from, chunk.until);
         self.choose();
         false
     }
 
-    /// Orders the next read, if the oldest segment is worth being emptied.
+    /// Orders the next read, if the oldest segment is worth compacting.
     fn choose(&mut self) {
         if let Some(oldest) = self.segments.oldest_sealed()
             && self.is_worth_emptying(oldest)
@@ -125,7 +128,7 @@ impl Journal {
         if !self.can_write() || self.end < self.compaction.paused_until {
             return false;
         }
-        // It is read from its file, so it must have got there.
+        // It is read from its file, so it must have been written there.
         if oldest.end > self.committed().0 || !self.has_room_to_empty(oldest) {
             return false;
         }
@@ -137,13 +140,14 @@ impl Journal {
         half || (pressed && dead * 8 >= total)
     }
 
-    /// Notes wait: they have had their part of the reserve, and compaction can make room.
+    /// Whether notes are refused for now: they have used their part of the reserve, and compaction
+    /// can make room.
     pub(super) fn compaction_goes_first(&self) -> bool {
         self.condition == Condition::Tight
             && self.reserve_used() > self.segment_bytes / 4
             && (!matches!(self.compaction.stage, Stage::Idle)
                 || self.dead_below > self.begin
-                // Emptied already; it goes with the next commit.
+                // Nothing is live in it any more: the next commit deletes it.
                 || self.segments.oldest_sealed().is_some_and(|oldest| {
                     oldest.live == 0 || self.is_worth_emptying(oldest)
                 }))

@@ -85,11 +85,11 @@ impl std::error::Error for OpenError {
     }
 }
 
-/// Why a record was not taken. The journal is as it was before.
+/// Why a record was not taken. The journal is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AppendError {
-    /// It can never be taken: longer than [`RECORD_BYTES_MAX`](super::RECORD_BYTES_MAX) or a
-    /// segment.
+    /// It can never be taken, because it is longer than
+    /// [`RECORD_BYTES_MAX`](super::RECORD_BYTES_MAX) or a segment.
     TooLong {
         /// Its length.
         bytes: usize,
@@ -103,15 +103,15 @@ pub enum AppendError {
     },
 }
 
-/// What is full.
+/// Which bound was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
     /// `Options::max_disk_bytes` is reached and compaction cannot help yet.
     Limit,
-    /// The file system or quota is, or only the reserve is left; the writer tries again every
-    /// second.
+    /// The file system or its quota is full, or only the reserve is left. The writer tries again
+    /// every second.
     Disk,
-    /// Too much waits for the writer: come back after a commit.
+    /// Too many bytes wait for the writer: append again after a commit.
     Buffer,
 }
 

@@ -1,7 +1,8 @@
-//! The segment files of an open journal: written, synced, given up and begun anew, deleted.
+//! The segment files of an open journal: writes and syncs them, replaces one that failed by a new
+//! one, and deletes those that are no longer needed.
 //!
-//! **Runs on**: the writer's thread. **Owns**: every byte that is not yet safe on its files.
-//! **Never**: waits for anything but the disk; forgets a byte before it is durable.
+//! **Runs on**: the writer's thread. **Owns**: the bytes that are not yet safe in the files.
+//! **Never**: waits for anything but the disk; frees a byte in memory before it is durable.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,12 +13,12 @@ use super::storage::Storage;
 use super::{CommitPoint, Fsync};
 use crate::base::limits::{JOURNAL_SPARE_BYTES_MAX, JOURNAL_UNSYNCED_BYTES_MAX};
 
-/// Frames that follow one another in one segment.
+/// Consecutive frames of one segment, written together.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) base: u64,
     pub(super) bytes: Vec<u8>,
-    /// Whether a new file begins with it.
+    /// Whether this batch is the first of a new file.
     pub(super) begins: bool,
 }
 
@@ -46,21 +47,22 @@ pub(super) struct Log {
     pub(super) salt: u32,
 }
 
-/// All files, and what is on its way to them.
+/// All files of the log, and the batches that are not yet durable.
 #[derive(Debug)]
 pub(super) struct Files<S> {
     pub(super) storage: S,
     fsync: Fsync,
     pub(super) log: Log,
-    /// The last of the files is being written.
+    /// Whether the last of the files is open for writing.
     active: bool,
-    /// Not written, or in doubt after a failed sync.
+    /// Batches that are not written, or whose bytes are uncertain after a failed sync.
     pending: VecDeque<Batch>,
     /// How many of the pending batches had been written when a sync failed.
-    doubtful: usize,
+    uncertain: usize,
     /// The file they had been written to, and how many bytes of it count.
     stale: Option<(String, u64)>,
-    /// Written, not synced; kept until they are. Always empty with [`Fsync::Never`].
+    /// Batches that are written but not synced. They are kept until they are synced. Always empty
+    /// with [`Fsync::Never`].
     unsynced: VecDeque<Batch>,
     unsynced_bytes: usize,
     sync_at: Option<Instant>,
@@ -68,9 +70,9 @@ pub(super) struct Files<S> {
     durable: u64,
     committed: u64,
     pub(super) syncs: u64,
-    /// What ends at or before this block may be deleted.
+    /// Files that end at or before this block may be deleted.
     floor: u64,
-    /// A buffer to be used again.
+    /// An empty buffer for the next batch, to save an allocation.
     pub(super) spare: Option<Vec<u8>>,
 }
 
@@ -86,7 +88,7 @@ impl<S: Storage> Files<S> {
             fsync,
             active: false,
             pending: VecDeque::new(),
-            doubtful: 0,
+            uncertain: 0,
             stale: None,
             unsynced: VecDeque::new(),
             unsynced_bytes: 0,
@@ -114,11 +116,11 @@ impl<S: Storage> Files<S> {
         self.pending.push_back(batch);
     }
 
-    /// Makes one batch of those that wait for a disk to recover, as far as they share a segment.
+    /// Joins the batches of one segment that wait for the disk to recover, so that they are few.
     pub(super) fn merge(&mut self) {
-        let waiting = self.pending.split_off(self.doubtful);
+        let waiting = self.pending.split_off(self.uncertain);
         for batch in waiting {
-            let last = self.pending.len() > self.doubtful && !batch.begins;
+            let last = self.pending.len() > self.uncertain && !batch.begins;
             match self.pending.back_mut().filter(|_| last) {
                 Some(last) => last.bytes.extend_from_slice(&batch.bytes),
                 None => self.pending.push_back(batch),
@@ -152,12 +154,12 @@ impl<S: Storage> Files<S> {
         while let Some(batch) = self.pending.front() {
             let base = batch.base;
             if batch.begins || !self.active {
-                // A sealed file is durable before the next one exists.
+                // A sealed file must be durable before the next one exists.
                 if !self.unsynced.is_empty() {
                     self.sync()?;
                 }
                 self.create(base, now)?;
-                // It may have taken what was pending.
+                // Beginning the new file may have written the pending batches already.
                 continue;
             }
             self.write_front(now)?;
@@ -165,8 +167,8 @@ impl<S: Storage> Files<S> {
         Ok(())
     }
 
-    /// Begins a file at `base` that holds everything in doubt already. It gets its name once that
-    /// is written: until then what may be left in the file before it counts.
+    /// Begins a file at `base` and writes into it everything whose state on disk is uncertain. It
+    /// gets its name once that is written: until then the bytes in the file before it count.
     fn create(&mut self, base: u64, now: Instant) -> io::Result<()> {
         self.active = false;
         let id = FileId { number: self.log.number, base, salt: self.log.salt };
@@ -175,7 +177,7 @@ impl<S: Storage> Files<S> {
         })?;
         let (name, draft) = (id.name(), id.draft_name());
         let mut bytes = id.header().to_vec();
-        for batch in self.pending.iter().take(self.doubtful) {
+        for batch in self.pending.iter().take(self.uncertain) {
             bytes.extend_from_slice(&batch.bytes);
         }
         let made = self.storage.create(&draft).and_then(|()| {
@@ -184,7 +186,7 @@ impl<S: Storage> Files<S> {
             if self.fsync == Fsync::Never { Ok(()) } else { self.storage.sync_directory() }
         });
         if let Err(error) = made {
-            // Not tried twice: recovery knows what to make of either.
+            // Not tried twice: recovery can handle both outcomes.
             self.storage.remove(&draft).ok();
             self.storage.remove(&name).ok();
             return Err(error);
@@ -194,14 +196,15 @@ impl<S: Storage> Files<S> {
         if let Some(batch) = self.pending.front_mut() {
             batch.begins = false;
         }
-        for _ in 0..std::mem::take(&mut self.doubtful) {
+        for _ in 0..std::mem::take(&mut self.uncertain) {
             self.front_is_written(now);
         }
         self.drop_stale();
         Ok(())
     }
 
-    /// Neither result matters: recovery does not read what is beyond the next file's base.
+    /// Removes the file that the new one replaces, or cuts it to its durable part. It does not
+    /// matter if that fails: recovery does not read a file beyond the base of the next one.
     fn drop_stale(&mut self) {
         match self.stale.take() {
             Some((name, 0)) => self.storage.remove(&name).ok(),
@@ -217,9 +220,9 @@ impl<S: Storage> Files<S> {
         };
         let offset = HEADER_BYTES as u64 + (batch.base - file.id.base) * BLOCK_BYTES as u64;
         if let Err(error) = self.storage.write(offset, &batch.bytes) {
-            // Without space the same bytes go to the same place later.
+            // With no space left the same bytes are written at the same offset later.
             if !is_full(&error) {
-                self.doubt();
+                self.mark_uncertain();
             }
             return Err(error);
         }
@@ -241,7 +244,8 @@ impl<S: Storage> Files<S> {
             self.unsynced.push_back(batch);
         }
         if self.fsync != Fsync::Always {
-            // Never backwards: what a failed sync put in doubt was written, and will be again.
+            // `committed` never goes back: bytes that a failed sync made uncertain are written
+            // again.
             self.committed = self.committed.max(self.written);
         }
         if let Fsync::Interval(interval) = self.fsync {
@@ -253,7 +257,7 @@ impl<S: Storage> Files<S> {
         self.syncs += 1;
         self.sync_at = None;
         if let Err(error) = self.storage.sync() {
-            self.doubt();
+            self.mark_uncertain();
             return Err(error);
         }
         self.durable = self.written;
@@ -267,11 +271,11 @@ impl<S: Storage> Files<S> {
 
     /// After a failed write or sync nobody knows what the file holds beyond its durable part. That
     /// part is kept, the rest goes to a new file, whose base tells recovery where to stop here.
-    fn doubt(&mut self) {
+    fn mark_uncertain(&mut self) {
         self.active = false;
         self.sync_at = None;
         self.unsynced_bytes = 0;
-        self.doubtful = self.unsynced.len();
+        self.uncertain = self.unsynced.len();
         while let Some(batch) = self.unsynced.pop_back() {
             self.pending.push_front(batch);
         }
@@ -286,7 +290,8 @@ impl<S: Storage> Files<S> {
             self.stale = Some((file.name.clone(), kept_bytes));
             self.log.files.push_back(file);
         }
-        // Otherwise some of it is committed: until it is written again, it may be read from there.
+        // With another policy a part of the cut bytes is committed, and must stay readable until it
+        // is written again.
         if self.fsync == Fsync::Always {
             self.drop_stale();
         }
@@ -299,8 +304,8 @@ impl<S: Storage> Files<S> {
         }
     }
 
-    /// Lets the files that end at or before `below` be deleted, unless `after` is neither durable
-    /// nor can be made so. Returns whether it does.
+    /// Allows the files that end at or before `below` to be deleted, once everything up to `after`
+    /// is durable. Returns false if it is not, and cannot be made durable now.
     pub(super) fn release(&mut self, below: u64, after: CommitPoint) -> io::Result<bool> {
         if self.durable < after.0 {
             if self.written < after.0 {
@@ -312,21 +317,23 @@ impl<S: Storage> Files<S> {
         Ok(true)
     }
 
-    /// Deletes the files that may be, oldest first; some were not yet written, or still written to,
-    /// when they were released. Returns whether there was one.
-    pub(super) fn sweep(&mut self) -> io::Result<bool> {
-        let mut swept = false;
+    /// Deletes the files that [`Self::release`] has allowed, oldest first. It is called again and
+    /// again, since some of them were not written, or were still written to, when they were
+    /// released. Returns whether it has deleted one.
+    pub(super) fn delete_released(&mut self) -> io::Result<bool> {
+        let mut deleted = false;
         while self.log.files.len() > usize::from(self.active)
             && let Some(oldest) = self.log.files.front().filter(|oldest| oldest.end <= self.floor)
         {
             self.storage.remove(&oldest.name)?;
             if self.fsync != Fsync::Never {
-                // One by one: a note's file must not be gone while the record's is still there.
+                // One by one and oldest first: if a note were deleted before the record it refers
+                // to, recovery would bring that record back.
                 self.storage.sync_directory()?;
             }
             self.log.files.pop_front();
-            swept = true;
+            deleted = true;
         }
-        Ok(swept)
+        Ok(deleted)
     }
 }

@@ -1,4 +1,4 @@
-//! The bytes on disk: file names, file headers, frames, and the scan that finds what is whole.
+//! The bytes on disk: file names, file headers, frames, and the scan that finds complete frames.
 //!
 //! **Runs on**: the shard (encoding), its writer (reading back), recovery.
 //! **Owns**: nothing; pure functions. **Never**: touches a file; trusts a length it has read.
@@ -13,8 +13,8 @@
 //!
 //! All numbers are little-endian. The name of a file repeats number, base and salt, so a damaged
 //! header costs nothing. The CRC of a frame begins from its block and the salt of its session: a
-//! frame read from another place, from an older journal, or built inside a record by a client is
-//! not whole.
+//! frame that is read at another block, that an older journal left, or that a client has built
+//! inside its payload does not match its CRC, and counts as not complete.
 
 use super::{Position, RECORD_BYTES_MAX};
 
@@ -34,9 +34,9 @@ const SEARCH_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// What a frame is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Live until released.
+    /// A record of the owner, live until it is released.
     Record,
-    /// Speaks of older records; never live itself.
+    /// A note: it refers to older records, and is never live itself.
     Note,
 }
 
@@ -64,7 +64,7 @@ pub(super) struct FileId {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Header {
     Whole(FileId),
-    /// Whole, but of a version this program does not know.
+    /// Undamaged, but of a version this program does not know.
     Version(u32),
     Damaged,
 }
@@ -74,7 +74,7 @@ impl FileId {
         format!("{:08x}-{:012x}-{:08x}{SUFFIX}", self.number, self.base, self.salt)
     }
 
-    /// What a file is called until it holds what it must.
+    /// The name of a new file until everything it must hold is written.
     pub(super) fn draft_name(self) -> String {
         self.name() + DRAFT
     }
@@ -89,7 +89,7 @@ impl FileId {
         let base = u64::from_str_radix(parts.next()?, 16).ok()?;
         let salt = u32::from_str_radix(parts.next()?, 16).ok()?;
         let id = Self { number, base, salt };
-        // Only names as this program writes them: no signs, no short forms.
+        // Only names exactly as this program writes them: without signs or missing zeros.
         (base < BLOCKS_MAX && parts.next().is_none() && id.name() == name).then_some(id)
     }
 
@@ -134,7 +134,8 @@ pub(super) const fn frame_blocks(bytes: usize) -> u64 {
     (HEAD_BYTES + bytes).div_ceil(BLOCK_BYTES) as u64
 }
 
-/// CRC-32 maps different beginnings to different ends, so a frame is whole at one place only.
+/// CRC-32 maps different initial values to different results, so a frame is valid at one block
+/// only.
 fn checksum(salt: u32, block: u64, checked: &[u8]) -> u32 {
     let (low, high) = (block & 0xFFFF_FFFF, block >> 32);
     let place = u32::try_from(low ^ (high << 16)).unwrap_or(u32::MAX);
@@ -157,7 +158,7 @@ pub(super) fn encode(buffer: &mut Vec<u8>, salt: u32, block: u64, kind: Kind, re
     buffer.resize((buffer.len() - start).next_multiple_of(BLOCK_BYTES) + start, 0);
 }
 
-/// Kind and length of the frame that begins `bytes`, if they can be true at all.
+/// Kind and length of the frame at the beginning of `bytes`, if they are possible values.
 fn read_head(bytes: &[u8]) -> Option<(Kind, usize)> {
     let word = read_u32(bytes.get(4..)?)?;
     let kind = match word >> 24 {
@@ -182,11 +183,11 @@ pub(super) enum Found<'a> {
         kind: Kind,
         record: &'a [u8],
     },
-    /// Not a frame, but whole frames follow.
+    /// Bytes that are no frame, with complete frames after them.
     Damage {
         bytes: usize,
     },
-    /// Not a frame, and nothing whole follows.
+    /// Bytes that are no frame, with no complete frame after them.
     Tail {
         bytes: usize,
     },
@@ -228,7 +229,8 @@ impl<'a> Scan<'a> {
         Some((Found::Frame { position, kind, record }, next))
     }
 
-    /// The next place with a whole frame: where the damaged one says it ends, or else the first.
+    /// Where the next complete frame begins: at the end that the damaged frame's header claims, or
+    /// else at the first block that holds one.
     fn search(&mut self) -> Option<usize> {
         let claimed = self.bytes.get(self.at..).and_then(claimed_bytes);
         if let Some(next) = claimed.map(|bytes| self.at + bytes)

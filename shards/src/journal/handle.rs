@@ -1,7 +1,8 @@
 //! The journal as its shard sees it: append, release, flush, poll, compact.
 //!
-//! **Runs on**: the shard's thread. **Owns**: the segments, the frames that are not handed over yet,
-//! and the lanes to the writer. **Never**: touches a file (except to open); waits (except to close).
+//! **Runs on**: the shard's thread. **Owns**: the segments, the frames that are not handed over
+//! yet, and the lanes to the writer. **Never**: touches a file (except to open); waits (except to
+//! close).
 
 use std::collections::VecDeque;
 use std::io;
@@ -28,7 +29,7 @@ use crate::link::doorbell::Doorbell;
 pub(super) const BLOCK: u64 = BLOCK_BYTES as u64;
 const SEGMENT_BYTES_MIN: u64 = 4096;
 
-/// The store of one shard. See the [module](super) for what its owner must do.
+/// The journal of one shard. See the [module](super) for what its owner must do.
 #[derive(Debug)]
 pub struct Journal {
     pub(super) segments: Segments,
@@ -37,21 +38,21 @@ pub struct Journal {
     pub(super) end: u64,
     pub(super) segment_bytes: u64,
     pub(super) max_disk_bytes: u64,
-    /// What was found when it was opened and is more than the options allow now: notes and copies
-    /// may use that much more, or the log could not shrink.
+    /// Bytes that were found when the journal was opened and are more than the options allow now.
+    /// Notes and copies may use that much more, or the log could never shrink.
     pub(super) excess_bytes: u64,
     salt: u32,
-    /// Frames of the last segment that are not handed over.
+    /// Frames of the last segment that are not yet sent to the writer.
     buffer: Batch,
-    /// Frames of segments before it, which the lane had no room for.
+    /// Batches that the lane had no room for.
     sealed: VecDeque<Batch>,
-    /// What is in the buffer is to be handed over as soon as the lane has room.
+    /// Whether the buffer is to be sent to the writer as soon as the lane has room.
     flushing: bool,
     /// The deletion that is to be ordered as soon as the lane has room.
     deletion: Option<(u64, CommitPoint)>,
     /// Everything below this block is deleted.
     pub(super) begin: u64,
-    /// Everything below this block is dead, and deleted or about to be.
+    /// The first block of the log: everything before it is deleted or about to be.
     pub(super) dead_below: u64,
     orders: Sender<Order>,
     reports: Receiver<Report>,
@@ -61,17 +62,17 @@ pub struct Journal {
     pub(super) committed: CommitPoint,
     pub(super) syncs: u64,
     pub(super) condition: Condition,
-    /// Bytes of log there were for certain when space ran out; `None` while there is some.
+    /// Bytes of log that were surely on disk when space ran out; `None` while there is space.
     pub(super) full_at: Option<u64>,
     pub(super) last_error: Option<Arc<str>>,
-    /// The writer has ended unasked.
+    /// Whether the writer has ended without being told to.
     is_writer_gone: bool,
 }
 
 impl Journal {
     /// Opens the journal in `options.directory`, hands every record and note of it to `on_record`
-    /// in the order they were appended, and starts the writer, which rings `bell` after each
-    /// commit. Blocks until all is read.
+    /// in the order they were appended, and starts the writer, which rings the doorbell `bell`
+    /// after each commit. Blocks until all is read.
     pub fn open(
         options: &Options,
         on_record: impl FnMut(Position, &[u8]),
@@ -80,7 +81,7 @@ impl Journal {
         Self::open_on(Disk::open(&options.directory)?, options, on_record, bell)
     }
 
-    /// As [`Self::open`], on files of another kind.
+    /// As [`Self::open`], on another implementation of [`Storage`].
     pub fn open_on(
         mut storage: impl Storage,
         options: &Options,
@@ -155,31 +156,33 @@ impl Journal {
             }
         }
         self.check_length(record)?;
-        let position = self.put(Kind::Record, record, self.room_for_records())?;
+        let position = self.append_frame(Kind::Record, record, self.room_for_records())?;
         self.segments.insert(position);
         Ok(position)
     }
 
-    /// Takes a note: a record about older ones, such as a death. It is never live and not to be
-    /// released; it stays as long as anything older does. Taken even where [`Self::append`]
-    /// refuses, because notes are what makes room; refused while compaction needs what there is.
+    /// Takes a note: a record about older ones, such as that they are deleted. It is never live and
+    /// must not be released; it stays as long as anything older does. It is taken even where
+    /// [`Self::append`] refuses, because notes are what frees space, and refused only while
+    /// compaction needs the space that is left.
     pub fn note(&mut self, record: &[u8]) -> Result<(), AppendError> {
         self.check_length(record)?;
         if self.compaction_goes_first() {
             return Err(AppendError::Full(Full::Disk));
         }
-        self.put(Kind::Note, record, self.room_for_notes()).map(drop)
+        self.append_frame(Kind::Note, record, self.room_for_notes()).map(drop)
     }
 
     /// As [`Self::append`], for compaction.
     pub(super) fn copy(&mut self, record: &[u8]) -> Option<Position> {
         let room = self.room_for_copies();
-        let position = self.can_write().then(|| self.put(Kind::Record, record, room))?.ok()?;
+        let position =
+            self.can_write().then(|| self.append_frame(Kind::Record, record, room))?.ok()?;
         self.segments.insert(position);
         Some(position)
     }
 
-    /// The record is dead, and may be gone from the disk at once. False if it was not live.
+    /// Releases a record: it may be deleted from the disk at once. False if it was not live.
     pub fn release(&mut self, position: Position) -> bool {
         self.segments.remove(position)
     }
@@ -198,7 +201,8 @@ impl Journal {
         self.committed
     }
 
-    /// Takes the writer's reports and gives it what it had no room for. Call when the bell rings.
+    /// Takes the writer's reports, and sends it what its lane had no room for. Call when the
+    /// doorbell rings.
     pub fn poll(&mut self) -> CommitPoint {
         loop {
             match self.reports.try_recv() {
@@ -214,8 +218,8 @@ impl Journal {
         self.committed
     }
 
-    /// An error once the writer has ended unasked, as [`Self::poll`] has found: a bug, after which
-    /// nothing is kept any more. Its thread rings the bell when it ends.
+    /// An error once [`Self::poll`] has found that the writer ended without being told to. That is
+    /// a bug, after which nothing is stored any more. The thread rings the doorbell when it ends.
     pub fn check(&self) -> io::Result<()> {
         if self.is_writer_gone {
             return Err(io::Error::other("the journal's writer has panicked"));
@@ -253,17 +257,22 @@ impl Journal {
         }
     }
 
-    /// Notes and copies get to the disk.
+    /// Whether notes and copies can be written to the disk.
     pub(super) const fn can_write(&self) -> bool {
         matches!(self.condition, Condition::Sound | Condition::Tight)
     }
 
-    /// Something is not handed over yet.
+    /// Whether something is not sent to the writer yet.
     fn is_behind(&self) -> bool {
         !self.sealed.is_empty() || !self.buffer.bytes.is_empty()
     }
 
-    fn put(&mut self, kind: Kind, record: &[u8], room: u64) -> Result<Position, AppendError> {
+    fn append_frame(
+        &mut self,
+        kind: Kind,
+        record: &[u8],
+        room: u64,
+    ) -> Result<Position, AppendError> {
         let blocks = format::frame_blocks(record.len());
         if (self.end + blocks - self.committed.0) * BLOCK > JOURNAL_BUFFER_BYTES_MAX {
             return Err(AppendError::Full(Full::Buffer));
@@ -291,7 +300,7 @@ impl Journal {
         self.segments.begin(self.end);
     }
 
-    /// What is in the buffer; the next frame begins an empty one.
+    /// Takes the buffer as a batch; the next frame begins an empty buffer.
     fn take_buffer(&mut self, begins: bool) -> Batch {
         let bytes = self.spare.take().unwrap_or_default();
         std::mem::replace(&mut self.buffer, Batch { base: self.end, bytes, begins })
@@ -320,7 +329,7 @@ impl Journal {
         }
     }
 
-    /// Gives the writer orders while its lane has room.
+    /// Sends the writer its orders while its lane has room.
     pub(super) fn pump(&mut self) {
         while let Some(batch) = self.sealed.pop_front() {
             if let Err(order) = self.order(Order::Write(batch)) {
@@ -342,7 +351,7 @@ impl Journal {
         }
         if let Some((below, after)) = self.segments.prune(self.committed) {
             self.dead_below = below;
-            // What was moved is committed, but with an interval perhaps not yet durable.
+            // The copies are committed, but with `Fsync::Interval` perhaps not durable yet.
             self.deletion =
                 Some((below, self.deletion.map_or(after, |(_, older)| older.max(after))));
         }
@@ -358,7 +367,7 @@ impl Journal {
         }
     }
 
-    /// Gives back what the lane had no room for.
+    /// Sends the writer an order; hands it back where the lane has no room for it.
     fn order(&mut self, order: Order) -> Result<(), Order> {
         match self.orders.try_send(order) {
             Ok(()) => Ok(()),
@@ -378,8 +387,8 @@ impl Journal {
     }
 }
 
-/// Rings when the writer's thread ends, however it ends: its lanes are closed by then, since the
-/// writer itself is dropped first.
+/// Rings the doorbell when the writer's thread ends, in whatever way: the shard must notice that
+/// nothing is written any more. The lanes are closed by then, since the writer is dropped first.
 struct WriterEnd(Arc<Doorbell>);
 
 impl Drop for WriterEnd {

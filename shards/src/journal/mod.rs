@@ -6,25 +6,26 @@
 //!
 //! # The rule that makes it crash-safe
 //! The log is written at its end and deleted from its beginning, segment by segment, and from
-//! nowhere else. A death is a record too (a *note*), and always younger than what it speaks of:
-//! while any copy of a record is on disk, so is every note about it. Nothing can come back to
-//! life, and no table of contents is needed. The price: one live record keeps every younger
-//! segment. So when half of the log is dead, [`Journal::compact`] copies what is live in the
-//! oldest segment to the end; the segment goes once the copies are committed and synced.
+//! nowhere else. That a record is deleted is itself written as a record (a *note*, elsewhere called
+//! a tombstone), which is always younger than the record it refers to: while any copy of a record
+//! is on disk, so is every note about it. So a deleted record can never come back, and no index on
+//! disk is needed. The price is that one live record keeps every younger segment. So when half of
+//! the log is dead (no longer needed), [`Journal::compact`] copies the live records of the oldest
+//! segment to the end; the segment is deleted once the copies are committed and synced.
 //!
 //! # What the owner must do
-//! 1. Append a note ([`Journal::note`]) *before* it releases what the note speaks of.
-//! 2. Release a record that another one replaces only after the other's commit_point is committed; a
-//!    released record may be gone at once. (Compaction takes care of this by itself.)
-//! 3. During recovery: take notes into account, and release afterwards what they declare dead.
-//!    A record may come twice, when a crash fell between its copy and the deletion of its first
-//!    place: release one of the two. A copy comes later than it was first appended; where order
-//!    matters, the record says its own.
-//! 4. Answer for a record (tell a client that it is stored) only once its commit_point is committed.
-//!    After a crash some records that were never committed may be there, others not.
+//! 1. Append a note ([`Journal::note`]) *before* it releases the records the note refers to.
+//! 2. Release a record that another one replaces only once that one is committed, since a released
+//!    record may be deleted at once. (Compaction takes care of this by itself.)
+//! 3. During recovery: take notes into account, and release afterwards the records they delete.
+//!    A record may come twice, when a crash fell between its copy and the deletion of the
+//!    original: release one of the two. A copy comes later than the original did; where order
+//!    matters, the record must hold its own sequence number.
+//! 4. Answer for a record (tell a client that it is stored) only once its commit point is
+//!    committed. After a crash some records that were never committed may be there, others not.
 //! 5. Drop a journal only after [`Journal::close`], or its writer goes on, with the directory's
 //!    lock, until it has written what it was given.
-//! 6. Call [`Journal::poll`] and [`Journal::compact`] when the bell rings and once per turn.
+//! 6. Call [`Journal::poll`] and [`Journal::compact`] when the doorbell rings and once per turn.
 //!
 //! # When the disk fails
 //! A failed write or sync is never acknowledged. What a failed sync leaves behind is unknown, so
@@ -33,14 +34,14 @@
 //! refuses and says why; notes are taken as long as they find room in memory.
 //!
 //! With no space left the writer removes the *reserve*, a file of a good segment that holds
-//! nothing, and tries again at once ([`Condition::Tight`]). Records are refused from then on, but
+//! no data, and tries again at once ([`Condition::Tight`]). Records are refused from then on, but
 //! what was taken, notes and copies are written, so compaction empties the oldest segment and its
 //! deletion makes room: that is how a full disk heals itself. Notes may take a quarter of a
 //! segment; beyond that they are refused as long as compaction can make room. After each deletion
 //! and every second the writer tries to make the reserve anew; once it is there, records are taken
 //! again. Only when the reserve is used up as well ([`Condition::Full`]) does nothing go to the
-//! disk but deletions of what is wholly dead; the write is tried again every second and after each
-//! of them.
+//! disk, except that segments without a live record are deleted; the write is tried again every
+//! second and after each deletion.
 
 mod chunk;
 mod compaction;
@@ -106,7 +107,7 @@ pub enum Fsync {
     Never,
 }
 
-/// Names a live record. Orders as the records were appended.
+/// Identifies a live record. Positions are ordered as the records were appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(NonZeroU64);
 
@@ -137,40 +138,40 @@ impl Position {
         self.0.get() & 0xFFFF
     }
 
-    /// The commit_point that covers this record.
+    /// The commit point that covers this record.
     #[must_use]
     pub const fn commit_point(self) -> CommitPoint {
         CommitPoint(self.block() + self.blocks())
     }
 }
 
-/// A point in the log: everything appended before it. Later commit_points cover earlier ones; the default
-/// one covers nothing.
+/// A point in the log, which covers everything appended before it. A later commit point covers an
+/// earlier one; the default one covers nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommitPoint(pub(crate) u64);
 
 /// Whether the files can be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
-    /// As far as known.
+    /// They can, as far as is known.
     Sound,
     /// There was no space, or at opening none for the reserve: records are refused, notes and
-    /// copies are written. Over once the reserve can be made; tried every second.
+    /// copies are written. This ends once the reserve can be made, which is tried every second.
     Tight,
-    /// No: there is no space, not even the reserve's. Tried again every second.
+    /// They cannot: there is no space, not even that of the reserve. Tried again every second.
     Full,
-    /// No, for this reason. Tried again after 1 to 30 s.
+    /// They cannot, for this reason. Tried again after 1 to 30 s.
     Failed(Arc<str>),
 }
 
 impl Condition {
-    /// That of files that were written without fault.
+    /// The condition of files that were written without an error.
     const fn writable(reserve: &reserve::Reserve) -> Self {
         if reserve.is_wanted() { Self::Tight } else { Self::Sound }
     }
 }
 
-/// What a journal is doing, for the meter.
+/// What a journal holds and does, for `/stats`.
 #[derive(Debug, Clone)]
 pub struct Stats {
     /// Segments on disk, or about to be deleted.

@@ -1,12 +1,13 @@
-//! Reading the log back: what is whole is kept, what is not is counted, a torn end is cut off.
+//! Reading the log back: complete frames are kept, damaged ones are counted, a torn end is cut off.
 //!
 //! **Runs on**: the shard's thread, before it serves. **Owns**: nothing once it is done.
-//! **Never**: fails because of damaged content; deletes a file with a whole frame that counts.
+//! **Never**: fails because of damaged content; deletes a file that holds a complete frame which
+//! counts.
 //!
 //! Files are read in the order of their numbers, each as far as the next one's base: what lies
-//! beyond was in doubt after a failed sync and has been written again. In the last file, bytes
-//! that are followed by nothing whole are the torn end of a write that was never committed: they
-//! are cut off. Bytes that are followed by something whole are stepped over, left and reported.
+//! beyond was uncertain after a failed sync and has been written again. In the last file, bytes
+//! that no complete frame follows are the torn end of a write that was never committed: they are
+//! cut off. Bytes that a complete frame follows are skipped, left in the file and reported.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -29,7 +30,7 @@ pub struct RecoveryReport {
     pub notes: u64,
     /// Bytes cut off the end: a write that a crash interrupted. Nothing committed was in them.
     pub torn_bytes: u64,
-    /// Bytes stepped over in the last file, with whole records behind them: pages of an
+    /// Bytes skipped in the last file, with complete records after them: pages of an
     /// interrupted write that were lost while later ones were not, or else damage.
     pub gap_bytes: u64,
     /// Places in sealed files where records are damaged or missing: the disk or the system has
@@ -80,7 +81,7 @@ pub(super) fn recover(
         let whole_bytes = HEADER_BYTES as u64 + (end - file.id.base) * BLOCK_BYTES as u64;
         let fail =
             |doing, source| OpenError::Io { path: directory.join(&file.name), doing, source };
-        // Blocks of an empty file are used again, those before it never.
+        // Block numbers of an empty file are used again; those before it never are.
         recovered.log.end = recovered.log.end.max(end);
         if end == file.id.base {
             storage.remove(&file.name).map_err(|error| fail("removing an empty segment", error))?;
@@ -125,7 +126,7 @@ fn identify(storage: &mut impl Storage, directory: &Path) -> Result<Vec<Candidat
             continue;
         };
         header.clear();
-        // What cannot be read counts as damaged; the scan will report it.
+        // A header that cannot be read counts as damaged; the scan reports it.
         let readable = storage.read(&name, 0, HEADER_BYTES, &mut header).is_ok();
         let (id, header_damaged) = match FileId::read_header(&header) {
             Header::Whole(id) if readable => (id, false),
@@ -147,7 +148,7 @@ fn identify(storage: &mut impl Storage, directory: &Path) -> Result<Vec<Candidat
 }
 
 impl Recovered {
-    /// Hands over the whole records of one file. Returns the block the file ends at.
+    /// Hands the complete records of one file to the owner. Returns the block the file ends at.
     fn scan(
         &mut self,
         storage: &mut impl Storage,

@@ -1,7 +1,8 @@
-//! The reserve: room on the file system that is given up when there is no other.
+//! The reserve: a preallocated file whose space is freed when the file system is full, so that
+//! notes and copies can still be written.
 //!
 //! **Runs on**: the shard's thread while the journal opens, then its writer's. **Owns**: the file
-//! `reserve`. **Never**: holds anything of value; counts as log; keeps a journal from opening.
+//! `reserve`. **Never**: holds data; counts as log; keeps a journal from opening.
 
 use std::io;
 use std::time::Instant;
@@ -21,13 +22,13 @@ pub(super) const fn bytes(segment_bytes: u64) -> u64 {
 #[derive(Debug)]
 enum State {
     Held,
-    /// There is no space for it. To be made no later than this.
+    /// There is no space for it. It is tried again at this time at the latest.
     Wanted(Instant),
-    /// It cannot be made, but not for lack of space: the journal does without.
-    Forgone,
+    /// It cannot be made, for another reason than lack of space: the journal works without it.
+    Unavailable,
 }
 
-/// What a journal holds back of the file system for notes and copies.
+/// The reserve of one journal: space of the file system that is kept for notes and copies.
 #[derive(Debug)]
 pub(super) struct Reserve {
     bytes: u64,
@@ -35,13 +36,14 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
-    /// Takes what an earlier life has left, or makes one. An error only says why there is none.
+    /// Takes the file that an earlier process has left, or makes one. An error only says why there
+    /// is none.
     pub(super) fn open(
         storage: &mut impl Storage,
         segment_bytes: u64,
         now: Instant,
     ) -> (Self, io::Result<()>) {
-        let mut reserve = Self { bytes: bytes(segment_bytes), state: State::Forgone };
+        let mut reserve = Self { bytes: bytes(segment_bytes), state: State::Unavailable };
         let made = reserve.make(storage, now);
         (reserve, made)
     }
@@ -51,13 +53,13 @@ impl Reserve {
         self.state = match &made {
             Ok(()) => State::Held,
             Err(error) if is_full(error) => State::Wanted(now + JOURNAL_RETRY),
-            Err(_) => State::Forgone,
+            Err(_) => State::Unavailable,
         };
         made
     }
 
-    /// Gives its room to whoever needs it. False if there is none to give.
-    pub(super) fn give_up(&mut self, storage: &mut impl Storage, now: Instant) -> bool {
+    /// Removes the file, which frees its space. False if there is none.
+    pub(super) fn remove(&mut self, storage: &mut impl Storage, now: Instant) -> bool {
         if !matches!(self.state, State::Held) || storage.remove(NAME).is_err() {
             return false;
         }
@@ -67,7 +69,7 @@ impl Reserve {
         true
     }
 
-    /// It is lacking for want of space.
+    /// Whether it is missing because the file system has no space for it.
     pub(super) const fn is_wanted(&self) -> bool {
         matches!(self.state, State::Wanted(_))
     }
@@ -77,11 +79,11 @@ impl Reserve {
         match self.state {
             State::Held => false,
             State::Wanted(at) => easier || at <= now,
-            State::Forgone => easier,
+            State::Unavailable => easier,
         }
     }
 
-    /// When it is to be made whatever happens.
+    /// When making it is tried again even if nothing was deleted.
     pub(super) const fn make_at(&self) -> Option<Instant> {
         if let State::Wanted(at) = self.state { Some(at) } else { None }
     }

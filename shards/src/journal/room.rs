@@ -1,7 +1,7 @@
-//! How much a journal holds, and how much more it may.
+//! How much a journal holds, and how much more it may hold.
 //!
 //! **Runs on**: the shard. **Owns**: nothing; sums over the journal's own numbers.
-//! **Never**: lets records take the room that their deaths and their copies will need.
+//! **Never**: lets records take the space that the notes about them and their copies will need.
 
 use super::format::{self, HEADER_BYTES};
 use super::handle::{BLOCK, Journal};
@@ -10,7 +10,7 @@ use super::{AppendError, Condition, RECORD_BYTES_MAX, Stats, reserve};
 use crate::base::limits::JOURNAL_BUFFER_BYTES_MAX;
 
 impl Journal {
-    /// How things stand, as of the last [`Self::poll`].
+    /// Figures as of the last [`Self::poll`], for `/stats`.
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats {
@@ -33,7 +33,7 @@ impl Journal {
         &self.condition
     }
 
-    /// Whether a record of some length would be taken now, as far as room goes.
+    /// Whether there is room for a record of an eighth of a segment, which is more than most need.
     #[must_use]
     pub fn has_room(&self) -> bool {
         let bytes = self.segment_bytes / 8;
@@ -50,8 +50,8 @@ impl Journal {
         self.room_for_records() + self.segment_bytes + self.excess_bytes
     }
 
-    /// All that one segment holds fits in beyond the notes, with the headers of the files it may
-    /// begin; or else compaction could never end.
+    /// Room for copies: beyond the notes everything that one segment holds must fit in, with the
+    /// headers of the files that begin meanwhile, or compaction could never finish.
     pub(super) const fn room_for_copies(&self) -> u64 {
         self.max_disk_bytes + self.excess_bytes
     }
@@ -65,9 +65,10 @@ impl Journal {
         self.full_at.map_or(0, |full_at| self.disk_bytes().saturating_sub(full_at))
     }
 
-    /// Whether what is live in a segment can be copied: while the reserve is in use, into what is
-    /// left of it. Copies that got stuck halfway would keep their segment even if they died. Little
-    /// is risked, because how much is left is known only roughly.
+    /// Whether the live records of a segment can be copied. While the reserve is in use, they must
+    /// fit into what is left of it: copies that got stuck halfway would keep their segment from
+    /// being deleted even if they were released. The estimate is careful, because how much is left
+    /// is known only roughly.
     pub(super) fn has_room_to_empty(&self, segment: &Segment) -> bool {
         let live_bytes = segment.live_blocks * BLOCK;
         self.condition != Condition::Tight
@@ -75,7 +76,7 @@ impl Journal {
             || self.reserve_used() + live_bytes <= reserve::bytes(self.segment_bytes)
     }
 
-    /// A record fits a segment, so that compaction has room for it.
+    /// Refuses a record that is longer than a segment, since compaction would have no room for it.
     pub(super) fn check_length(&self, record: &[u8]) -> Result<(), AppendError> {
         let bytes = record.len();
         let frame_bytes = HEADER_BYTES as u64 + format::frame_blocks(bytes) * BLOCK;

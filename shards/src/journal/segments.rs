@@ -1,13 +1,13 @@
 //! Which records are live, segment by segment.
 //!
 //! **Runs on**: the shard. **Owns**: one bit per 16 bytes of log, and the sums of them.
-//! **Never**: does I/O; believes a release it cannot match with a live record.
+//! **Never**: does I/O; counts a release that does not match a live record.
 
 use std::collections::VecDeque;
 
 use super::{CommitPoint, Position};
 
-/// A run of blocks that is deleted as one.
+/// A run of blocks that is deleted as a whole.
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) base: u64,
@@ -16,7 +16,7 @@ pub(super) struct Segment {
     pub(super) live_blocks: u64,
     /// A set bit is the first block of a live record. Empty once nothing is live for good.
     bits: Vec<u64>,
-    /// What was moved out of here is safe once this is committed.
+    /// The copies of records that were moved out of this segment are safe once this is committed.
     moved: CommitPoint,
 }
 
@@ -34,7 +34,7 @@ impl Segments {
         Self { segments: VecDeque::new(), active: false, live: 0, live_blocks: 0 }
     }
 
-    /// Begins a segment at `base`; whatever was appended to before is sealed.
+    /// Begins a segment at `base` and seals the one before it.
     pub(super) fn begin(&mut self, base: u64) {
         self.seal();
         self.active = true;
@@ -65,7 +65,7 @@ impl Segments {
         Some(last.end - last.base)
     }
 
-    /// The last segment reaches to `end` now.
+    /// Extends the last segment to `end`.
     pub(super) fn extend(&mut self, end: u64) {
         if let Some(last) = self.segments.back_mut() {
             last.end = last.end.max(end);
@@ -88,7 +88,7 @@ impl Segments {
         }
     }
 
-    /// Says that a record is dead. False if it was not live.
+    /// Counts a record as dead. False if it was not live.
     pub(super) fn remove(&mut self, position: Position) -> bool {
         let Some(index) = self.index_of(position.block()) else { return false };
         let sealed = !self.active || index + 1 < self.segments.len();
@@ -100,7 +100,7 @@ impl Segments {
         *bits &= !bit;
         segment.live -= 1;
         self.live -= 1;
-        // The last one takes along what was given up without its length being known.
+        // With the last live record go the bytes of damaged ones, whose lengths were unknown.
         let last = segment.live == 0;
         let blocks =
             if last { segment.live_blocks } else { position.blocks().min(segment.live_blocks) };
@@ -140,23 +140,24 @@ impl Segments {
         })
     }
 
-    /// Gives up the live records between two blocks, which cannot be read. Returns how many.
-    pub(super) fn give_up(&mut self, from: u64, until: u64) -> u64 {
-        let mut given_up = 0;
+    /// Counts the live records between two blocks as dead because they cannot be read. Returns how
+    /// many there were.
+    pub(super) fn lose(&mut self, from: u64, until: u64) -> u64 {
+        let mut lost = 0;
         while let Some(block) = self.oldest_live(from).filter(|block| *block < until) {
-            // Their lengths are unknown: one block each is taken off, the rest with the last.
+            // Their lengths are unknown: one block is subtracted for each, the rest with the last.
             let removed = Position::new(block, 1).is_some_and(|position| self.remove(position));
             if !removed {
                 break;
             }
-            given_up += 1;
+            lost += 1;
         }
-        given_up
+        lost
     }
 
-    /// Takes off the oldest segments that hold nothing live and nothing whose copy is not yet
-    /// `committed`. Returns the block the log begins at now, if that has changed, and the commit_point
-    /// that covers the copies.
+    /// Removes the oldest segments that hold no live record and whose copied records are
+    /// `committed` at their new position. Returns the block the log begins at now, if that has
+    /// changed, and the commit point that covers the copies.
     pub(super) fn prune(&mut self, committed: CommitPoint) -> Option<(u64, CommitPoint)> {
         let mut pruned: Option<(u64, CommitPoint)> = None;
         while let Some(oldest) = self.oldest_sealed()

@@ -60,7 +60,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Takes the directory at `path`, which must exist, or says why it cannot be had.
+    /// Locks the directory at `path`, which must exist, or says why it cannot be used.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let unusable = |source| OpenError::Directory { path: path.to_owned(), source };
         let directory = File::open(path).map_err(unusable)?;
@@ -83,7 +83,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Closing does not do it while a child process between fork and exec has a copy.
+        // Closing alone does not unlock it while a child process between fork and exec has a copy.
         self.lock.unlock().ok();
     }
 }
@@ -193,7 +193,7 @@ impl Disk {
     }
 }
 
-/// Has the file system set aside the blocks of a file.
+/// Has the file system allocate the blocks of a file.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "nothing in std takes space without writing to it")]
 fn allocate(file: &File, bytes: u64) -> io::Result<()> {
@@ -217,12 +217,12 @@ fn allocate(file: &File, bytes: u64) -> io::Result<()> {
 pub fn file_system_bytes(path: &Path) -> Option<u64> {
     let path = CString::new(path.as_os_str().as_bytes()).ok()?;
     let mut found = MaybeUninit::<libc::statvfs>::zeroed();
-    // SAFETY: the path ends with a zero, and the place is as large as what is written to it.
+    // SAFETY: the path ends with a zero byte, and the buffer has the type the call fills in.
     let result = unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) };
     if result != 0 {
         return None;
     }
-    // SAFETY: it was written, and all zeros would be a value too.
+    // SAFETY: the call has filled it in, and all zeros would be a valid value too.
     let found = unsafe { found.assume_init() };
     found.f_blocks.checked_mul(found.f_frsize).filter(|bytes| *bytes > 0)
 }
@@ -232,7 +232,7 @@ fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     fill(file, bytes)
 }
 
-/// For file systems that set nothing aside.
+/// Writes zeros instead, for file systems that cannot allocate blocks.
 pub(super) fn fill(file: &File, bytes: u64) -> io::Result<()> {
     let zeros = [0; 64 * 1024];
     let mut offset = 0;

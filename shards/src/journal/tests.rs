@@ -81,7 +81,7 @@ fn a_frame_is_whole_at_its_own_place_only() {
 
 #[test]
 fn a_frame_inside_a_record_is_not_taken_for_one() {
-    // The inner frame is right for its place but for the salt, which clients do not know.
+    // The inner frame is valid at its block except for the salt, which clients do not know.
     let mut forged = vec![0; 8];
     format::encode(&mut forged, 0, 1, Kind::Record, b"forged");
     let mut bytes = frames(0, &[forged, b"next".to_vec()]);

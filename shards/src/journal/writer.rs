@@ -2,7 +2,7 @@
 //!
 //! **Runs on**: a thread of its own, one for each journal. It alone may wait: for work, for the
 //! disk, for the shard to take a report. **Owns**: the [`Files`], the reserve, when to try again.
-//! **Never**: acknowledges what the policy's write or sync has not returned for.
+//! **Never**: reports bytes as committed before the policy's write or sync has returned.
 //!
 //! A round takes every order in the lane, reads, writes all batches and syncs once, then deletes
 //! and reports. The more comes in during one sync, the more the next one commits.
@@ -26,13 +26,14 @@ use crate::link::doorbell::Doorbell;
 pub(super) enum Order {
     /// Frames for the end of the log.
     Write(Batch),
-    /// Delete all segments below a block, once everything up to the commit_point is durable.
+    /// Delete all segments below a block, once everything up to the commit point is durable.
     Delete { below: u64, after: CommitPoint },
     /// Read frames from a block on.
     Read { from: u64 },
 }
 
-/// From the writer to its shard, after every round: how things stand.
+/// From the writer to its shard, after every round: what is committed, what is deleted, and whether
+/// the files can be written.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) committed: CommitPoint,
@@ -43,7 +44,7 @@ pub(super) struct Report {
     pub(super) last_error: Option<Arc<str>>,
     /// The answer to `Order::Read`.
     pub(super) chunk: Option<io::Result<Chunk>>,
-    /// A buffer to be used again.
+    /// An emptied buffer, to save an allocation.
     pub(super) spare: Option<Vec<u8>>,
 }
 
@@ -64,7 +65,7 @@ pub(super) struct Writer<S> {
     deletion: Option<(u64, CommitPoint)>,
     deleted_below: u64,
     reading: Option<u64>,
-    /// Set while the files cannot be written.
+    /// When to try again; `None` while the files can be written.
     retry_at: Option<Instant>,
     backoff: Duration,
     condition: Condition,
@@ -92,12 +93,12 @@ impl<S: Storage> Writer<S> {
         }
     }
 
-    /// Works until the journal lets go of its lane; then writes and syncs what is left, once.
+    /// Works until the journal drops its end of the lane, then writes and syncs what is left, once.
     pub(super) fn run(mut self) {
         loop {
             let open = self.receive();
             if let Some(from) = self.reading.take() {
-                // Told before the round's sync: compaction goes on meanwhile.
+                // Reported before the round's sync, so that compaction goes on meanwhile.
                 let chunk = self.files.read(from);
                 if let Err(error) = &chunk {
                     self.last_error = Some(format!("reading for compaction: {error}").into());
@@ -112,7 +113,8 @@ impl<S: Storage> Writer<S> {
         }
     }
 
-    /// Waits for an order or a deadline, then takes all there are. False when none can come.
+    /// Waits for an order or a deadline, then takes all orders in the lane. False when the journal
+    /// has dropped its end, so that none can come.
     #[expect(clippy::disallowed_methods, reason = "the writer's thread is there to wait")]
     fn receive(&mut self) -> bool {
         let due = [self.files.sync_at(), self.reserve.make_at()];
@@ -135,7 +137,8 @@ impl<S: Storage> Writer<S> {
         match order {
             Order::Write(batch) => self.files.push(batch),
             Order::Delete { below, after } => {
-                // What an order that is not yet carried out waits for, this one waits for, too.
+                // An earlier order may not be carried out yet: then this one replaces it, and waits
+                // for the later commit point of the two.
                 let after = self.deletion.map_or(after, |(_, older)| older.max(after));
                 self.deletion = Some((below, after));
             }
@@ -173,8 +176,8 @@ impl<S: Storage> Writer<S> {
         }
     }
 
-    /// Something that breaks for the first time gets a second chance at once, in a new file, and
-    /// what finds no space one with the reserve's.
+    /// After the first failure the write is tried again at once, in a new file. If there was no
+    /// space, it is tried again at once with the space of the reserve.
     fn write(&mut self, closing: bool) -> io::Result<()> {
         let mut result = self.files.write(now(), closing);
         if let Err(error) = &result
@@ -190,9 +193,9 @@ impl<S: Storage> Writer<S> {
         result
     }
 
-    /// Whether there is room again for what failed.
+    /// Removes the reserve if the error is lack of space. True if that made room to try again.
     fn use_reserve(&mut self, error: &io::Error) -> bool {
-        let used = is_full(error) && self.reserve.give_up(&mut self.files.storage, now());
+        let used = is_full(error) && self.reserve.remove(&mut self.files.storage, now());
         if used {
             self.last_error = Some(error.to_string().into());
         }
@@ -207,18 +210,18 @@ impl<S: Storage> Writer<S> {
         }
     }
 
-    /// Whether something was deleted.
+    /// Deletes released files. Returns whether one was deleted.
     fn delete(&mut self) -> io::Result<bool> {
         let released = match self.deletion {
             Some((below, after)) => self.files.release(below, after)?.then_some(below),
             None => None,
         };
-        let swept = self.files.sweep()?;
+        let deleted = self.files.delete_released()?;
         if let Some(below) = released {
             self.deletion = None;
             self.deleted_below = below;
         }
-        Ok(swept)
+        Ok(deleted)
     }
 
     fn fail(&mut self, error: &io::Error) {
@@ -246,7 +249,7 @@ impl<S: Storage> Writer<S> {
             chunk,
             spare: self.files.spare.take(),
         };
-        // Without a receiver nobody asks any more; what is pending is written all the same.
+        // Without a receiver the journal is closing; pending batches are written all the same.
         if self.lanes.reports.send(report).is_ok() {
             self.lanes.bell.ring();
         }

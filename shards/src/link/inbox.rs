@@ -145,3 +145,6 @@ pub(crate) fn lanes(
     };
     (link, inbox)
 }
+
+#[cfg(test)]
+mod tests;

@@ -157,7 +157,7 @@ pub enum Source {
 #[derive(Debug, Clone)]
 pub struct QueuedMessageView {
     /// The notification.
-    pub kept: SharedMessage,
+    pub message: SharedMessage,
     /// How often it has been sent.
     pub attempts: u8,
     /// Whether it is on its way at the moment.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{ClientMessage, ErrorCode, Event, Incoming, Marks, Protocol};
-use crate::base::id::NotificationId;
+use crate::base::id::{NotificationId, parse_id};
 use crate::base::limits::SSE_RETRY_MS;
 use crate::wire::close::CloseReason;
 use crate::wire::json::{self, Unknown};
@@ -247,35 +247,6 @@ const fn name_of(code: ErrorCode) -> &'static str {
         ErrorCode::SubscriptionLimit => "SUBSCRIPTION_LIMIT",
         ErrorCode::AckUnknown => "ACK_UNKNOWN",
     }
-}
-
-/// Parses a UUID in hyphenated form; `None` for anything else.
-#[must_use]
-pub fn parse_id(text: &str) -> Option<NotificationId> {
-    let is_hyphenated = [8, 13, 18, 23].iter().all(|at| text.as_bytes().get(*at) == Some(&b'-'));
-    if text.len() != 36 || !is_hyphenated {
-        return None;
-    }
-    let mut bytes = [0_u8; 16];
-    let mut digits = text.bytes().filter(|byte| *byte != b'-').map(|byte| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        b'A'..=b'F' => Some(byte - b'A' + 10),
-        _ => None,
-    });
-    for byte in &mut bytes {
-        *byte = digits.next()?? << 4 | digits.next()??;
-    }
-    Some(NotificationId(bytes))
-}
-
-/// Whether `name` is a channel's: `[A-Za-z0-9._-]{1,64}`.
-#[must_use]
-pub fn is_channel_name(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
 #[cfg(test)]

@@ -213,3 +213,6 @@ pub fn encode_notification(
         Encoding::AraSsePlain => ara::encode_notification(Framing::SsePlain, id, json, marks),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,5 +82,5 @@ impl Queues {
 }
 
 fn view(message: &QueuedMessage, in_flight: bool) -> QueuedMessageView {
-    QueuedMessageView { kept: message.shared().clone(), attempts: message.attempts(), in_flight }
+    QueuedMessageView { message: message.shared().clone(), attempts: message.attempts(), in_flight }
 }

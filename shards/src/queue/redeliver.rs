@@ -36,7 +36,7 @@ impl Queues {
                 untried.sort_unstable();
                 self.requeue_in_flight(cx, user, &untried);
             }
-        } else if self.queue.is_some() {
+        } else if self.can_wait() {
             if is_last {
                 self.take_back_last(cx, user, unwritten);
             } else {
@@ -86,7 +86,7 @@ impl Queues {
                 Content::Personal(notification, sequence)
                     if notification.head().expires_at > Tick::NOW_OR_NEVER =>
                 {
-                    self.requeue(cx, user, QueuedMessage::new(notification.keep(), sequence));
+                    self.requeue(cx, user, QueuedMessage::new(notification.share(), sequence));
                 }
                 Content::Personal(..) | Content::Shared(_) => cx.counters.frames_discarded += 1,
                 Content::Other => {}
@@ -148,10 +148,10 @@ impl Queues {
         user: UserSlot,
         untried: &[NotificationId],
     ) {
-        let Some(ack) = self.ack else { return };
+        let ack = self.ack.expect("without acknowledgement a message ends when it is written");
         while let Some(message) = self.pop_in_flight(user) {
             let is_tried = untried.binary_search(&message.id()).is_err();
-            if self.queue.is_none() || (is_tried && !ack.requeue) {
+            if !self.can_wait() || (is_tried && !ack.requeue) {
                 self.end(cx.counters, &message, End::Unacknowledged);
             } else if is_tried && message.attempts() >= ack.attempts_max {
                 self.make_dead_letter(cx, user, message);
@@ -159,12 +159,12 @@ impl Queues {
                 self.requeue(cx, user, message);
             }
         }
+        let can_wait = self.can_wait();
         let Some(queue) = self.queue_mut(user) else { return };
         queue.replaying = false;
-        if self.queue.is_none() {
+        if !can_wait {
             // What waited to be sent again has no queue to wait in either. It was in flight, and so
             // it is bounded.
-            let Some(queue) = self.queue_mut(user) else { return };
             let mut waiting = queue.take_waiting();
             while let Some(message) = waiting.pop_first() {
                 self.end(cx.counters, &message, End::Unacknowledged);

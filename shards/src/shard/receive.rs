@@ -52,12 +52,13 @@ impl Shard {
         }
         let mut unfinished = self.connections.take_unfinished(key);
         let (state, connections) = (&mut self.state, &mut self.connections);
+        let mut client = Speaking { key, protocol, now, state, connections };
         let mut heard = false;
         let message_bytes_max = self.limits.message_bytes_max;
         let result = websocket::decode(bytes, &mut unfinished, message_bytes_max, |event| {
             heard = true;
-            handle_event(key, protocol, event, now, state, connections);
-            connections.is_open(key)
+            client.handle_event(event);
+            client.connections.is_open(key)
         });
         if heard {
             self.state.handle_frame_received(key, now);
@@ -76,38 +77,42 @@ impl Shard {
     }
 }
 
-/// Does what one frame, or the last of a message, asks.
-fn handle_event(
+/// A client whose bytes are being read, and whom they may concern.
+struct Speaking<'a> {
     key: ConnectionKey,
     protocol: Protocol,
-    event: Event<'_>,
     now: Tick,
-    state: &mut State,
-    connections: &mut Connections,
-) {
-    let incoming = match event {
-        Event::Text(text) => Incoming::Text(text),
-        Event::Binary(bytes) => Incoming::Binary(bytes),
-        Event::Ping(payload) => {
-            return answer(key, websocket::pong_frame(payload), state, connections);
-        }
-        Event::Pong | Event::Fragment => return,
-        Event::Close(code) => {
-            let last = websocket::close_frame(code, "");
-            let flush = !state.keeps_messages();
-            let unsent = connections.finish(key, Some(last), flush);
-            return state.handle_disconnect(key, unsent);
-        }
-    };
-    match protocol.read(incoming) {
-        Request::Message(message) => state.handle_message(key, message, now, connections),
-        Request::Answered(bytes) => answer(key, bytes, state, connections),
-    }
+    state: &'a mut State,
+    connections: &'a mut Connections,
 }
 
-/// Writes an answer that is none of the state's; who has no room for it is sent away.
-fn answer(key: ConnectionKey, bytes: Box<[u8]>, state: &mut State, connections: &mut Connections) {
-    if !connections.offer(key, &Frame::raw(bytes), Urgency::Prompt) {
-        state.close_slow_consumer(key, connections);
+impl Speaking<'_> {
+    /// Does what one frame, or the last of a message, asks.
+    fn handle_event(&mut self, event: Event<'_>) {
+        let incoming = match event {
+            Event::Text(text) => Incoming::Text(text),
+            Event::Binary(bytes) => Incoming::Binary(bytes),
+            Event::Ping(payload) => return self.answer(websocket::pong_frame(payload)),
+            Event::Pong | Event::Fragment => return,
+            Event::Close(code) => {
+                let last = websocket::close_frame(code, "");
+                let flush = !self.state.keeps_messages();
+                let unsent = self.connections.finish(self.key, Some(last), flush);
+                return self.state.handle_disconnect(self.key, unsent);
+            }
+        };
+        match self.protocol.read(incoming) {
+            Request::Message(message) => {
+                self.state.handle_message(self.key, message, self.now, self.connections);
+            }
+            Request::Answered(bytes) => self.answer(bytes),
+        }
+    }
+
+    /// Writes an answer that is none of the state's; who has no room for it is sent away.
+    fn answer(&mut self, bytes: Box<[u8]>) {
+        if !self.connections.offer(self.key, &Frame::raw(bytes), Urgency::Prompt) {
+            self.state.close_slow_consumer(self.key, self.connections);
+        }
     }
 }

@@ -4,6 +4,8 @@
 //! order of things within a turn, or on time: heartbeats, silence, stalls, the end of a drain.
 //! Why it matters: these go wrong once in a million turns, where no test of the whole would look.
 
+mod heartbeats;
+mod pressure;
 mod stopping;
 
 use std::io::{Read, Write};
@@ -34,16 +36,17 @@ struct Bench {
     link: ShardLink,
     now: Tick,
     reports: Vec<Report>,
+    router_bell: Arc<Doorbell>,
 }
 
 impl Bench {
     fn new(limits: Limits) -> Self {
-        let bell = Arc::new(Doorbell::new(|| {}));
-        let (link, inbox) = inbox::lanes(64, Arc::clone(&bell), bell);
+        let [bell, router_bell] = [(); 2].map(|()| Arc::new(Doorbell::new(|| {})));
+        let (link, inbox) = inbox::lanes(64, bell, Arc::clone(&router_bell));
         let poll = Poll::new().unwrap();
         let connections = Connections::new(poll, limits.outbox_bytes_per_connection_max);
         let shard = Shard::new(limits, START, connections, inbox, None);
-        Self { shard, link, now: START, reports: Vec::new() }
+        Self { shard, link, now: START, reports: Vec::new(), router_bell }
     }
 
     /// Takes turns until there is nothing to do; keeps the reports.

@@ -23,12 +23,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::base::counters::Counters;
-use crate::base::id::{ConnectionKey, NotificationId, Tick};
+use crate::base::id::{ConnectionKey, NotificationId, Tick, is_channel_name};
 use crate::base::limits::Limits;
 use crate::encoding::Encoding;
 use crate::link::message::{Client, Drain, InitialSubscriptions, Report};
 use crate::outbound::{Frame, Unsent};
-use crate::protocol::ara::is_channel_name;
 use crate::protocol::{ClientMessage, ErrorCode, Event, Protocol};
 use crate::queue::Queues;
 use crate::wire::close::CloseReason;

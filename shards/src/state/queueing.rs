@@ -117,7 +117,7 @@ impl State {
             return offered;
         }
         let slot = self.directory.enter_user(&user.tenant, &user.user, user.hash);
-        let message = QueuedMessage::new(notification.keep(), sequence);
+        let message = QueuedMessage::new(notification.share(), sequence);
         let (queues, mut cx) = self.queues();
         if is_taken {
             queues.track(&mut cx, slot, message);

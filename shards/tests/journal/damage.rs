@@ -1,4 +1,4 @@
-//! Files that were altered behind the journal's back never make it panic, refuse to open or read
+//! Files that were altered while the journal was closed never make it panic, refuse to open or read
 //! something wrong; one damaged place costs one record.
 
 use std::collections::BTreeSet;
@@ -24,14 +24,15 @@ fn length(id: u64) -> usize {
     usize::try_from(id * 37 % 500).unwrap()
 }
 
-/// Four segments with records and, every eighth, a death. Returns those that are live, too.
+/// Four segments of records, of which every eighth is deleted by a note. Also returns the live
+/// ones.
 fn written() -> (Memory, BTreeSet<u64>) {
     let memory = Memory::default();
     let mut owner = Owner::on(memory.clone(), &options()).unwrap();
     for id in 0..RECORDS {
         owner.append(id, length(id)).unwrap();
         if id % 8 == 7 {
-            owner.kill(id - 4).unwrap();
+            owner.delete(id - 4).unwrap();
         }
     }
     owner.commit();
@@ -41,7 +42,7 @@ fn written() -> (Memory, BTreeSet<u64>) {
     (memory.kill(), live)
 }
 
-/// Opens twice: what is found is right, and the second time nothing more is lost.
+/// Opens the journal twice: every record found is correct, and the second time no more are lost.
 fn found(memory: &Memory, what: &str) -> Owner {
     let owner = Owner::on(memory.clone(), &options()).unwrap();
     for (_, id, bytes) in &owner.recovered {
@@ -72,10 +73,10 @@ fn a_flipped_bit_costs_one_record() {
         let owner = found(&memory, &what);
         let now: BTreeSet<u64> = owner.index.keys().copied().collect();
         let changed = live.symmetric_difference(&now).count();
-        assert!(changed <= 1, "{what}: {changed} records are lost or back to life");
+        assert!(changed <= 1, "{what}: {changed} records are lost or have come back");
         let report = &owner.report;
         let told = report.is_damaged() || report.gap_bytes > 0 || report.torn_bytes > 0;
-        // The last record's tail is cut off the first time and unknown the second.
+        // The damaged end is cut off at the first opening, so that the second does not see it.
         assert!(changed == 0 || told || file + 1 == memory.state().files(), "{what}: {report:?}");
     }
 }
@@ -98,7 +99,7 @@ fn whatever_is_scrawled_over_the_files_nothing_wrong_is_read() {
                 2 => data[from..until].fill_with(|| rng.u8(..)),
                 3 => drop(data.drain(from..until)),
                 4 => data.extend_from_within(from..until),
-                // What is right elsewhere is wrong here.
+                // A frame that is valid at another block is not valid here.
                 _ => data.copy_within(until.., from),
             }
         }
@@ -125,7 +126,7 @@ fn a_damaged_journal_still_works() {
     }
     let ids: Vec<u64> = owner.index.keys().copied().collect();
     for id in ids.iter().filter(|id| *id % 10 != 0) {
-        owner.kill(*id).unwrap();
+        owner.delete(*id).unwrap();
     }
     owner.until("compaction", |owner| {
         owner.compact(1000);
@@ -143,7 +144,7 @@ fn damage_that_compaction_meets_is_counted() {
     let mut owner = Owner::on(memory.clone(), &options()).unwrap();
     memory.state().data(0)[500..1500].fill(0xEE);
     for id in owner.index.keys().copied().filter(|id| *id >= 10).collect::<Vec<_>>() {
-        owner.kill(id).unwrap();
+        owner.delete(id).unwrap();
     }
     owner.commit();
     owner.until("compaction", |owner| {

@@ -1,4 +1,4 @@
-//! On real directories: what can be wrong with one is told, and what was written is there.
+//! On real directories: every fault of a directory is reported, and what was written is read back.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::MetadataExt;
@@ -72,7 +72,7 @@ fn what_was_written_is_there_in_order() {
         }
         owner.commit();
         for id in first..first + 1000 {
-            owner.kill(id).unwrap();
+            owner.delete(id).unwrap();
         }
         let index = owner.index.clone();
         owner.journal.close().unwrap();
@@ -118,7 +118,7 @@ fn a_torn_end_is_cut_off_and_counted() {
         assert!(owner.report.torn_bytes <= cut - committed);
         let extra: Vec<u64> = owner.index.range(1_000_000..).map(|(id, _)| *id).collect();
         for id in extra {
-            owner.kill(id).unwrap();
+            owner.delete(id).unwrap();
         }
         owner.journal.close().unwrap();
     }
@@ -185,7 +185,7 @@ fn one_old_record_does_not_keep_a_file_system_full() {
         let id = fill(&mut owner);
         assert_eq!(*owner.journal.condition(), Condition::Tight);
         assert!(!directory.path().join("reserve").exists(), "it is in use");
-        (1..id).for_each(|dead| owner.kill_in_time(dead));
+        (1..id).for_each(|id| owner.delete_in_time(id));
         owner.commit();
         owner.until("room", |owner| {
             owner.compact(100_000);
@@ -237,8 +237,8 @@ fn a_full_file_system_refuses_and_heals() {
     let mut owner = Owner::open(&options).unwrap();
     let id = fill(&mut owner);
     assert!(id > 700, "{id}");
-    for dead in 0..id / 2 {
-        owner.kill(dead).unwrap();
+    for id in 0..id / 2 {
+        owner.delete(id).unwrap();
     }
     owner.commit();
     owner.until("room", |owner| *owner.journal.condition() == Condition::Sound);

@@ -1,5 +1,5 @@
-//! A disk that fails or fills up is told to the owner; nothing that was refused is acknowledged,
-//! and nothing that was taken is forgotten.
+//! The owner is told of a disk that fails or fills up. Nothing that was refused is acknowledged,
+//! and nothing that was taken is lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -76,7 +76,7 @@ fn a_disk_that_keeps_failing_is_told_and_tried_again() {
     assert_eq!(owner.journal.committed(), before, "not acknowledged");
     let refused = owner.append(3, 100).unwrap_err();
     assert_eq!(refused, AppendError::Failed { reason: "Sync failed, as told to".into() });
-    owner.kill(1).expect("deaths are still taken");
+    owner.delete(1).expect("deaths are still taken");
     owner.journal.flush();
     owner.until("recovery", |owner| owner.journal.stats().condition == Condition::Sound);
     owner.commit();
@@ -99,7 +99,7 @@ fn every_operation_may_fail_once() {
             owner.until("health", |owner| owner.journal.stats().condition == Condition::Sound);
         }
         for id in 0..30 {
-            owner.kill(id).unwrap();
+            owner.delete(id).unwrap();
             owner.commit();
         }
         let owner = power_loss(owner, &memory, &options);
@@ -127,7 +127,7 @@ fn a_full_disk_refuses_and_recovers_when_others_make_room() {
     assert_eq!(refused, AppendError::Full(Full::Disk));
     let taken = owner.index.len();
     assert!((13..18).contains(&taken), "{taken}");
-    // What was taken is committed: it has found room in the reserve.
+    // Everything that was taken is committed: the reserve had room for it.
     owner.commit();
     let other = Owner::on(memory.copy(), &options).unwrap();
     assert_eq!(other.index.len(), taken);
@@ -158,7 +158,7 @@ fn a_full_disk_heals_itself_as_records_die() {
     assert_eq!(owner.journal.stats().condition, Condition::Tight);
     let oldest: Vec<u64> = owner.index.keys().take(20).copied().collect();
     for id in oldest {
-        owner.kill(id).expect("deaths are still taken");
+        owner.delete(id).expect("deaths are still taken");
     }
     owner.commit();
     owner.until("room", |owner| *owner.journal.condition() == Condition::Sound);
@@ -179,9 +179,9 @@ fn the_limit_holds_and_compaction_makes_room_below_it() {
     assert_eq!(owner.append(id, 300), Err(AppendError::Full(Full::Limit)));
     assert!(memory.state().bytes() <= options.max_disk_bytes - 2 * options.segment_bytes);
     assert!(!owner.compact(100_000), "everything is live: compaction cannot help");
-    // One in three dies, all over the log: no segment is wholly dead.
+    // One record in three is deleted, all over the log: every segment keeps live records.
     for id in (0..id).step_by(3) {
-        owner.kill(id).expect("room for notes is kept");
+        owner.delete(id).expect("room for notes is kept");
     }
     owner.commit();
     for more in 0..30 {
@@ -218,7 +218,7 @@ fn a_journal_above_lowered_limits_shrinks() {
     let mut owner = Owner::on(memory.kill(), &small).unwrap();
     assert_eq!(owner.append(100, 300), Err(AppendError::Full(Full::Limit)));
     for id in (0..60).filter(|id| id % 30 != 0) {
-        owner.kill(id).unwrap();
+        owner.delete(id).unwrap();
     }
     owner.until("room", |owner| {
         owner.compact(5000);
@@ -235,7 +235,7 @@ fn a_slow_disk_bounds_what_waits_in_memory() {
     let options =
         Options { segment_bytes: 1 << 20, max_disk_bytes: 1 << 30, ..options(Fsync::Always) };
     let mut owner = Owner::on(memory.clone(), &options).unwrap();
-    // While the test looks at the files, the disk hangs.
+    // The disk hangs while the test looks at the files, so that they do not change.
     let hanging = memory.state();
     let mut bytes = 0;
     let refused = loop {
@@ -262,7 +262,7 @@ fn a_failed_read_only_delays_compaction() {
         owner.append(id, 300).unwrap();
     }
     for id in (0..60).filter(|id| id % 10 != 0) {
-        owner.kill(id).unwrap();
+        owner.delete(id).unwrap();
     }
     owner.commit();
     memory.state().faults.push(Fault::Read);
@@ -339,7 +339,7 @@ fn impossible_options_and_records_are_refused() {
     assert_eq!(Owner::on(memory.kill(), &roomy).unwrap().index.len(), 2);
 }
 
-/// Its owner must end with it: nobody else would notice that nothing is written any more.
+/// The owner must end too: nobody else would notice that nothing is written any more.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a test that hangs is to fail")]
 fn a_writer_that_panics_rings_and_is_told() {

@@ -1,4 +1,4 @@
-//! A real process, killed with SIGKILL while it appends: all it said was committed is there.
+//! A real process is killed with SIGKILL while it appends: all it reported as committed is there.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,9 +22,9 @@ fn options(directory: &Path) -> Options {
     }
 }
 
-/// Not a test: what the test below runs as another process. It appends, kills and compacts until
-/// it is killed itself. It prints `? id` before a record dies, and `+ first last` for records and
-/// `- id` for deaths once they are committed.
+/// Not a test by itself: the test below runs it as another process. It appends, deletes and
+/// compacts until it is killed. It prints `? id` before it deletes a record, and `+ first last` for
+/// records and `- id` for deletions once they are committed.
 #[test]
 #[ignore = "the child of the test below"]
 fn child() {
@@ -41,12 +41,12 @@ fn child() {
                 next += 1;
             }
         }
-        let mut dead = Vec::new();
+        let mut deleted = Vec::new();
         while owner.index.len() > 200 {
             let id = *owner.index.keys().nth(fastrand::usize(0..150)).unwrap();
             output.write_all(format!("? {id}\n").as_bytes()).unwrap();
-            owner.kill(id).unwrap();
-            dead.push(id);
+            owner.delete(id).unwrap();
+            deleted.push(id);
         }
         owner.compact(50_000);
         owner.commit();
@@ -54,7 +54,7 @@ fn child() {
         if next > first {
             line = format!("+ {first} {}\n", next - 1);
         }
-        dead.iter().for_each(|id| line += &format!("- {id}\n"));
+        deleted.iter().for_each(|id| line += &format!("- {id}\n"));
         output.write_all(line.as_bytes()).unwrap();
         output.flush().unwrap();
     }
@@ -66,8 +66,8 @@ fn what_a_killed_process_had_committed_is_there() {
     fs::write(directory.path().join(MARK), "").unwrap();
     let mut rng = Rng::with_seed(0x9);
     let mut live = BTreeSet::new();
-    // Those whose death may or may not have been committed, and those whose death was.
-    let (mut dying, mut dead) = (BTreeSet::new(), BTreeSet::new());
+    // Records whose deletion may or may not have been committed, and those whose deletion was.
+    let (mut deleting, mut deleted) = (BTreeSet::new(), BTreeSet::new());
     for round in 0..12 {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["journal::kill::child", "--exact", "--ignored", "--nocapture"])
@@ -86,13 +86,13 @@ fn what_a_killed_process_had_committed_is_there() {
                     live.extend(first.unwrap()..=last.unwrap());
                 }
                 ["?", id] => {
-                    dying.insert(id.parse::<u64>().unwrap());
+                    deleting.insert(id.parse::<u64>().unwrap());
                     continue;
                 }
                 ["-", id] => {
-                    dead.insert(id.parse::<u64>().unwrap());
+                    deleted.insert(id.parse::<u64>().unwrap());
                 }
-                // The test harness has something to say, too.
+                // Other lines are the test harness's own output.
                 _ => continue,
             }
             left = left.saturating_sub(1);
@@ -106,10 +106,10 @@ fn what_a_killed_process_had_committed_is_there() {
         let owner = Owner::open(&options(directory.path())).unwrap();
         assert_eq!(owner.report.damages, 0, "round {round}: {:?}", owner.report);
         let found: BTreeSet<u64> = owner.index.keys().copied().collect();
-        live.retain(|id| !dead.contains(id));
-        assert!(found.is_disjoint(&dead), "round {round}: the dead came back");
+        live.retain(|id| !deleted.contains(id));
+        assert!(found.is_disjoint(&deleted), "round {round}: deleted records came back");
         for id in live.difference(&found) {
-            assert!(dying.contains(id), "round {round}: {id} is lost");
+            assert!(deleting.contains(id), "round {round}: {id} is lost");
         }
         live = found;
         owner.journal.close().unwrap();

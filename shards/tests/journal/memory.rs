@@ -1,4 +1,4 @@
-//! A file system in memory that forgets what was not synced, fills up and fails on demand.
+//! A file system in memory that loses what was not synced, fills up and fails on demand.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,7 +17,7 @@ const RESERVE: &str = "reserve";
 #[derive(Debug, Clone, Default)]
 struct File {
     data: Vec<u8>,
-    /// What a loss of power leaves for certain.
+    /// The bytes that surely survive a loss of power.
     durable: Vec<u8>,
     /// A sync has failed: no later one makes these bytes safe.
     poisoned: bool,
@@ -50,8 +50,8 @@ pub(super) struct State {
     /// Removed, but the directory was not synced since.
     removed: BTreeMap<String, File>,
     current: Option<String>,
-    /// Handles of an earlier life do nothing any more.
-    life: u64,
+    /// Counts the processes that have used these files. Handles of an earlier one fail.
+    process: u64,
     pub(super) faults: Vec<Fault>,
     pub(super) bytes_max: Option<u64>,
     pub(super) syncs: u64,
@@ -61,7 +61,7 @@ pub(super) struct State {
 #[expect(clippy::disallowed_types, reason = "a test looks at the files while the writer uses them")]
 pub(super) struct Memory {
     state: Arc<Mutex<State>>,
-    life: u64,
+    process: u64,
 }
 
 fn failed(what: &str) -> io::Error {
@@ -82,22 +82,23 @@ impl State {
         }
     }
 
-    /// What the file system has given away.
+    /// The space that is in use on the file system.
     pub(super) fn used(&self) -> u64 {
         self.files.values().map(|file| file.data.len() as u64).sum()
     }
 
-    /// All but the reserve.
+    /// The bytes of all files except the reserve.
     pub(super) fn bytes(&self) -> u64 {
         self.used() - self.reserve().map_or(0, |bytes| bytes as u64)
     }
 
-    /// All but the reserve.
+    /// The number of files, without the reserve.
     pub(super) fn files(&self) -> usize {
         self.files.len() - usize::from(self.reserve().is_some())
     }
 
-    /// The bytes of the oldest file but `index`. The reserve comes after all of the log.
+    /// The bytes of the file number `index`, counted from the oldest. The reserve sorts after all
+    /// of the log.
     pub(super) fn data(&mut self, index: usize) -> &mut Vec<u8> {
         assert!(index < self.files(), "so many files");
         &mut self.files.values_mut().nth(index).expect("so many files").data
@@ -108,7 +109,7 @@ impl State {
         self.files.get(RESERVE).map(|file| file.data.len())
     }
 
-    /// What has happened to the reserve while nobody had the journal open.
+    /// Changes or removes the reserve, as somebody could while the journal is not open.
     pub(super) fn leave_reserve(&mut self, bytes: Option<usize>) {
         self.files.remove(RESERVE);
         if let Some(bytes) = bytes {
@@ -126,21 +127,26 @@ impl Memory {
     /// Another disk with the same files.
     #[expect(clippy::disallowed_types, reason = "as for the type")]
     pub(super) fn copy(&self) -> Self {
-        Self { state: Arc::new(Mutex::new(self.state().clone())), life: self.life }
+        Self { state: Arc::new(Mutex::new(self.state().clone())), process: self.process }
     }
 
     fn alive(&self) -> io::Result<MutexGuard<'_, State>> {
         let state = self.state();
-        if state.life == self.life { Ok(state) } else { Err(failed("the dead process")) }
+        if state.process == self.process {
+            Ok(state)
+        } else {
+            Err(failed("a process that was killed"))
+        }
     }
 
-    /// The process is killed: every write that returned stays. Returns the next life's handle.
+    /// The process is killed: every write that returned stays. Returns the handle of the next
+    /// process.
     pub(super) fn kill(&self) -> Self {
         let mut state = self.state();
-        state.life += 1;
+        state.process += 1;
         state.current = None;
         state.faults.clear();
-        Self { state: Arc::clone(&self.state), life: state.life }
+        Self { state: Arc::clone(&self.state), process: state.process }
     }
 
     /// Power is lost: of what was not synced, anything may be there, or garbage, or nothing.
@@ -160,7 +166,7 @@ impl Memory {
             if let Some(unsynced) = file.data.get_mut(synced..).filter(|rest| !rest.is_empty())
                 && rng.bool()
             {
-                // A page in the middle did not make it.
+                // One page in the middle was not written.
                 let from = rng.usize(0..unsynced.len());
                 let until = (from + rng.usize(1..600)).min(unsynced.len());
                 unsynced[from..until].fill(if rng.bool() { 0 } else { 0xA5 });

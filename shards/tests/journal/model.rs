@@ -1,7 +1,7 @@
 //! Whatever is done to a journal, in whatever order, and whenever it is killed or loses power:
-//! nothing committed is lost, nothing dead comes back, nothing wrong is read, order is kept.
+//! nothing committed is lost, nothing deleted comes back, nothing wrong is read, order is kept.
 //!
-//! Set-up: random histories of appends, deaths, commits, compactions, failures, full disks,
+//! Set-up: random histories of appends, deletions, commits, compactions, failures, full disks,
 //! closings, kills and losses of power, held against what the owner was promised.
 
 use std::collections::BTreeMap;
@@ -19,10 +19,10 @@ enum Step {
     Append {
         bytes: usize,
     },
-    Kill {
+    Delete {
         nth: usize,
     },
-    KillOldest {
+    DeleteOldest {
         count: usize,
     },
     Flush,
@@ -31,7 +31,7 @@ enum Step {
         bytes_max: usize,
     },
     Fail(Fault),
-    /// The file system has so much room from now on; `None`: enough.
+    /// The file system has this much room from now on; `None`: as much as is needed.
     Room(Option<u64>),
     Close,
     Crash {
@@ -53,8 +53,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         40 => (0..700_usize).prop_map(|bytes| Step::Append { bytes }),
         1 => (3000..5000_usize).prop_map(|bytes| Step::Append { bytes }),
-        15 => any::<usize>().prop_map(|nth| Step::Kill { nth }),
-        4 => (1..40_usize).prop_map(|count| Step::KillOldest { count }),
+        15 => any::<usize>().prop_map(|nth| Step::Delete { nth }),
+        4 => (1..40_usize).prop_map(|count| Step::DeleteOldest { count }),
         6 => Just(Step::Flush),
         6 => Just(Step::Commit),
         10 => (1..8000_usize).prop_map(|bytes_max| Step::Compact { bytes_max }),
@@ -68,7 +68,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// What the owner was promised.
 #[derive(Debug, Default)]
 struct Truth {
-    /// Every record ever appended: its length, the commit_point of its append and of its death.
+    /// Every record ever appended: its length, the commit points of its append and of its deletion.
     records: BTreeMap<u64, (usize, CommitPoint, Option<CommitPoint>)>,
     next_id: u64,
 }
@@ -98,11 +98,11 @@ impl World {
         self.owner.as_mut().expect("it is open")
     }
 
-    fn kill(&mut self, id: u64) {
+    fn delete(&mut self, id: u64) {
         let owner = self.owner.as_mut().expect("it is open");
-        match owner.kill(id) {
+        match owner.delete(id) {
             Ok(()) => {
-                // Not flushed: only learns of its commit_point here.
+                // `delete` does not say its commit point, so the test takes that of the next flush.
                 let commit_point = owner.journal.flush();
                 self.truth.records.get_mut(&id).expect("it was appended").2 = Some(commit_point);
             }
@@ -125,15 +125,15 @@ impl World {
                     Err(_) => {}
                 }
             }
-            Step::Kill { nth } => {
+            Step::Delete { nth } => {
                 let index = &self.owner().index;
                 if let Some(id) = index.keys().nth(nth % index.len().max(1)).copied() {
-                    self.kill(id);
+                    self.delete(id);
                 }
             }
-            Step::KillOldest { count } => {
+            Step::DeleteOldest { count } => {
                 let ids: Vec<u64> = self.owner().index.keys().take(count).copied().collect();
-                ids.into_iter().for_each(|id| self.kill(id));
+                ids.into_iter().for_each(|id| self.delete(id));
             }
             Step::Flush => drop(self.owner().journal.flush()),
             Step::Commit => self.commit(),
@@ -152,7 +152,7 @@ impl World {
             Step::Close => {
                 let owner = self.owner.take().expect("it is open");
                 let end = owner.journal.stats();
-                // What a fault that fires while closing breaks is told, not hidden.
+                // If a fault strikes while closing, the error must say so.
                 let whole = owner.journal.close().is_ok();
                 self.memory = self.memory.kill();
                 self.reopen(if whole { None } else { Some(CommitPoint::default()) });
@@ -162,7 +162,7 @@ impl World {
         }
     }
 
-    /// Waits until all is committed. What even the reserve has no room for needs more.
+    /// Waits until all is committed. If even the reserve has no room for it, the disk gets larger.
     fn commit(&mut self) {
         let memory = self.memory.clone();
         let owner = self.owner();
@@ -193,7 +193,7 @@ impl World {
         let owner = Owner::on(self.memory.clone(), &self.options).unwrap();
         let covered =
             |commit_point: CommitPoint| committed.is_none_or(|committed| commit_point <= committed);
-        // A gap that a loss of power has left is damage to later lives.
+        // A gap that a loss of power has left counts as damage at later openings.
         assert!(owner.report.damages == 0 || self.gaps > 0, "{:?}", owner.report);
         self.gaps += owner.report.gap_bytes;
         let mut last = None;
@@ -206,14 +206,13 @@ impl World {
         for (id, (_, appended, died)) in &self.truth.records {
             let live = owner.index.contains_key(id);
             match died {
-                Some(died) if covered(*died) => assert!(!live, "{id} is dead and came back"),
+                Some(died) if covered(*died) => assert!(!live, "{id} is deleted and came back"),
                 None if covered(*appended) => assert!(live, "{id} was committed and is lost"),
                 _ => {}
             }
         }
         assert_eq!(owner.journal.stats().live_records, owner.index.len() as u64);
-        // What survived is what there is from now on, and it is committed.
-        // What did not never comes back.
+        // The records that survived are committed from now on. The others never come back.
         for (id, (_, appended, died)) in &mut self.truth.records {
             *appended = CommitPoint::default();
             *died = (!owner.index.contains_key(id)).then(CommitPoint::default);
@@ -230,15 +229,15 @@ fn live_through(fsync: Fsync, steps: &[Step]) {
         assert!(stats.disk_bytes <= world.options.max_disk_bytes, "{stats:?}");
     }
     world.memory.state().faults.clear();
-    // While the reserve is in use, too, what is handed over gets to the disk.
+    // What was appended gets to the disk even while the reserve is in use.
     world.commit();
     world.memory.state().bytes_max = None;
     world.crash(7);
     assert!(world.memory.state().reserve().is_some(), "made again at opening");
-    // Everything dies, and the disk is given back but for the last segment.
+    // Everything is deleted, and all segments but the last are removed from the disk.
     let ids: Vec<u64> = world.owner().index.keys().copied().collect();
     for id in ids {
-        world.kill(id);
+        world.delete(id);
         world.owner().commit();
     }
     world.owner().until("deletion", |owner| owner.journal.stats().segments <= 1);

@@ -1,4 +1,4 @@
-//! An owner as small as can be: numbered records, deaths as notes, an index in memory.
+//! A minimal owner: numbered records, deletions as notes, an index in memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,21 +47,21 @@ impl Owner {
         ) -> Result<(Journal, RecoveryReport), OpenError>,
     ) -> Result<Self, OpenError> {
         let mut index = BTreeMap::new();
-        let mut dead = Vec::new();
+        let mut deleted = Vec::new();
         let mut recovered = Vec::new();
         let (mut journal, report) = open(&mut |position, bytes| match bytes.split_at_checked(8) {
-            // A death: eight bytes of 0xFF, then the number of the dead.
+            // A deletion: eight bytes of 0xFF, then the number of the deleted record.
             Some((head, id)) if head == [0xFF; 8] => {
-                dead.extend(index.remove(&u64::from_le_bytes(id.try_into().unwrap())));
+                deleted.extend(index.remove(&u64::from_le_bytes(id.try_into().unwrap())));
             }
             Some((id, _)) => {
                 let id = u64::from_le_bytes(id.try_into().unwrap());
                 recovered.push((position, id, bytes.to_vec()));
-                dead.extend(index.insert(id, position));
+                deleted.extend(index.insert(id, position));
             }
             None => panic!("a record of {} bytes was never written", bytes.len()),
         })?;
-        for position in dead {
+        for position in deleted {
             assert!(journal.release(position), "recovered records are live");
         }
         Ok(Self { journal, report, index, recovered })
@@ -73,8 +73,8 @@ impl Owner {
         Ok(position.commit_point())
     }
 
-    /// Notes the death and releases the record.
-    pub(super) fn kill(&mut self, id: u64) -> Result<(), AppendError> {
+    /// Appends a note of the deletion and releases the record.
+    pub(super) fn delete(&mut self, id: u64) -> Result<(), AppendError> {
         let mut note = vec![0xFF; 8];
         note.extend(id.to_le_bytes());
         self.journal.note(&note)?;
@@ -84,9 +84,9 @@ impl Owner {
         Ok(())
     }
 
-    /// As [`Self::kill`], however often it has to be tried.
-    pub(super) fn kill_in_time(&mut self, id: u64) {
-        self.until("a death", |owner| match owner.kill(id) {
+    /// As [`Self::delete`], tried again until there is room for the note.
+    pub(super) fn delete_in_time(&mut self, id: u64) {
+        self.until("a death", |owner| match owner.delete(id) {
             Ok(()) => true,
             Err(error) => {
                 assert!(matches!(error, AppendError::Full(_)), "{error}");

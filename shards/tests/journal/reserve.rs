@@ -1,5 +1,5 @@
 //! A full file system heals by itself: the reserve gives notes and copies the room they need to
-//! make more, and whatever state it is found in, it is neither log nor damage.
+//! make more, and in whatever state it is found, it counts neither as log nor as damage.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ fn heal(owner: &mut Owner) {
     });
 }
 
-/// The process is killed, or, where it has to be outlived, power is lost.
+/// Kills the process or, if the test asks for more, cuts the power.
 fn crash(owner: Owner, memory: &Memory, options: &Options) -> (Owner, Memory) {
     let next = if options.fsync == Fsync::Always {
         memory.lose_power(&mut Rng::with_seed(5))
@@ -58,7 +58,7 @@ fn one_old_record_does_not_keep_a_disk_full() {
             let (memory, options) = (Memory::default(), options(fsync));
             let mut owner = Owner::on(memory.clone(), &options).unwrap();
             let filled = fill(&mut owner, &memory, bytes);
-            (1..filled).for_each(|id| owner.kill_in_time(id));
+            (1..filled).for_each(|id| owner.delete_in_time(id));
             heal(&mut owner);
             assert!(memory.state().reserve().is_some_and(|bytes| bytes > 4096));
             assert!(memory.state().used() <= bytes);
@@ -83,13 +83,13 @@ fn in_whatever_order_records_die_the_disk_heals() {
         let mut dying: Vec<u64> = (1..filled).collect();
         match seed / 3 {
             0 => dying.reverse(),
-            // The younger half dies first, and only then the older one.
+            // The younger half is deleted first, and only then the older one.
             1 => dying.rotate_left(usize::try_from(filled / 2).unwrap()),
             _ => Rng::with_seed(seed as u64).shuffle(&mut dying),
         }
         for id in dying {
-            // By and by, as in life; the condition may even be sound in between.
-            owner.kill_in_time(id);
+            // Little by little, as in production; the condition may even be sound in between.
+            owner.delete_in_time(id);
             owner.compact(1000);
             owner.journal.flush();
         }
@@ -116,11 +116,11 @@ fn a_disk_fills_and_heals_again_and_again() {
             }
             refused += 1;
             // A few of each segment stay, the oldest one among them.
-            let dead: Vec<u64> = owner.index.keys().copied().filter(|id| id % 9 != 0).collect();
-            dead.into_iter().for_each(|id| owner.kill_in_time(id));
+            let unwanted: Vec<u64> = owner.index.keys().copied().filter(|id| id % 9 != 0).collect();
+            unwanted.into_iter().for_each(|id| owner.delete_in_time(id));
             while owner.index.len() > 20 {
                 let second = *owner.index.keys().nth(1).unwrap();
-                owner.kill_in_time(second);
+                owner.delete_in_time(second);
             }
             heal(&mut owner);
         }
@@ -139,14 +139,14 @@ fn deaths_told_while_the_reserve_is_in_use_outlive_the_process() {
         let mut owner = Owner::on(memory.clone(), &options).unwrap();
         let filled = fill(&mut owner, &memory, 30_000);
         for id in (1..filled).step_by(4) {
-            owner.kill(id).expect("notes have a part of the reserve");
+            owner.delete(id).expect("notes have a part of the reserve");
         }
         owner.commit();
         assert_eq!(*owner.journal.condition(), Condition::Tight, "nothing could be deleted");
         let live = owner.index.clone();
         let (mut owner, memory) = crash(owner, &memory, &options);
         assert_eq!(owner.index, live);
-        // What was used of it is missing now.
+        // The part of it that was used is missing now.
         assert_eq!(*owner.journal.condition(), Condition::Tight);
         heal(&mut owner);
         assert_eq!(owner.journal.stats().live_records, live.len() as u64);
@@ -186,7 +186,7 @@ fn a_journal_opens_on_a_full_disk_and_heals_with_what_there_is() {
     for id in 0..60 {
         owner.append(id, 300).unwrap();
     }
-    (1..60).for_each(|id| owner.kill(id).unwrap());
+    (1..60).for_each(|id| owner.delete(id).unwrap());
     owner.commit();
     let memory = memory.kill();
     drop(owner);
@@ -203,14 +203,14 @@ fn a_journal_opens_on_a_full_disk_and_heals_with_what_there_is() {
     owner.commit();
     assert_eq!(owner.index.keys().copied().collect::<Vec<_>>(), [0, 100]);
 
-    // No room at all: nothing helps but more of it.
+    // No room at all: only more room helps.
     let memory = memory.kill();
     drop(owner);
     memory.state().leave_reserve(None);
     let used = memory.state().used();
     memory.state().bytes_max = Some(used);
     let mut owner = Owner::on(memory.clone(), &options).unwrap();
-    owner.kill(100).unwrap();
+    owner.delete(100).unwrap();
     owner.journal.flush();
     owner.until("fullness", |owner| *owner.journal.condition() == Condition::Full);
     memory.state().bytes_max = None;
@@ -224,22 +224,25 @@ fn when_the_reserve_is_used_up_the_dead_still_make_room() {
     let (memory, options) = (Memory::default(), options(Fsync::Always));
     let mut owner = Owner::on(memory.clone(), &options).unwrap();
     memory.state().bytes_max = Some(30_000);
-    // More than the reserve takes, before the first answer.
+    // More than the reserve holds, before the writer's first report.
     for id in 0..120 {
         owner.append(id, 300).unwrap();
     }
     owner.journal.flush();
     owner.until("fullness", |owner| *owner.journal.condition() == Condition::Full);
     assert_eq!(memory.state().reserve(), None);
-    // All but the youngest die, some before they were ever written.
+    // All but the youngest are deleted, some before they were ever written.
     for id in 0..118 {
-        owner.kill(id).expect("deaths are still taken");
+        owner.delete(id).expect("deaths are still taken");
     }
     heal(&mut owner);
     owner.append(120, 300).unwrap();
     owner.commit();
     let disk_bytes = owner.journal.stats().disk_bytes;
-    assert!(memory.state().bytes() <= disk_bytes, "dead before it was written, and left behind");
+    assert!(
+        memory.state().bytes() <= disk_bytes,
+        "deleted before it was written, and still on disk"
+    );
     let (owner, _) = crash(owner, &memory, &options);
     assert_eq!(owner.index.keys().copied().collect::<Vec<_>>(), [118, 119, 120]);
 }
@@ -255,7 +258,7 @@ fn no_space_at_any_operation_costs_nothing() {
             }
             owner.commit();
             memory.state().faults.push(fault);
-            (0..30).for_each(|id| owner.kill(id).unwrap());
+            (0..30).for_each(|id| owner.delete(id).unwrap());
             owner.commit();
             heal(&mut owner);
             let live = owner.index.clone();

@@ -91,7 +91,7 @@ fn each_reply_reaches_whoever_asked() {
     rig.stop();
 }
 
-/// A query that the shard never came to tells whoever asked, at once.
+/// When a shard and its lanes are gone, whoever waits for a reply hears of it, without a deadline.
 #[test]
 fn a_query_that_is_dropped_fails_for_whoever_asked() {
     let rig = Rig::waiting(quiet(), 8);

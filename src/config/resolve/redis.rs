@@ -1,7 +1,7 @@
-//! The settings of the Redis trigger source, tried by what will use them.
+//! The settings of the Redis trigger source, checked by the code that will use them.
 //!
 //! **Runs on**: main, before anything is started. **Owns**: nothing.
-//! **Never**: accepts what the subscriber would refuse for ever.
+//! **Never**: accepts a setting with which the subscriber could never connect.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ impl Resolver<'_> {
         })
     }
 
-    /// The certificate files, tried by what will use them.
+    /// The certificate files, read here by the code that will use them.
     fn redis_tls(&mut self, url: Option<&str>) -> RedisTls {
         let file = |key| self.raw.text(key).map(|path| self.absolute(&path));
         let ca = file(&keys::REDIS_TLS_CA);

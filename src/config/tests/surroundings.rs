@@ -1,7 +1,7 @@
-//! Set-up: as in the tests above, with what other programs, platforms and disks put in the way.
-//! Property: what is not ours is passed over, a slip is named, and nothing is accepted that a part of
-//! the gateway refuses later.
-//! Why it matters: these configurations come from places their operator does not look at.
+//! Set-up: as in the parent module, with variables and files of other programs and platforms.
+//! Property: what belongs to others is ignored, a misspelt name is reported, and nothing is
+//! accepted that a part of the gateway refuses later. Why it matters: operators often do not see
+//! where these settings come from.
 
 use super::*;
 
@@ -20,7 +20,7 @@ fn a_dotenv_file_may_be_shared_with_other_programs() {
     assert_eq!((settings.server.address.port(), settings.shards.count), (9001, 2));
     assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
 
-    // In another encoding as well, unless it is ours.
+    // Lines of others may be in another encoding, but ours may not.
     std::fs::write(directory.0.join(".env"), b"CITY=K\xf6ln\nSERVER_PORT=9002\n").unwrap();
     assert_eq!(directory.load(&[]).unwrap().settings.server.address.port(), 9002);
     std::fs::write(directory.0.join(".env"), b"JWT_SECRET=hunter2\xf6\n").unwrap();
@@ -42,9 +42,9 @@ fn a_slip_in_a_name_of_the_environment_is_warned_about() {
     assert_eq!(
         warnings[..],
         [
-            "SERVER_PROT (.env, line 2) is not read; is SERVER_PORT matches?",
-            "APIKEY (environment) is not read; is API_KEY matches?",
-            "JWT_PUBLIC_KEY (environment) is not read; is JWT_PUBLICKEY matches?",
+            "SERVER_PROT (.env, line 2) is not read; is SERVER_PORT meant?",
+            "APIKEY (environment) is not read; is API_KEY meant?",
+            "JWT_PUBLIC_KEY (environment) is not read; is JWT_PUBLICKEY meant?",
         ]
     );
     assert!(show::effective(&loaded).contains("# warning: SERVER_PROT"));

@@ -1,7 +1,7 @@
 //! A failed handshake in the operator's terms: what is wrong, and what to do about it.
 //!
 //! **Runs on**: the router, when an attempt has failed. **Owns**: nothing.
-//! **Never**: repeats more of a certificate than its names and its time.
+//! **Never**: repeats more of a certificate than its names and its validity period.
 
 use std::fmt;
 use std::time::{Duration, UNIX_EPOCH};
@@ -14,7 +14,7 @@ fn webpki_error(error: &CertificateError) -> Option<&webpki::Error> {
     other.0.downcast_ref()
 }
 
-/// Whether a certificate was refused because it says that it is an authority's.
+/// Whether a certificate was refused because it claims to be an authority's.
 pub(super) fn is_authority(error: &CertificateError) -> bool {
     webpki_error(error) == Some(&webpki::Error::CaUsedAsEndEntity)
 }

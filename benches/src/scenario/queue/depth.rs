@@ -11,14 +11,14 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 
 use super::pump::{self, DEEP, is_queued, pump};
-use super::setup::{Scratch, check_letters, letters, with_queue};
+use super::setup::{Scratch, check_held, held, with_queue};
 use crate::caller::ENVELOPE_BYTES;
 use crate::cli::{Common, QueueArgs, Store};
 use crate::fault::{Context, Outcome, failed};
 use crate::figures::{Figure, join};
 use crate::frame::{self, Opcode};
 use crate::gateway::Gateway;
-use crate::scenario::SETTLE;
+use crate::scenario::QUIET;
 use crate::stop::Stop;
 use crate::subscriber::Transport;
 use crate::swarm::Swarm;
@@ -113,14 +113,14 @@ fn unknown_acks(args: &QueueArgs, depth: u32, scratch: &Scratch, stop: &Stop) ->
     pump(&mut swarm, DEEP, IN_FLIGHT + depth, |number| api.to_user(0, number), is_queued)?;
     let mut client = Client::connect(&gateway, 0)?;
     client.read_until(IN_FLIGHT, |text| text.contains(r#""type":"notification""#))?;
-    check_letters(&gateway, u64::from(depth), u64::from(IN_FLIGHT))?;
+    check_held(&gateway, u64::from(depth), u64::from(IN_FLIGHT))?;
     client.acknowledge_unknown(ACKS_AT_ONCE)?;
     let before = shard_cpu_ns(&gateway)?;
     for _ in 0..ACKS / ACKS_AT_ONCE {
         client.acknowledge_unknown(ACKS_AT_ONCE)?;
     }
     let after = shard_cpu_ns(&gateway)?;
-    check_letters(&gateway, u64::from(depth), u64::from(IN_FLIGHT))?;
+    check_held(&gateway, u64::from(depth), u64::from(IN_FLIGHT))?;
     drop((client, swarm));
     gateway.end()?;
     Ok(us_each(before, after, ACKS))
@@ -135,11 +135,11 @@ fn full_puts(args: &QueueArgs, depth: u32, scratch: &Scratch, stop: &Stop) -> Ou
     let api = gateway.api((args.json_bytes as usize).saturating_sub(ENVELOPE_BYTES));
     let warm_up = depth + PUTS / 4;
     pump(&mut swarm, DEEP, warm_up, |number| api.to_user(0, number), is_queued)?;
-    swarm.run_for(SETTLE)?;
+    swarm.run_for(QUIET)?;
     let before = shard_cpu_ns(&gateway)?;
     pump(&mut swarm, DEEP, PUTS, |number| api.to_user(0, number), is_queued)?;
     let after = shard_cpu_ns(&gateway)?;
-    check_letters(&gateway, u64::from(depth), 0)?;
+    check_held(&gateway, u64::from(depth), 0)?;
     drop(swarm);
     gateway.end()?;
     Ok(us_each(before, after, PUTS))
@@ -155,13 +155,13 @@ fn compaction(args: &QueueArgs, depth: u32, scratch: &Scratch, stop: &Stop) -> O
     pump(&mut swarm, DEEP, LIVE, |number| api.to_user(number % users, number), is_queued)?;
     let filler = gateway.api(FILLER_BYTES);
     let absent = crate::caller::Users::new(users, 1);
-    swarm.run_for(SETTLE)?;
+    swarm.run_for(QUIET)?;
     let before = shard_cpu_ns(&gateway)?;
     let request = |number| filler.to_users(&absent, number, Some(1));
     pump(&mut swarm, pump::WIDE, FILLERS, request, is_queued)?;
     let is_done = stop.poll(PATIENCE, || {
-        swarm.run_for(SETTLE)?;
-        let is_expired = letters(&gateway)?.waiting == u64::from(LIVE);
+        swarm.run_for(QUIET)?;
+        let is_expired = held(&gateway)?.waiting == u64::from(LIVE);
         let is_compacted = disk_bytes(&gateway)? < COMPACTED_BYTES_MAX;
         Ok((is_expired && is_compacted).then_some(()))
     })?;

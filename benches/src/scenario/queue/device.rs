@@ -1,4 +1,4 @@
-//! The same bytes by plain writes in the same directory: what the disk gives to anybody.
+//! The same bytes by plain writes in the same directory: what the disk itself can do.
 //!
 //! **Runs on**: the tool's one thread, which waits for the disk here as a gateway never may.
 //! **Owns**: the files it writes. **Never**: measures anything else meanwhile.
@@ -14,14 +14,14 @@ use crate::fault::{Context, Outcome};
 use crate::figures::{Figure, percentile_us};
 use crate::stop::Stop;
 
-/// A letter of a notification of 200 bytes with all that goes with it, about.
+/// About the size of the record of one message: a notification of 200 bytes and its header.
 const RECORD_BYTES: usize = 300;
-/// Letters written together.
+/// Messages written together.
 const BATCH: u32 = 256;
 
 pub(super) fn round(args: &QueueArgs, scratch: &Scratch, stop: &Stop) -> Outcome<Vec<Figure>> {
     let directory = scratch.fresh()?;
-    let batches = (args.users * args.letters).div_ceil(BATCH);
+    let batches = (args.users * args.messages).div_ceil(BATCH);
     let records = f64::from(batches * BATCH);
     let begin = Instant::now();
     write(&directory.join("plain"), batches, false, stop)?;

@@ -1,12 +1,12 @@
 //! Memory for each notification that waits for its user, its own bytes included.
 //!
 //! **Runs on**: the tool's one thread. **Owns**: a gateway for each population. **Never**: lets two
-//! letters share a notification.
+//! messages share a notification.
 
 use std::time::Duration;
 
 use super::pump::{self, DEEP, is_queued, pump};
-use super::setup::{Scratch, check_letters, with_queue};
+use super::setup::{Scratch, check_held, with_queue};
 use crate::caller::ENVELOPE_BYTES;
 use crate::cli::{Common, QueueArgs, Store};
 use crate::fault::Outcome;
@@ -20,7 +20,7 @@ use crate::subscriber::Transport;
 const REST: Duration = Duration::from_secs(1);
 const TARGET_BYTES: f64 = 300.0;
 
-/// So many letters each for so many users.
+/// A number of users, and how many messages each of them has.
 #[derive(Clone, Copy)]
 struct Population {
     users: u32,
@@ -55,8 +55,8 @@ pub(super) fn measure(
     Ok(figures)
 }
 
-/// How much the resident set has grown for each letter: of all, and of the second half of the
-/// users, when what is there once has come.
+/// How much the resident set has grown for each message: over all users, and over the second half of
+/// them, when what is allocated only once is there already.
 fn growth(common: &Common, json_bytes: u32, people: Population, stop: &Stop) -> Outcome<[f64; 2]> {
     let gateway = Gateway::start(common, common.shards, stop)?;
     let mut swarm = gateway.swarm(common, Transport::Ws, None, stop)?;
@@ -66,19 +66,19 @@ fn growth(common: &Common, json_bytes: u32, people: Population, stop: &Stop) -> 
     swarm.run_for(REST)?;
     let mut readings = vec![procfs::rss_bytes(gateway.pid())? as f64];
     let half = people.users / 2;
-    let mut letters = 0;
+    let mut messages = 0;
     for (first, users) in [(0, half), (half, people.users - half)] {
         // One for each user, then the next one for each, as it happens.
         let request = |number: u32| api.to_user(first + number % users, number);
         pump(&mut swarm, DEEP, users * people.each, request, is_queued)?;
-        letters += users * people.each;
+        messages += users * people.each;
         swarm.run_for(REST)?;
         readings.push(procfs::rss_bytes(gateway.pid())? as f64);
-        check_letters(&gateway, u64::from(letters), 0)?;
+        check_held(&gateway, u64::from(messages), 0)?;
     }
     drop(swarm);
     gateway.end()?;
     let [before, middle, after] = readings.as_slice() else { return Ok([f64::NAN; 2]) };
     let second = f64::from((people.users - half) * people.each);
-    Ok([(after - before) / f64::from(letters), (after - middle) / second])
+    Ok([(after - before) / f64::from(messages), (after - middle) / second])
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::pump::{self, WIDE, pump};
-use super::setup::{Scratch, check_letters, with_queue};
+use super::setup::{Scratch, check_held, with_queue};
 use crate::caller::{Answer, ENVELOPE_BYTES, NUMBERED_BYTES, Users};
 use crate::cli::{Common, QueueArgs, Store};
 use crate::fault::Outcome;
@@ -19,14 +19,14 @@ use crate::subscriber::Transport;
 
 const REST: Duration = Duration::from_secs(1);
 const TARGET_BYTES: f64 = 64.0;
-/// Broadcasts before the first reading: the way out to every client has been used.
+/// Broadcasts before the first reading, so that every client's outbox and socket have been used.
 const WARM_UP: u32 = 5;
 
 /// Each of the users gets this many, then as many again.
 #[derive(Clone, Copy)]
 struct Load {
     users: u32,
-    letters: u32,
+    messages: u32,
     payload_bytes: usize,
 }
 
@@ -38,23 +38,23 @@ pub(super) fn measure(
 ) -> Outcome<Vec<Figure>> {
     let payload = (args.json_bytes as usize).saturating_sub(ENVELOPE_BYTES).max(NUMBERED_BYTES);
     let load =
-        Load { users: args.pending_users, letters: args.pending_letters, payload_bytes: payload };
+        Load { users: args.pending_users, messages: args.pending_messages, payload_bytes: payload };
     let common = with_queue(&args.common, store, &scratch.fresh()?, false);
     let [sent, _] = growth(&common, load, false, stop)?;
     let common = with_queue(&args.common, store, &scratch.fresh()?, true);
     let [tracked, twice] = growth(&common, load, true, stop)?;
-    let Load { users, letters, .. } = load;
-    let count = f64::from(users) * f64::from(letters);
+    let Load { users, messages, .. } = load;
+    let count = f64::from(users) * f64::from(messages);
     Ok(vec![
         Figure::one(
             "sent_kib",
-            format!("RSS growth of {users} users × {letters}, acknowledgement off"),
+            format!("RSS growth of {users} users × {messages}, acknowledgement off"),
             "KiB",
             sent / 1024.0,
         ),
         Figure::one(
             "tracked_kib",
-            format!("RSS growth of {users} users × {letters} pending"),
+            format!("RSS growth of {users} users × {messages} pending"),
             "KiB",
             tracked / 1024.0,
         ),
@@ -67,7 +67,7 @@ pub(super) fn measure(
         .at_most(TARGET_BYTES),
         Figure::one(
             "more_pending_bytes",
-            format!("RSS per pending Ack, {letters} more for each"),
+            format!("RSS per pending Ack, {messages} more for each"),
             "B",
             (twice - tracked) / count,
         )
@@ -77,7 +77,7 @@ pub(super) fn measure(
 
 /// How much the gateway's resident set has grown once all have got theirs, and twice theirs.
 fn growth(common: &Common, load: Load, ack: bool, stop: &Stop) -> Outcome<[f64; 2]> {
-    let Load { users, letters, payload_bytes } = load;
+    let Load { users, messages, payload_bytes } = load;
     let gateway = Gateway::start(common, common.shards, stop)?;
     let mut swarm = gateway.swarm(common, Transport::Ws, None, stop)?;
     swarm.connect_all(0, users, common.at_once)?;
@@ -85,25 +85,25 @@ fn growth(common: &Common, load: Load, ack: bool, stop: &Stop) -> Outcome<[f64; 
     let api = gateway.api(payload_bytes);
     pump::warm_up(&mut swarm, &api, users)?;
     let took_it = |answer: &Answer| answer.delivered_to == u64::from(users);
-    swarm.ledger().expect_letters(0, users, 0, WARM_UP + 2 * letters);
+    swarm.arrivals().expect_queued(0, users, 0, WARM_UP + 2 * messages);
     pump(&mut swarm, WIDE, WARM_UP, |seq| api.to_all(seq), took_it)?;
     swarm.run_for(REST)?;
     let everyone = Users::new(0, users);
     let before = procfs::rss_bytes(gateway.pid())? as f64;
     let mut grown = [0.0; 2];
     for (times, grown) in (1..).zip(&mut grown) {
-        let first = WARM_UP + (times - 1) * letters;
+        let first = WARM_UP + (times - 1) * messages;
         let request = |number| api.to_users(&everyone, first + number, None);
-        pump(&mut swarm, WIDE, letters, request, took_it)?;
-        let wanted = u64::from(first + letters) * u64::from(users);
+        pump(&mut swarm, WIDE, messages, request, took_it)?;
+        let wanted = u64::from(first + messages) * u64::from(users);
         swarm.turn_until("notifications", |swarm| {
-            let arrived = swarm.ledger().arrived;
+            let arrived = swarm.arrivals().arrived;
             Ok((arrived, arrived == wanted))
         })?;
         swarm.run_for(REST)?;
         check_no_strays(&mut swarm)?;
-        let pending = if ack { u64::from(times * letters) * u64::from(users) } else { 0 };
-        check_letters(&gateway, 0, pending)?;
+        let pending = if ack { u64::from(times * messages) * u64::from(users) } else { 0 };
+        check_held(&gateway, 0, pending)?;
         *grown = procfs::rss_bytes(gateway.pid())? as f64 - before;
     }
     drop(swarm);

@@ -1,4 +1,4 @@
-//! Publishes many requests and collects their answers: the way letters get into the gateway.
+//! Publishes many requests and collects their answers: this is how messages are put into the queue.
 //!
 //! **Runs on**: the tool's one thread. **Owns**: nothing beyond a call. **Never**: has more
 //! requests under way than it was told, or goes on after an answer that is not as it must be.
@@ -21,7 +21,7 @@ pub(super) const WIDE: Width = Width { callers: 4, depth: 1 };
 /// For triggers to one user, of which each is small.
 pub(super) const DEEP: Width = Width { callers: 4, depth: 16 };
 
-/// What came of a stretch of requests.
+/// The outcome of a series of requests.
 #[derive(Debug)]
 pub(super) struct Pumped {
     pub(super) took: Duration,
@@ -63,7 +63,7 @@ pub(super) fn pump(
     Ok(Pumped { took, responses })
 }
 
-/// Nobody was there, and it waits.
+/// The answer says that the user was absent and the message is queued.
 pub(super) fn is_queued(answer: &Answer) -> bool {
     answer.queued && answer.delivered_to == 0 && answer.failed == 0
 }

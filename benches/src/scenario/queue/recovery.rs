@@ -1,4 +1,4 @@
-//! From SIGKILL to everything being there again.
+//! The time from SIGKILL until every queued message is loaded again.
 //!
 //! **Runs on**: the tool's one thread. **Owns**: the gateways, one after the other on the same
 //! directory. **Never**: lets a gateway that is killed shut down in good order first.
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Advice, fadvise};
 
 use super::pump::{WIDE, is_queued, pump};
-use super::setup::{Scratch, check_letters, letters, with_queue};
+use super::setup::{Scratch, check_held, held, with_queue};
 use crate::caller::{ENVELOPE_BYTES, NUMBERED_BYTES, Users};
 use crate::cli::{Common, QueueArgs, Store};
 use crate::fault::{Context, Outcome};
@@ -37,7 +37,7 @@ pub(super) fn measure(
     let gateway = Gateway::start(&common, common.shards, stop)?;
     fill(args, &gateway, &common, stop)?;
     let count = u64::from(args.recovery_users) * u64::from(EACH);
-    check_letters(&gateway, count, 0)?;
+    check_held(&gateway, count, 0)?;
     let filled = procfs::rss_bytes(gateway.pid())?;
     gateway.kill()?;
     let (on_disk, _) = all_files(&directory, |_| Ok(()))?;
@@ -57,12 +57,16 @@ pub(super) fn measure(
         Figure::one(key, label, "s", time.as_secs_f64()).at_most(TARGET_SECONDS)
     };
     Ok(vec![
-        Figure::one("letters", "Letters that waited at SIGKILL", "", count as f64),
+        Figure::one("messages", "Messages that waited at SIGKILL", "", count as f64),
         Figure::one("on_disk_mib", "Files", "MiB", mib(on_disk)),
         seconds("healthy_s", "Start to an answer of /health", healthy),
-        seconds("recovered_s", "Start to all letters in /stats", there),
+        seconds("recovered_s", "Start until /stats counts all messages", there),
         seconds("cold_healthy_s", "Start to an answer of /health, nothing cached", cold_healthy),
-        seconds("cold_recovered_s", "Start to all letters in /stats, nothing cached", cold_there),
+        seconds(
+            "cold_recovered_s",
+            "Start until /stats counts all messages, nothing cached",
+            cold_there,
+        ),
         Figure::one("rss_filled_mib", "RSS before SIGKILL", "MiB", mib(filled)),
         Figure::one("rss_recovered_mib", "RSS after recovery", "MiB", mib(recovered)),
     ])
@@ -83,7 +87,7 @@ fn fill(args: &QueueArgs, gateway: &Gateway, common: &Common, stop: &Stop) -> Ou
     Ok(())
 }
 
-/// Starts it on what is there; the times until it answers, and until it has `count` letters.
+/// Starts it on what is there; the times until it answers, and until it has `count` messages.
 fn restart(common: &Common, count: u64, stop: &Stop) -> Outcome<(Duration, Duration, Gateway)> {
     let begin = Instant::now();
     let mut gateway = Gateway::launch(common, common.shards, stop)?;
@@ -92,8 +96,8 @@ fn restart(common: &Common, count: u64, stop: &Stop) -> Outcome<(Duration, Durat
         Ok(matches!(answer, Ok((200, _))).then_some(()))
     })?;
     let healthy = begin.elapsed();
-    gateway.wait(HEALTHY_WITHIN, "did not have all letters", stop, |gateway| {
-        Ok((letters(gateway)?.waiting == count).then_some(()))
+    gateway.wait(HEALTHY_WITHIN, "did not have all messages", stop, |gateway| {
+        Ok((held(gateway)?.waiting == count).then_some(()))
     })?;
     Ok((healthy, begin.elapsed(), gateway))
 }

@@ -1,4 +1,4 @@
-//! The gateway's settings for one store, the directories it writes to, and what it says of itself.
+//! The gateway's settings for one store, the directories it writes to, and what its `/stats` counts.
 //!
 //! **Runs on**: the tool's one thread. **Owns**: a directory below the one to measure, removed with
 //! all in it at the end. **Never**: touches a file beside it.
@@ -29,7 +29,7 @@ impl Scratch {
         Ok(Self { root })
     }
 
-    /// An empty directory; whatever was there before goes.
+    /// An empty directory: what was in it before is deleted.
     pub(super) fn fresh(&self) -> Outcome<PathBuf> {
         fs::remove_dir_all(&self.root).context("cannot empty the directory to measure")?;
         let path = self.root.join("data");
@@ -71,7 +71,7 @@ pub(super) fn with_queue(common: &Common, store: Store, path: &Path, ack: bool) 
 
 /// What waits and what awaits its Ack, as the gateway counts it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Letters {
+pub(super) struct Held {
     pub(super) waiting: u64,
     pub(super) pending: u64,
 }
@@ -92,20 +92,20 @@ struct AckStats {
     pending_count: u64,
 }
 
-pub(super) fn letters(gateway: &Gateway) -> Outcome<Letters> {
+pub(super) fn held(gateway: &Gateway) -> Outcome<Held> {
     let (status, body) = http::get(gateway.address, "/stats", &gateway.api_key)?;
     if status != 200 {
         return failed(format!("/stats answered {status}"));
     }
     let stats: Stats = serde_json::from_slice(&body).context("/stats")?;
-    Ok(Letters { waiting: stats.queue.size, pending: stats.ack.pending_count })
+    Ok(Held { waiting: stats.queue.size, pending: stats.ack.pending_count })
 }
 
 /// Fails if the gateway does not hold exactly this.
-pub(super) fn check_letters(gateway: &Gateway, waiting: u64, pending: u64) -> Outcome<()> {
-    let (held, wanted) = (letters(gateway)?, Letters { waiting, pending });
-    if held == wanted {
+pub(super) fn check_held(gateway: &Gateway, waiting: u64, pending: u64) -> Outcome<()> {
+    let (found, wanted) = (held(gateway)?, Held { waiting, pending });
+    if found == wanted {
         return Ok(());
     }
-    failed(format!("the gateway says {held:?} where there should be {wanted:?}"))
+    failed(format!("the gateway says {found:?} where there should be {wanted:?}"))
 }

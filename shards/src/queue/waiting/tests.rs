@@ -129,7 +129,7 @@ proptest! {
 
 #[test]
 #[should_panic(expected = "waits already")]
-fn a_letter_is_never_put_back_twice() {
+fn a_message_never_waits_twice() {
     let mut waiting = Waiting::default();
     waiting.insert(message(1, 1, END, 1));
     waiting.insert(message(1, 1, END, 1));

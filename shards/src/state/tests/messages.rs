@@ -43,7 +43,7 @@ proptest! {
     #![proptest_config(seeded(3_000))]
 
     #[test]
-    fn every_accepted_letter_is_in_one_known_place(
+    fn every_accepted_message_is_in_one_known_place(
         limits in script::limits(),
         seed: u64,
         steps in prop::collection::vec(script::step(), 1..60),
@@ -160,7 +160,7 @@ fn a_replay_does_not_wait_for_who_has_left() {
 /// A trigger that is repeated because nobody knows whether it was sent before a crash has the id it
 /// had: both messages are kept, sent, and acknowledged, one by one.
 #[test]
-fn two_letters_may_have_one_id() {
+fn two_messages_may_have_one_id() {
     let ttl = Duration::from_secs(60);
     let queue = QueueLimits { per_user_max: 0, ttl, dead_letter_ttl: Duration::ZERO };
     let timeout = Duration::from_secs(1);

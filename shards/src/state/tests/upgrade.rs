@@ -1,9 +1,9 @@
 //! What the version before has written is read, and what it did not know begins now.
 //!
 //! Set-up: a journal with records as version 0.1 wrote them, byte by byte, on a state.
-//! Property: dead messages of both forms are there, are forgotten a time to live after the start that
+//! Property: dead letters of both forms are there, are forgotten a time to live after the start that
 //! found them without one, and at that same time whatever comes later.
-//! Why it matters: an upgrade that loses dead messages, or keeps them for ever, shows weeks later.
+//! Why it matters: an upgrade that loses dead letters, or keeps them for ever, shows weeks later.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ const TENANT: &str = "default";
 const USER: &str = "ann";
 
 /// `message` of version 0.1: flags are 1 for dead and 2 for an audience.
-fn letter_record(sequence: u64, flags: u8) -> Vec<u8> {
+fn message_record(sequence: u64, flags: u8) -> Vec<u8> {
     let mut bytes = vec![1, 3, 1, flags];
     bytes.extend_from_slice(&u64::MAX.to_le_bytes());
     bytes.extend_from_slice(&sequence.to_le_bytes());
@@ -44,7 +44,7 @@ fn bell() -> Arc<Doorbell> {
     Arc::new(Doorbell::new(|| {}))
 }
 
-/// The state that a start finds, and when its dead messages are forgotten, in milliseconds.
+/// The state that a start finds, and when its dead letters are forgotten, in milliseconds.
 fn start(directory: &Path, dead_letter_ttl: Duration) -> (State, Vec<(u64, u64)>) {
     let ttl = Duration::from_secs(3600);
     let queue = QueueLimits { per_user_max: 0, ttl, dead_letter_ttl };
@@ -69,11 +69,11 @@ fn dead_letters_of_the_version_before_get_a_time() {
     let directory = tempfile::tempdir().unwrap();
     let (mut journal, _empty) =
         Journal::open(&options(directory.path()), |_, _| panic!("empty"), bell()).unwrap();
-    let waiting = letter_record(1, 0);
+    let waiting = message_record(1, 0);
     journal.append(&waiting).unwrap();
     // One that was given up, and one that was copied after it was.
-    let given_up = journal.append(&letter_record(2, 0)).unwrap();
-    journal.append(&letter_record(3, 1)).unwrap();
+    let given_up = journal.append(&message_record(2, 0)).unwrap();
+    journal.append(&message_record(3, 1)).unwrap();
     let mut changed = vec![3];
     changed.extend_from_slice(&given_up.to_bits().to_le_bytes());
     changed.extend_from_slice(&[3, 1]);

@@ -313,9 +313,14 @@ fn position_of(record: RecordKey) -> Position {
 
 /// The same report, saying that what was to be queued is not.
 fn refused(report: Report) -> Report {
-    let Report::Delivered { request, mut total, mut parts } = report else { return report };
+    let Report::Delivered { request, mut total, mut parts } = report else {
+        panic!("only reports on deliveries are held")
+    };
     for counts in parts.iter_mut().chain([&mut total]) {
         counts.refused = counts.refused.saturating_add(std::mem::take(&mut counts.queued));
     }
     Report::Delivered { request, total, parts }
 }
+
+#[cfg(test)]
+mod bounds;

@@ -26,6 +26,10 @@ const ENDED: u8 = 2;
 const CHANGED: u8 = 3;
 const DEAD_LETTERS: u8 = 4;
 
+/// Why lengths fit 16 bits. A name that was cut would be another's when it is read back.
+const SHORTER_THAN_A_BODY: &str =
+    "a name, and the number of names, is less than the 64 KiB of the request that brought it";
+
 const IS_DEAD: u8 = 1;
 const HAS_AUDIENCE: u8 = 2;
 const HAS_FORGOTTEN: u8 = 4;
@@ -180,10 +184,9 @@ fn decode_message(mut reader: Reader<'_>) -> Option<MessageRecord<'_>> {
 }
 
 fn put_text(buffer: &mut Vec<u8>, text: &str) {
-    // Names are far shorter; what is longer could not be read back.
-    let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
+    let length = u16::try_from(text.len()).expect(SHORTER_THAN_A_BODY);
     buffer.extend_from_slice(&length.to_le_bytes());
-    buffer.extend_from_slice(text.as_bytes().get(..usize::from(length)).unwrap_or_default());
+    buffer.extend_from_slice(text.as_bytes());
 }
 
 fn put_audience(buffer: &mut Vec<u8>, audience: &Audience) {
@@ -193,8 +196,9 @@ fn put_audience(buffer: &mut Vec<u8>, audience: &Audience) {
         Audience::Channels(names) => (2, names),
     };
     buffer.push(kind);
-    buffer.extend_from_slice(&u16::try_from(names.len()).unwrap_or(u16::MAX).to_le_bytes());
-    names.iter().take(usize::from(u16::MAX)).for_each(|name| put_text(buffer, name));
+    let count = u16::try_from(names.len()).expect(SHORTER_THAN_A_BODY);
+    buffer.extend_from_slice(&count.to_le_bytes());
+    names.iter().for_each(|name| put_text(buffer, name));
 }
 
 struct Reader<'a>(&'a [u8]);

@@ -55,7 +55,7 @@ pub(super) struct Held {
     pub(super) sequence: u64,
     pub(super) sent_at: Tick,
     expires_at: Tick,
-    /// When it is forgotten, if it is a dead message.
+    /// When it is forgotten, if it is a dead letter.
     pub(super) dead_until: Tick,
 }
 
@@ -327,7 +327,10 @@ impl Ledger {
         if self.limits.ack.is_none() && self.limits.queue.is_some() {
             for event in events {
                 if let Event::Gone { owner, was_last, given_back, .. } = event {
-                    let goes_back = |message: &&Returned| *was_last || message.is_queued;
+                    // What another has read ends when the last leaves, which may be in the same call.
+                    let goes_back = |message: &&Returned| {
+                        *was_last || (message.is_queued && !message.is_read_by_another)
+                    };
                     let messages = given_back.iter().filter(goes_back);
                     names.extend(
                         messages.map(|message| ((*owner, message.number), message.is_queued)),

@@ -403,7 +403,7 @@ impl Office {
         assert_eq!(views.len(), if clear { 0 } else { count });
         let mut shown = Vec::new();
         for view in views {
-            let text = std::str::from_utf8(view.kept.json()).unwrap();
+            let text = std::str::from_utf8(view.message.json()).unwrap();
             let digits = text.strip_prefix(r#"{"n":"#).and_then(|text| text.strip_suffix('}'));
             let number: u64 = digits.unwrap().parse().unwrap();
             let held = &self.ledger.held[&(user, number)];

@@ -38,7 +38,7 @@ pub(super) fn number(id: NotificationId) -> u64 {
     u64::from_be_bytes(*id.0.first_chunk::<8>().unwrap())
 }
 
-fn letter_id(frame: &Frame) -> Option<NotificationId> {
+fn notification_id(frame: &Frame) -> Option<NotificationId> {
     match frame {
         Frame::Notification(notification) | Frame::Personal(notification, _) => {
             Some(notification.head().id)
@@ -48,8 +48,13 @@ fn letter_id(frame: &Frame) -> Option<NotificationId> {
     }
 }
 
+fn sending(owner: usize, frame: &Frame) -> Option<(Name, u8)> {
+    let Frame::QueuedMessage(repeated) = frame else { return None };
+    Some(((owner, number(repeated.id)), repeated.attempts))
+}
+
 fn weight(frame: &Frame) -> usize {
-    letter_id(frame).map_or(100, |id| WEIGHTS[usize::from(id.0[8])])
+    notification_id(frame).map_or(100, |id| WEIGHTS[usize::from(id.0[8])])
 }
 
 /// One connection.
@@ -79,6 +84,11 @@ impl Socket {
 
     fn fits(&self, frame: &Frame) -> bool {
         self.outbox.is_empty() || self.backlog() + weight(frame) <= OUTBOX_MAX
+    }
+
+    /// The first frame's message and attempts, if it came from a queue.
+    fn first_sending(&self) -> Option<(Name, u8)> {
+        self.outbox.front().and_then(|frame| sending(self.owner, frame))
     }
 
     /// The client reads the first frame.
@@ -134,6 +144,8 @@ pub(super) struct Returned {
     pub(super) is_begun: bool,
     /// It came from a queue, rather than live.
     pub(super) is_queued: bool,
+    /// It came from a queue, and another connection has read what was sent with it.
+    pub(super) is_read_by_another: bool,
 }
 
 /// All sockets.
@@ -142,6 +154,8 @@ pub(super) struct Sockets {
     pub(super) open: BTreeMap<u32, Socket>,
     /// What clients have read, ever.
     pub(super) read: BTreeSet<Name>,
+    /// Which sendings from a queue somebody has read: the message and its attempts.
+    read_sendings: BTreeSet<(Name, u8)>,
     /// What connections were still writing when they left.
     pub(super) left_writing: BTreeSet<Name>,
     /// Whether every message, not only one sent for the first time, must come in order.
@@ -180,7 +194,8 @@ impl Sockets {
 
     /// Whether a connection holds the message unread.
     pub(super) fn holds(&self, name: Name) -> bool {
-        let is_it = |frame: &Rc<Frame>| letter_id(frame).is_some_and(|id| number(id) == name.1);
+        let is_it =
+            |frame: &Rc<Frame>| notification_id(frame).is_some_and(|id| number(id) == name.1);
         self.of(name.0).any(|(_, socket)| socket.outbox.iter().any(is_it))
     }
 
@@ -197,6 +212,7 @@ impl Sockets {
         let keeps_order = self.keeps_order;
         let socket = self.open.get_mut(&key).unwrap();
         for _ in 0..count {
+            self.read_sendings.extend(socket.first_sending());
             self.read.extend(socket.read_one(keeps_order));
         }
         socket.is_begun |= begins && !socket.outbox.is_empty();
@@ -213,6 +229,7 @@ impl Sockets {
         let keeps_order = self.keeps_order;
         let socket = self.open.get_mut(&key).unwrap();
         while !socket.is_stalled && !socket.outbox.is_empty() {
+            self.read_sendings.extend(socket.first_sending());
             self.read.extend(socket.read_one(keeps_order));
         }
         self.note_drained(key);
@@ -241,8 +258,9 @@ impl Sockets {
         let mut is_begun = socket.is_begun && !abrupt;
         for frame in socket.outbox.drain(..) {
             if flushes {
-                kept_back.extend(letter_id(&frame).map(number));
-                self.left_writing.extend(letter_id(&frame).map(|id| (socket.owner, number(id))));
+                kept_back.extend(notification_id(&frame).map(number));
+                self.left_writing
+                    .extend(notification_id(&frame).map(|id| (socket.owner, number(id))));
             } else if frame.is_notification() {
                 unsent.push(Unsent { frame, is_begun });
             }
@@ -251,9 +269,11 @@ impl Sockets {
         let given_back = unsent
             .iter()
             .map(|unsent| Returned {
-                number: number(letter_id(&unsent.frame).unwrap()),
+                number: number(notification_id(&unsent.frame).unwrap()),
                 is_begun: unsent.is_begun,
                 is_queued: matches!(&*unsent.frame, Frame::QueuedMessage(_)),
+                is_read_by_another: sending(socket.owner, &unsent.frame)
+                    .is_some_and(|sending| self.read_sendings.contains(&sending)),
             })
             .collect();
         let was_last = self.of(socket.owner).next().is_none();
@@ -288,7 +308,7 @@ impl Outgoing for Sockets {
         let bytes = frame.bytes(socket.protocol.encoding());
         assert!(!bytes.is_empty(), "an empty frame for {to:?}");
         let key = to.0;
-        self.events.push(match letter_id(frame) {
+        self.events.push(match notification_id(frame) {
             Some(id) => {
                 let name = (socket.owner, number(id));
                 Event::Taken { key, name, kind: kind(frame, socket.protocol) }

@@ -1,5 +1,5 @@
-//! Counts what the subscribers receive and holds it against what was sent: exactly once for each,
-//! or the run fails. Knows nothing of sockets.
+//! Counts the notifications that arrive at the subscribers and compares them with those that were
+//! sent: each must arrive exactly once, or the run fails. Knows nothing of sockets.
 
 use std::time::{Duration, Instant};
 
@@ -9,17 +9,17 @@ use memchr::memmem;
 /// run have one length and the bare server can count up in place.
 pub(crate) const SEQ_KEY: &[u8] = b"\"ara_seq\":\"";
 pub(crate) const SEQ_DIGITS: usize = 8;
-/// Of a group, so that what a subscriber has seen of it fits one word.
+/// The most notifications in a group: what a subscriber has seen of it is one bit each in a `u64`.
 pub(crate) const GROUP_SIZE_MAX: u32 = 64;
 
-/// What one subscriber has received, by the rule in force.
+/// What one subscriber has received. Which fields count depends on the current rule.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Mark {
     base: u32,
     seen: u64,
 }
 
-/// One unicast notification under way.
+/// One unicast notification that was sent and may not have arrived yet.
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     user: u32,
@@ -29,7 +29,7 @@ struct Sent {
 
 #[derive(Debug, Default)]
 enum Rule {
-    /// Count only.
+    /// Every notification is expected: they are only counted.
     #[default]
     Any,
     /// Every subscriber gets each of `base..base + size` once, in any order.
@@ -39,29 +39,29 @@ enum Rule {
     /// What a subscriber gets has rising sequence numbers; it may have missed some.
     Rising,
     /// Each of the users from `first` on gets each of `base..base + size` once, in any order.
-    Letters { first: u32, base: u32, size: u32, seen: Vec<bool> },
+    Queued { first: u32, base: u32, size: u32, seen: Vec<bool> },
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Ledger {
+pub(crate) struct Arrivals {
     rule: Rule,
-    /// Notifications that the rule in force expected.
+    /// Notifications that the current rule expected.
     pub(crate) arrived: u64,
-    /// Notifications it did not: a second copy, another group's, another user's.
+    /// Notifications it did not expect: a second copy, another group's, another user's.
     pub(crate) strays: u64,
     pub(crate) heartbeats: u64,
-    /// Answers to what subscribers say to a notification: `acked`, `pong`.
+    /// The gateway's answers to what subscribers send for each notification: `acked`, `pong`.
     pub(crate) replies: u64,
     pub(crate) pings: u64,
-    /// Subscribers that reached their last stage, ever.
+    /// Subscribers that were ever connected and subscribed.
     pub(crate) ready: u64,
-    /// From the request's writing to the frame's reading, for unicasts.
+    /// For unicasts: the time from writing the request to reading the frame.
     pub(crate) latencies: Vec<Duration>,
     /// The first notification frame that arrived after this was set to an empty vector.
     pub(crate) capture: Option<Vec<u8>>,
 }
 
-impl Ledger {
+impl Arrivals {
     /// Expects `size` notifications numbered from `base`, once at every subscriber.
     pub(crate) fn expect_group(&mut self, base: u32, size: u32) {
         self.arrived = 0;
@@ -79,10 +79,10 @@ impl Ledger {
     }
 
     /// Expects `size` notifications numbered from `base`, once at each of `users` from `first` on.
-    pub(crate) fn expect_letters(&mut self, first: u32, users: u32, base: u32, size: u32) {
+    pub(crate) fn expect_queued(&mut self, first: u32, users: u32, base: u32, size: u32) {
         self.arrived = 0;
         let seen = vec![false; users as usize * size as usize];
-        self.rule = Rule::Letters { first, base, size, seen };
+        self.rule = Rule::Queued { first, base, size, seen };
     }
 
     /// A unicast with the next sequence number is about to be written.
@@ -92,7 +92,7 @@ impl Ledger {
         }
     }
 
-    /// Wants a copy of the next notification frame.
+    /// Keeps a copy of the next notification frame in `capture`.
     pub(crate) fn start_capture(&mut self) {
         self.capture = Some(Vec::new());
     }
@@ -146,7 +146,7 @@ fn expected(
             mark.base = mark.base.max(seq + 1);
             rising
         }
-        Rule::Letters { first, base, size, seen } => {
+        Rule::Queued { first, base, size, seen } => {
             let place = seq.checked_sub(*base).filter(|place| place < size);
             let place = user
                 .checked_sub(*first)
@@ -178,62 +178,66 @@ mod tests {
 
     #[test]
     fn a_group_counts_each_number_once_per_subscriber() {
-        let (mut ledger, mut first, mut second) =
-            (Ledger::default(), Mark::default(), Mark::default());
-        ledger.expect_group(10, 2);
+        let (mut arrivals, mut first, mut second) =
+            (Arrivals::default(), Mark::default(), Mark::default());
+        arrivals.expect_group(10, 2);
         for seq in [11, 10] {
-            assert!(ledger.delivered(0, &mut first, &message(seq)));
-            assert!(ledger.delivered(1, &mut second, &message(seq)));
+            assert!(arrivals.delivered(0, &mut first, &message(seq)));
+            assert!(arrivals.delivered(1, &mut second, &message(seq)));
         }
-        assert_eq!((ledger.arrived, ledger.strays), (4, 0));
+        assert_eq!((arrivals.arrived, arrivals.strays), (4, 0));
         for stray in [10, 9, 12] {
-            ledger.delivered(0, &mut first, &message(stray));
+            arrivals.delivered(0, &mut first, &message(stray));
         }
-        assert_eq!((ledger.arrived, ledger.strays), (4, 3));
-        ledger.expect_group(12, 1);
-        ledger.delivered(0, &mut first, &message(12));
-        assert_eq!((ledger.arrived, ledger.strays), (1, 3));
+        assert_eq!((arrivals.arrived, arrivals.strays), (4, 3));
+        arrivals.expect_group(12, 1);
+        arrivals.delivered(0, &mut first, &message(12));
+        assert_eq!((arrivals.arrived, arrivals.strays), (1, 3));
     }
 
     #[test]
     fn a_unicast_counts_once_and_only_for_its_user() {
-        let (mut ledger, mut mark) = (Ledger::default(), Mark::default());
-        ledger.expect_unicasts(5);
-        ledger.sent(3);
-        ledger.delivered(4, &mut mark, &message(5));
-        ledger.delivered(3, &mut mark, &message(5));
-        ledger.delivered(3, &mut mark, &message(5));
-        ledger.delivered(3, &mut mark, &message(6));
-        assert_eq!((ledger.arrived, ledger.strays, ledger.latencies.len()), (1, 3, 1));
+        let (mut arrivals, mut mark) = (Arrivals::default(), Mark::default());
+        arrivals.expect_unicasts(5);
+        arrivals.sent(3);
+        arrivals.delivered(4, &mut mark, &message(5));
+        arrivals.delivered(3, &mut mark, &message(5));
+        arrivals.delivered(3, &mut mark, &message(5));
+        arrivals.delivered(3, &mut mark, &message(6));
+        assert_eq!((arrivals.arrived, arrivals.strays, arrivals.latencies.len()), (1, 3, 1));
     }
 
     #[test]
     fn rising_numbers_may_have_gaps_but_never_repeat() {
-        let (mut ledger, mut mark) = (Ledger::default(), Mark::default());
-        ledger.expect_rising();
+        let (mut arrivals, mut mark) = (Arrivals::default(), Mark::default());
+        arrivals.expect_rising();
         for seq in [0, 4, 4, 3, 5] {
-            ledger.delivered(0, &mut mark, &message(seq));
+            arrivals.delivered(0, &mut mark, &message(seq));
         }
-        assert_eq!((ledger.arrived, ledger.strays), (3, 2));
+        assert_eq!((arrivals.arrived, arrivals.strays), (3, 2));
     }
 
     #[test]
-    fn letters_count_once_at_each_of_their_users() {
-        let (mut ledger, mut mark) = (Ledger::default(), Mark::default());
-        ledger.expect_letters(100, 2, 7, 3);
+    fn queued_messages_count_once_at_each_of_their_users() {
+        let (mut arrivals, mut mark) = (Arrivals::default(), Mark::default());
+        arrivals.expect_queued(100, 2, 7, 3);
         for seq in [7, 9, 8] {
-            ledger.delivered(100, &mut mark, &message(seq));
-            ledger.delivered(101, &mut mark, &message(seq));
+            arrivals.delivered(100, &mut mark, &message(seq));
+            arrivals.delivered(101, &mut mark, &message(seq));
         }
-        assert_eq!((ledger.arrived, ledger.strays), (6, 0));
+        assert_eq!((arrivals.arrived, arrivals.strays), (6, 0));
         for (user, seq) in [(100, 7), (99, 8), (102, 8), (101, 6), (101, 10)] {
-            ledger.delivered(user, &mut mark, &message(seq));
+            arrivals.delivered(user, &mut mark, &message(seq));
         }
-        assert_eq!((ledger.arrived, ledger.strays), (6, 5));
+        assert_eq!((arrivals.arrived, arrivals.strays), (6, 5));
     }
 
     #[test]
     fn other_messages_carry_no_number() {
-        assert!(!Ledger::default().delivered(0, &mut Mark::default(), br#"{"type":"heartbeat"}"#));
+        assert!(!Arrivals::default().delivered(
+            0,
+            &mut Mark::default(),
+            br#"{"type":"heartbeat"}"#
+        ));
     }
 }
