@@ -8,11 +8,12 @@ use std::io;
 
 use ara_shards::worker::Ending;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::{AbortHandle, JoinHandle};
 
-/// What main is told.
+/// What threads and tasks report to main.
 #[derive(Debug)]
-pub enum News {
+pub enum SupervisorEvent {
     /// The API answers.
     Ready,
     /// A thread has ended.
@@ -24,7 +25,7 @@ pub enum News {
 /// Watches threads and tasks for main, which takes the process down when one ends unasked.
 #[derive(Debug, Clone)]
 pub struct Supervisor {
-    news: mpsc::Sender<News>,
+    events: mpsc::Sender<SupervisorEvent>,
     /// The task that panics, in a test.
     #[cfg(test)]
     pub(crate) fault: Option<&'static str>,
@@ -32,26 +33,28 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// A supervisor, and what main reads. There must be room for the end of everything that is
-    /// supervised: `news_max` is the most there can be.
+    /// supervised: `events_max` is the most there can be.
     #[must_use]
-    pub fn new(news_max: usize) -> (Self, mpsc::Receiver<News>) {
-        let (news, read) = mpsc::channel(news_max);
+    pub fn new(events_max: usize) -> (Self, mpsc::Receiver<SupervisorEvent>) {
+        let (events, read) = mpsc::channel(events_max);
         let supervisor = Self {
-            news,
+            events,
             #[cfg(test)]
             fault: None,
         };
         (supervisor, read)
     }
 
-    /// Tells main. If main is gone there is nobody to tell.
-    pub fn tell(&self, news: News) {
-        let _told = self.news.try_send(news);
+    /// Reports to main, if it is still there.
+    pub fn report(&self, event: SupervisorEvent) {
+        if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
+            panic!("there is room for every end, but not for {event:?}");
+        }
     }
 
     /// Spawns a task that lives as long as the gateway, on this thread's runtime. It returns only
     /// when the gateway stops, or with the error that keeps it from going on; that and a panic take
-    /// the process down. Aborting it is no end to be told.
+    /// the process down. Nothing is reported when it is aborted.
     pub fn spawn(
         &self,
         name: impl Into<String>,
@@ -69,7 +72,7 @@ impl Supervisor {
                 Err(error) if error.is_cancelled() => return,
                 Err(_panicked) => Ending::Panicked,
             };
-            supervisor.tell(News::TaskEnded(name, ending));
+            supervisor.report(SupervisorEvent::TaskEnded(name, ending));
         });
         handle
     }
@@ -92,4 +95,17 @@ async fn fail<T>(task: impl Future<Output = T>, is_to_fail: bool) -> T {
     let outcome = tokio::time::timeout(moment, task).await;
     assert!(outcome.is_err(), "a long-lived task ended by itself");
     panic!("the test's own panic");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "there is room for every end")]
+    fn an_end_that_would_be_lost_is_loud() {
+        let (supervisor, _events) = Supervisor::new(1);
+        supervisor.report(SupervisorEvent::Ready);
+        supervisor.report(SupervisorEvent::Ready);
+    }
 }

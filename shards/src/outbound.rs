@@ -14,13 +14,13 @@ use crate::protocol::{Event, Marks, Protocol};
 
 /// A frame on its way to one or more connections of this shard.
 #[derive(Debug)]
-pub enum Frame {
+pub enum OutboundMessage {
     /// A notification: the bytes depend on the reader's encoding.
     Notification(Arc<Notification>),
     /// A notification to single users, and its number in the order in which the shard took them.
     Personal(Arc<Notification>, u64),
     /// A message from a user's queue, or sent again.
-    QueuedMessage(Box<Repeated>),
+    Redelivery(Box<Redelivery>),
     /// Bytes for one connection, or for several of one protocol, to be written as they are.
     Bytes(Box<[u8]>),
 }
@@ -29,7 +29,7 @@ pub enum Frame {
 #[derive(Debug)]
 pub struct Unsent {
     /// It.
-    pub frame: Rc<Frame>,
+    pub frame: Rc<OutboundMessage>,
     /// Whether its beginning is out and its end still on the way: it may arrive yet.
     pub is_begun: bool,
 }
@@ -37,7 +37,7 @@ pub struct Unsent {
 /// A queued message as it is sent. It names the message, which stays with its owner: a frame that
 /// comes back brings none.
 #[derive(Debug)]
-pub struct Repeated {
+pub struct Redelivery {
     /// Which notification it is.
     pub id: NotificationId,
     /// Its number in the order in which the shard took them.
@@ -50,7 +50,7 @@ pub struct Repeated {
     prepared: Prepared,
 }
 
-impl Repeated {
+impl Redelivery {
     /// The `sequence`-th message of its shard, marked as sent from the queue or again, for readers of
     /// these encodings.
     #[must_use]
@@ -80,7 +80,7 @@ impl Repeated {
     }
 }
 
-impl Frame {
+impl OutboundMessage {
     /// How urgent it is, if it is a notification.
     #[must_use]
     pub fn priority(&self) -> Option<Priority> {
@@ -88,7 +88,7 @@ impl Frame {
             Self::Notification(notification) | Self::Personal(notification, _) => {
                 Some(notification.head().priority)
             }
-            Self::QueuedMessage(repeated) => Some(repeated.priority),
+            Self::Redelivery(redelivery) => Some(redelivery.priority),
             Self::Bytes(_) => None,
         }
     }
@@ -100,7 +100,7 @@ impl Frame {
             Self::Notification(notification) | Self::Personal(notification, _) => {
                 Some(notification.head().id)
             }
-            Self::QueuedMessage(repeated) => Some(repeated.id),
+            Self::Redelivery(redelivery) => Some(redelivery.id),
             Self::Bytes(_) => None,
         }
     }
@@ -122,7 +122,7 @@ impl Frame {
             Self::Notification(notification) | Self::Personal(notification, _) => {
                 notification.bytes(encoding)
             }
-            Self::QueuedMessage(repeated) => repeated.prepared.bytes(encoding),
+            Self::Redelivery(redelivery) => redelivery.prepared.bytes(encoding),
             Self::Bytes(bytes) => Some(&**bytes),
         };
         bytes.expect("a notification is offered only to readers of what it is encoded in")
@@ -138,19 +138,19 @@ impl Frame {
 /// Makes frames of events. Those that are the same for all connections of a protocol are made once,
 /// so that a heartbeat costs no copy.
 #[derive(Debug)]
-pub(crate) struct EventFrames([Constant; Protocol::COUNT]);
+pub(crate) struct EventMessages([Constant; Protocol::COUNT]);
 
 #[derive(Debug)]
 struct Constant {
-    pong: Option<Rc<Frame>>,
-    heartbeat: Option<Rc<Frame>>,
-    probe: Option<Rc<Frame>>,
+    pong: Option<Rc<OutboundMessage>>,
+    heartbeat: Option<Rc<OutboundMessage>>,
+    probe: Option<Rc<OutboundMessage>>,
 }
 
-impl Default for EventFrames {
+impl Default for EventMessages {
     fn default() -> Self {
         Self(Protocol::ALL.map(|protocol| {
-            let frame = |event| protocol.encode(&event).map(Frame::raw);
+            let frame = |event| protocol.encode(&event).map(OutboundMessage::raw);
             Constant {
                 pong: frame(Event::Pong),
                 heartbeat: frame(Event::Heartbeat),
@@ -160,15 +160,19 @@ impl Default for EventFrames {
     }
 }
 
-impl EventFrames {
+impl EventMessages {
     /// An event in a protocol; `None` where the protocol has no word for it.
-    pub(crate) fn frame(&self, protocol: Protocol, event: &Event<'_>) -> Option<Rc<Frame>> {
+    pub(crate) fn frame(
+        &self,
+        protocol: Protocol,
+        event: &Event<'_>,
+    ) -> Option<Rc<OutboundMessage>> {
         let constant = self.0.get(protocol.index()).expect("every protocol has its frames");
         match event {
             Event::Pong => constant.pong.clone(),
             Event::Heartbeat => constant.heartbeat.clone(),
             Event::Probe => constant.probe.clone(),
-            other => protocol.encode(other).map(Frame::raw),
+            other => protocol.encode(other).map(OutboundMessage::raw),
         }
     }
 }

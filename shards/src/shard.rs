@@ -212,9 +212,8 @@ impl Shard {
         let user = client.user.clone();
         let Ok(next) = self.state.handle_connect(key, client, protocol, now) else {
             self.connections.finish(key, Some(Box::from(&*adoption.refusal)), true);
-            if let Some(protocol) = self.connections.release(key) {
-                self.state.push_report(Report::Closed { protocol });
-            }
+            self.connections.release(key);
+            self.state.push_report(Report::Closed { protocol });
             return;
         };
         self.connections.push_bytes(key, adoption.response_head);
@@ -255,7 +254,7 @@ impl Shard {
                 continue;
             }
             if !self.connections.is_open(key) {
-                match self.linger_until(key, now) {
+                match self.linger_until(key) {
                     Some(until) if until > now => self.arm(key, until),
                     // It had its time to answer and go.
                     _ => self.remove_connection(key),
@@ -287,7 +286,7 @@ impl Shard {
             self.remove_connection(key);
         }
         while let Some(key) = self.connections.next_closing() {
-            let until = self.linger_until(key, now);
+            let until = self.linger_until(key);
             self.arm(key, until.unwrap_or_else(|| now.after(LINGER)));
         }
     }

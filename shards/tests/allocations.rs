@@ -19,7 +19,7 @@ use ara_shards::base::placement::UserHash;
 use ara_shards::encoding::{Encoding, Encodings};
 use ara_shards::link::message::{Client, Delivery, InitialSubscriptions, Recipients};
 use ara_shards::notification::{Metadata, Notification, Priority};
-use ara_shards::outbound::{Frame, Unsent};
+use ara_shards::outbound::{OutboundMessage, Unsent};
 use ara_shards::protocol::{Event, Protocol};
 use ara_shards::state::{Outgoing, State, Urgency};
 use ara_shards::wire::close::CloseReason;
@@ -57,14 +57,14 @@ impl Outgoing for Taker {
         panic!("a delivery tells nobody anything else");
     }
 
-    fn offer(&mut self, _: ConnectionKey, frame: &Rc<Frame>, _: Urgency) -> bool {
+    fn offer(&mut self, _: ConnectionKey, frame: &Rc<OutboundMessage>, _: Urgency) -> bool {
         assert!(Encoding::ALL.iter().all(|encoding| !frame.bytes(*encoding).is_empty()));
         self.frames += usize::from(frame.is_notification());
         true
     }
 
     fn encoding(&self, _: ConnectionKey) -> Option<Encoding> {
-        None
+        panic!("nothing is sent from a queue");
     }
 
     fn backlog_bytes(&self, _: ConnectionKey) -> Option<usize> {
@@ -95,7 +95,7 @@ fn allocations(connections: usize) -> [u64; 2] {
             seen: None,
         };
         let key = ConnectionKey::from_index(number).unwrap();
-        let protocol = Protocol::ALL[number % 3];
+        let protocol = *Protocol::ALL.get(number % 3).unwrap();
         state.handle_connect(key, member, protocol, Tick(0)).unwrap();
     }
     let id = NotificationId([1; 16]);

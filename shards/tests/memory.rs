@@ -20,7 +20,7 @@ use ara_shards::base::id::{ConnectionKey, Tick};
 use ara_shards::base::placement::UserHash;
 use ara_shards::encoding::Encoding;
 use ara_shards::link::message::{Client, InitialSubscriptions};
-use ara_shards::outbound::{Frame, Unsent};
+use ara_shards::outbound::{OutboundMessage, Unsent};
 use ara_shards::protocol::{Event, Protocol, ara};
 use ara_shards::state::{Outgoing, State, Urgency};
 use ara_shards::wire::close::CloseReason;
@@ -60,12 +60,12 @@ impl Outgoing for Nowhere {
         true
     }
 
-    fn offer(&mut self, _: ConnectionKey, _: &Rc<Frame>, _: Urgency) -> bool {
+    fn offer(&mut self, _: ConnectionKey, _: &Rc<OutboundMessage>, _: Urgency) -> bool {
         true
     }
 
     fn encoding(&self, _: ConnectionKey) -> Option<Encoding> {
-        None
+        Some(Encoding::AraText)
     }
 
     fn backlog_bytes(&self, _: ConnectionKey) -> Option<usize> {

@@ -44,7 +44,7 @@ use crate::names::DEFAULT_TENANT;
 use crate::origin::Origins;
 use crate::settings::{RunMode, Settings};
 use crate::storage::{self, Storage};
-use crate::supervise::{News, Supervisor};
+use crate::supervise::{Supervisor, SupervisorEvent};
 use crate::welcome;
 pub use running::Running;
 pub use signals::Signals;
@@ -53,20 +53,20 @@ pub use signals::Signals;
 /// 20 ms of work; beyond it a client is refused with 503.
 const ARRIVALS_CAPACITY: usize = 4096;
 /// What main can be told: each shard's end and its door's, and that of the router and its tasks.
-const NEWS_MAX: usize = 2 * SHARDS_MAX + 16;
+const SUPERVISOR_EVENTS_MAX: usize = 2 * SHARDS_MAX + 16;
 
 /// Runs the gateway: starts it, and stops it when it is asked to, before it is ready or after.
 /// Returns the exit code.
 pub async fn run(settings: Settings, verifier: Verifier, signals: &mut Signals) -> ExitCode {
-    let (supervisor, news) = Supervisor::new(NEWS_MAX);
-    run_with(settings, verifier, signals, (supervisor, news)).await
+    let (supervisor, events) = Supervisor::new(SUPERVISOR_EVENTS_MAX);
+    run_with(settings, verifier, signals, (supervisor, events)).await
 }
 
 async fn run_with(
     settings: Settings,
     verifier: Verifier,
     signals: &mut Signals,
-    supervision: (Supervisor, mpsc::Receiver<News>),
+    supervision: (Supervisor, mpsc::Receiver<SupervisorEvent>),
 ) -> ExitCode {
     let (done, started) = oneshot::channel();
     let for_start = settings.clone();
@@ -112,7 +112,7 @@ fn failed(failure: &Failure) -> ExitCode {
 fn start(
     settings: Settings,
     verifier: Verifier,
-    (supervisor, news): (Supervisor, mpsc::Receiver<News>),
+    (supervisor, events): (Supervisor, mpsc::Receiver<SupervisorEvent>),
 ) -> Result<Running, Failure> {
     let begun = Instant::now();
     let cores = pin::allowed_cores();
@@ -179,7 +179,7 @@ fn start(
         start_took: begun.elapsed(),
     };
     let router = router_thread::spawn(parts).map_err(no_thread)?;
-    Ok(Running { address, api_address, news, stop, router, shards, grace, storage })
+    Ok(Running { address, api_address, events, stop, router, shards, grace, storage })
 }
 
 /// What a shard's door needs.
@@ -253,7 +253,9 @@ fn spawn_shard(
         for_door.spawn(format!("door-{index}"), serve);
     };
     let supervisor = supervisor.clone();
-    let on_end = move |ending| supervisor.tell(News::ThreadEnded(format!("shard-{index}"), ending));
+    let on_end = move |ending| {
+        supervisor.report(SupervisorEvent::ThreadEnded(format!("shard-{index}"), ending))
+    };
     shard.spawn(open_door, on_end)
 }
 

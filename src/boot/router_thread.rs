@@ -26,7 +26,7 @@ use crate::redis::{self, Status as RedisStatus, Tenants};
 use crate::router::Router;
 use crate::router::dispatch::Lifetimes;
 use crate::settings::Settings;
-use crate::supervise::{News, Supervisor, spawn_unsupervised};
+use crate::supervise::{Supervisor, SupervisorEvent, spawn_unsupervised};
 use crate::telemetry::LogLimiter;
 
 /// At most one line about Redis triggers that were not sent in this time.
@@ -86,7 +86,7 @@ pub fn spawn(parts: Parts) -> io::Result<JoinHandle<()>> {
             Ok(Err(error)) => Ending::Failed(error),
             Err(_panic) => Ending::Panicked,
         };
-        supervisor.tell(News::ThreadEnded("router".to_owned(), ending));
+        supervisor.report(SupervisorEvent::ThreadEnded("router".to_owned(), ending));
     })
 }
 
@@ -131,7 +131,7 @@ async fn route(parts: Parts) -> io::Result<()> {
         supervisor.spawn("redis-subscriber", async move { match subscriber.await {} })
     });
     // If main has gone already, the next line ends this thread too.
-    supervisor.tell(News::Ready);
+    supervisor.report(SupervisorEvent::Ready);
     let _asked_or_alone = stop.recv().await;
 
     if let Some(task) = redis {

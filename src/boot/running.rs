@@ -16,7 +16,7 @@ use super::signals::{Asked, Signals};
 use crate::cli::EXIT_FAILURE;
 use crate::failure::Failure;
 use crate::storage::Storage;
-use crate::supervise::News;
+use crate::supervise::SupervisorEvent;
 
 /// Beyond the grace, for the threads: the disk takes what is left.
 const THREADS_DEADLINE: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ pub struct Running {
     pub address: SocketAddr,
     /// Where the API listens, if apart from clients.
     pub api_address: Option<SocketAddr>,
-    pub(super) news: mpsc::Receiver<News>,
+    pub(super) events: mpsc::Receiver<SupervisorEvent>,
     pub(super) stop: mpsc::Sender<()>,
     pub(super) router: JoinHandle<()>,
     pub(super) shards: Vec<JoinHandle<()>>,
@@ -44,10 +44,12 @@ impl Running {
     ///
     /// A thread or task ended before that.
     pub async fn ready(&mut self) -> Result<(), Failure> {
-        match self.news.recv().await {
-            Some(News::Ready) => Ok(()),
-            Some(News::ThreadEnded(name, ending)) => Err(ended("thread", &name, &ending)),
-            Some(News::TaskEnded(name, ending)) => Err(ended("task", &name, &ending)),
+        match self.events.recv().await {
+            Some(SupervisorEvent::Ready) => Ok(()),
+            Some(SupervisorEvent::ThreadEnded(name, ending)) => {
+                Err(ended("thread", &name, &ending))
+            }
+            Some(SupervisorEvent::TaskEnded(name, ending)) => Err(ended("task", &name, &ending)),
             None => Err(Failure::new("no thread is left".to_owned())),
         }
     }
@@ -63,15 +65,15 @@ impl Running {
                         "SIGHUP: this version reloads nothing; restart to apply changes"
                     ),
                 },
-                news = self.news.recv() => {
-                    match news {
-                        Some(News::ThreadEnded(name, ending)) => {
+                event = self.events.recv() => {
+                    match event {
+                        Some(SupervisorEvent::ThreadEnded(name, ending)) => {
                             tracing::error!("{}", ended("thread", &name, &ending));
                         }
-                        Some(News::TaskEnded(name, ending)) => {
+                        Some(SupervisorEvent::TaskEnded(name, ending)) => {
                             tracing::error!("{}", ended("task", &name, &ending));
                         }
-                        Some(News::Ready) => continue,
+                        Some(SupervisorEvent::Ready) => continue,
                         None => tracing::error!("no thread is left; stopping the process"),
                     }
                     return ExitCode::from(EXIT_FAILURE);
@@ -112,10 +114,10 @@ impl Running {
         let mut clean = true;
         let mut left = self.shards.len() + 1;
         while left > 0 {
-            let (kind, name, ending) = match self.news.recv().await {
-                Some(News::ThreadEnded(name, ending)) => ("thread", name, ending),
-                Some(News::TaskEnded(name, ending)) => ("task", name, ending),
-                Some(News::Ready) => continue,
+            let (kind, name, ending) = match self.events.recv().await {
+                Some(SupervisorEvent::ThreadEnded(name, ending)) => ("thread", name, ending),
+                Some(SupervisorEvent::TaskEnded(name, ending)) => ("task", name, ending),
+                Some(SupervisorEvent::Ready) => continue,
                 None => return false,
             };
             if kind == "thread" {

@@ -73,11 +73,11 @@ fn run_with_fault(fault: &'static str) -> (ExitCode, String) {
     let queue = tempfile::tempdir().unwrap();
     let settings = settings(queue.path().into(), queue.path().to_str().unwrap());
     let verifier = Verifier::new(&settings.jwt).unwrap();
-    let (mut supervisor, news) = Supervisor::new(NEWS_MAX);
+    let (mut supervisor, events) = Supervisor::new(SUPERVISOR_EVENTS_MAX);
     supervisor.fault = Some(fault);
     on_main(async {
         let mut signals = Signals::install().unwrap();
-        run_with(settings, verifier, &mut signals, (supervisor, news)).await
+        run_with(settings, verifier, &mut signals, (supervisor, events)).await
     })
 }
 
@@ -119,12 +119,13 @@ fn a_panic_of_the_idempotency_writer_takes_the_process_down() {
 fn a_thread_or_task_that_ends_unasked_takes_the_process_down() {
     let endings =
         || [Ending::Panicked, Ending::Stopped, Ending::Failed(io::ErrorKind::Other.into())];
-    let threads = endings().map(|ending| News::ThreadEnded("shard-0".to_owned(), ending));
-    let tasks = endings().map(|ending| News::TaskEnded("pump".to_owned(), ending));
-    for news in threads.into_iter().chain(tasks) {
-        let about = format!("{news:?}");
+    let threads =
+        endings().map(|ending| SupervisorEvent::ThreadEnded("shard-0".to_owned(), ending));
+    let tasks = endings().map(|ending| SupervisorEvent::TaskEnded("pump".to_owned(), ending));
+    for event in threads.into_iter().chain(tasks) {
+        let about = format!("{event:?}");
         let (supervisor, read) = Supervisor::new(1);
-        supervisor.tell(news);
+        supervisor.report(event);
         let (code, log) = on_main(async {
             let mut signals = Signals::install().unwrap();
             running(read).until_stopped(&mut signals).await
@@ -136,12 +137,12 @@ fn a_thread_or_task_that_ends_unasked_takes_the_process_down() {
 }
 
 /// A gateway without threads of its own.
-fn running(news: mpsc::Receiver<News>) -> Running {
+fn running(events: mpsc::Receiver<SupervisorEvent>) -> Running {
     let (stop, _stop_out) = mpsc::channel(1);
     Running {
         address: ([127, 0, 0, 1], 1).into(),
         api_address: None,
-        news,
+        events,
         stop,
         router: std::thread::Builder::new().spawn(|| {}).unwrap(),
         shards: Vec::new(),
@@ -152,8 +153,8 @@ fn running(news: mpsc::Receiver<News>) -> Running {
 
 /// A connection's task is nobody else's affair, and a stop is no failure.
 #[test]
-fn a_panic_of_one_connection_and_an_end_that_was_asked_for_are_no_news() {
-    let (supervisor, mut news) = Supervisor::new(4);
+fn a_panic_of_one_connection_and_an_end_that_was_asked_for_are_not_reported() {
+    let (supervisor, mut events) = Supervisor::new(4);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())
@@ -173,11 +174,11 @@ fn a_panic_of_one_connection_and_an_end_that_was_asked_for_are_no_news() {
         while !ended.is_finished() {
             tokio::task::yield_now().await;
         }
-        let told = news.recv().await;
+        let told = events.recv().await;
         assert!(
-            matches!(&told, Some(News::TaskEnded(name, Ending::Stopped)) if name == "ended"),
+            matches!(&told, Some(SupervisorEvent::TaskEnded(name, Ending::Stopped)) if name == "ended"),
             "{told:?}"
         );
-        assert!(news.try_recv().is_err());
+        assert!(events.try_recv().is_err());
     });
 }

@@ -86,7 +86,7 @@ pub async fn run_with(
     sink: impl FnMut(Trigger),
 ) -> Infallible {
     let limiter = LogLimiter::new(WARN_INTERVAL);
-    let messages = Messages { tenants, status: Rc::clone(&status), limiter, sink };
+    let receiver = Receiver { tenants, status: Rc::clone(&status), limiter, sink };
     let mut subscriber = Subscriber {
         endpoint: Endpoint::parse(&settings.url),
         timing: options.timing,
@@ -99,7 +99,7 @@ pub async fn run_with(
         backoff: Backoff::new(settings.backoff_initial, settings.backoff_max, fastrand::u64(..)),
         status,
         was_connected: false,
-        messages,
+        receiver,
     };
     subscriber.show(State::Reconnecting);
     loop {
@@ -118,7 +118,7 @@ struct Subscriber<S> {
     backoff: Backoff,
     status: Rc<Status>,
     was_connected: bool,
-    messages: Messages<S>,
+    receiver: Receiver<S>,
 }
 
 impl<S: FnMut(Trigger)> Subscriber<S> {
@@ -140,7 +140,7 @@ impl<S: FnMut(Trigger)> Subscriber<S> {
     async fn connect(&mut self, deadline: tokio::time::Instant) -> Result<Link, Fault> {
         let endpoint = self.endpoint.as_ref().map_err(|error| Fault::Url(error.clone()))?;
         let mut link = Link::open(endpoint, &mut self.tls, deadline).await?;
-        link.subscribe(endpoint, &self.tls, |frame| self.messages.take(frame)).await?;
+        link.subscribe(endpoint, &self.tls, |frame| self.receiver.take(frame)).await?;
         Ok(link)
     }
 
@@ -183,7 +183,7 @@ impl<S: FnMut(Trigger)> Subscriber<S> {
                     match frame {
                         // A refused ping (an ACL without it) is an answer like any other.
                         Frame::Pong | Frame::Refused(_) => self.answered(&mut health, start),
-                        frame => self.messages.take(frame),
+                        frame => self.receiver.take(frame),
                     }
                     burst += 1;
                     if burst == BURST {
@@ -256,14 +256,14 @@ impl<S: FnMut(Trigger)> Subscriber<S> {
 }
 
 /// Takes received messages: counts and checks them, and hands them on or logs why not.
-struct Messages<S> {
+struct Receiver<S> {
     tenants: Tenants,
     status: Rc<Status>,
     limiter: LogLimiter,
     sink: S,
 }
 
-impl<S: FnMut(Trigger)> Messages<S> {
+impl<S: FnMut(Trigger)> Receiver<S> {
     fn take(&mut self, frame: Frame) {
         match frame {
             Frame::Message { channel, payload } => {

@@ -20,7 +20,7 @@ use crate::base::id::{ConnectionKey, Tick};
 use crate::base::limits::{FAN_OUT_FLUSHES_PER_TURN, POLLER_EVENTS};
 use crate::base::socket::{PolledSocket, Socket};
 use crate::encoding::Encoding;
-use crate::outbound::{EventFrames, Frame, Unsent};
+use crate::outbound::{EventMessages, OutboundMessage, Unsent};
 use crate::protocol::{Event, Protocol};
 use crate::state::{Outgoing, Urgency};
 use crate::wire::close::CloseReason;
@@ -30,6 +30,10 @@ pub(crate) use receive::Received;
 
 /// The token of the shard's own bell.
 pub(crate) const BELL: Token = Token(usize::MAX);
+
+/// Why a key is followed without a question. A key in one of the queues, or in a timer, may be of a
+/// connection that has been removed meanwhile: there it is one.
+const IN_USE: &str = "a key is used between its adoption and its removal";
 
 /// One client socket.
 #[derive(Debug)]
@@ -58,8 +62,8 @@ enum Phase {
     Open,
     /// Its last bytes are on their way out.
     Flushing,
-    /// Everything is written and our side is shut; we wait for the client to go.
-    Parting,
+    /// Everything is written and our direction is shut; we wait for the client to close the other.
+    HalfClosed,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -72,7 +76,7 @@ struct Flags {
     fan_out: bool,
     /// The last write said the socket is full; the poller will tell when it is not.
     blocked: bool,
-    /// The client has shut its side: read until the end.
+    /// The client has shut its direction: read until the end.
     peer_done: bool,
     /// The client's end was read while our last bytes were on their way.
     ended: bool,
@@ -98,14 +102,14 @@ pub(crate) struct Connections {
     events: Events,
     slots: Slab<Connection>,
     pool: Pool,
-    event_frames: EventFrames,
+    event_messages: EventMessages,
     outbox_bytes_max: usize,
     readable: VecDeque<ConnectionKey>,
     prompt: VecDeque<ConnectionKey>,
     fan_out: VecDeque<ConnectionKey>,
-    /// Connections whose socket failed; the worker buries them.
+    /// Connections whose socket failed; the shard removes them.
     broken: Vec<ConnectionKey>,
-    /// Connections that began to close; the worker gives each a deadline.
+    /// Connections that began to close; the shard gives each a deadline.
     closing: Vec<ConnectionKey>,
     /// Bytes in `unfinished`, over all connections.
     pub(crate) unfinished_bytes: usize,
@@ -122,7 +126,7 @@ impl Connections {
             events: Events::with_capacity(POLLER_EVENTS),
             slots: Slab::new(),
             pool: Pool::default(),
-            event_frames: EventFrames::default(),
+            event_messages: EventMessages::default(),
             outbox_bytes_max,
             readable: VecDeque::new(),
             prompt: VecDeque::new(),
@@ -178,13 +182,18 @@ impl Connections {
             outbox: Outbox::default(),
             unfinished: None,
             moved_at: self.now,
-            timer_at: Tick(u32::MAX),
+            timer_at: Tick::NEVER,
         });
         Ok(key)
     }
 
     pub(crate) fn protocol(&self, key: ConnectionKey) -> Option<Protocol> {
         self.slots.get(key.index()).map(|connection| connection.protocol)
+    }
+
+    /// Whether the connection has not been removed yet.
+    pub(crate) fn contains(&self, key: ConnectionKey) -> bool {
+        self.slots.contains(key.index())
     }
 
     /// Whether the connection is in use (not closing).
@@ -195,12 +204,18 @@ impl Connections {
     /// Queues raw bytes whatever the bound: the response head, a pong, a close frame.
     pub(crate) fn push_bytes(&mut self, key: ConnectionKey, bytes: Box<[u8]>) {
         let length = bytes.len();
-        self.enqueue(key, &Frame::raw(bytes), length, Urgency::Prompt);
+        self.enqueue(key, &OutboundMessage::raw(bytes), length, Urgency::Prompt);
     }
 
     /// Appends a frame of so many bytes and sees to it that it is written.
-    fn enqueue(&mut self, key: ConnectionKey, frame: &Rc<Frame>, bytes: usize, urgency: Urgency) {
-        let Some(connection) = self.slots.get_mut(key.index()) else { return };
+    fn enqueue(
+        &mut self,
+        key: ConnectionKey,
+        frame: &Rc<OutboundMessage>,
+        bytes: usize,
+        urgency: Urgency,
+    ) {
+        let connection = self.slots.get_mut(key.index()).expect(IN_USE);
         if connection.outbox.is_empty() {
             connection.moved_at = self.now;
         }
@@ -211,7 +226,7 @@ impl Connections {
     /// Puts a connection into a flush queue. A prompt one is written in this turn, even if it is
     /// waiting for its place in a fan-out already; what it finds there later is nothing to write.
     fn touch(&mut self, key: ConnectionKey, urgency: Urgency) {
-        let Some(connection) = self.slots.get_mut(key.index()) else { return };
+        let connection = self.slots.get_mut(key.index()).expect(IN_USE);
         let flags = &mut connection.flags;
         if flags.blocked || flags.prompt {
             return;
@@ -238,13 +253,13 @@ impl Connections {
         flush: bool,
     ) -> Vec<Unsent> {
         let mut unsent = Vec::new();
-        let Some(connection) = self.slots.get_mut(key.index()) else { return unsent };
+        let connection = self.slots.get_mut(key.index()).expect(IN_USE);
         if connection.phase != Phase::Open {
             return unsent;
         }
         connection.phase = Phase::Flushing;
-        // The timer of its open life must not cut its farewell short.
-        connection.timer_at = Tick(u32::MAX);
+        // The timer that was armed while it was open must not cut the rest of its writing short.
+        connection.timer_at = Tick::NEVER;
         if !flush {
             self.pool.discard(&mut connection.outbox, connection.protocol.encoding(), &mut unsent);
         }
@@ -289,7 +304,7 @@ impl Connections {
                     self.drained.push(key);
                 }
                 if connection.phase == Phase::Flushing {
-                    connection.phase = Phase::Parting;
+                    connection.phase = Phase::HalfClosed;
                     // Its failure means the client has gone first.
                     let _gone = connection.socket.shutdown_write();
                     if connection.flags.ended {
@@ -317,8 +332,8 @@ impl Connections {
     }
 
     /// When the client last took bytes of ours, or was last owed none.
-    pub(crate) fn moved_at(&self, key: ConnectionKey) -> Option<Tick> {
-        self.slots.get(key.index()).map(|connection| connection.moved_at)
+    pub(crate) fn moved_at(&self, key: ConnectionKey) -> Tick {
+        self.slots.get(key.index()).expect(IN_USE).moved_at
     }
 
     pub(crate) fn next_broken(&mut self) -> Option<ConnectionKey> {
@@ -326,13 +341,13 @@ impl Connections {
     }
 
     pub(crate) fn next_closing(&mut self) -> Option<ConnectionKey> {
-        self.closing.pop()
+        // One that broke while it was closing has been removed already.
+        let slots = &self.slots;
+        std::iter::from_fn(|| self.closing.pop()).find(|key| slots.contains(key.index()))
     }
 
     pub(crate) fn set_timer(&mut self, key: ConnectionKey, at: Tick) {
-        if let Some(connection) = self.slots.get_mut(key.index()) {
-            connection.timer_at = at;
-        }
+        self.slots.get_mut(key.index()).expect(IN_USE).timer_at = at;
     }
 
     /// Whether a timer that fired is the connection's newest.
@@ -341,10 +356,8 @@ impl Connections {
     }
 
     /// Gives the place in the admission count back before the socket is closed.
-    pub(crate) fn release(&mut self, key: ConnectionKey) -> Option<Protocol> {
-        let connection = self.slots.get_mut(key.index())?;
-        connection.flags.released = true;
-        Some(connection.protocol)
+    pub(crate) fn release(&mut self, key: ConnectionKey) {
+        self.slots.get_mut(key.index()).expect(IN_USE).flags.released = true;
     }
 
     /// Closes the socket and frees the key. `None` if it was free.
@@ -366,7 +379,10 @@ impl Connections {
 
     /// All keys in use.
     pub(crate) fn keys(&self) -> Vec<ConnectionKey> {
-        self.slots.iter().filter_map(|(index, _)| ConnectionKey::from_index(index)).collect()
+        self.slots
+            .iter()
+            .map(|(index, _)| ConnectionKey::from_index(index).expect(IN_USE))
+            .collect()
     }
 }
 
@@ -374,11 +390,11 @@ impl Outgoing for Connections {
     fn tell(&mut self, to: ConnectionKey, event: &Event<'_>) -> bool {
         let Some(connection) = self.slots.get(to.index()) else { return false };
         let protocol = connection.protocol;
-        let frame = self.event_frames.frame(protocol, event);
+        let frame = self.event_messages.frame(protocol, event);
         frame.is_none_or(|frame| self.offer(to, &frame, Urgency::Prompt))
     }
 
-    fn offer(&mut self, to: ConnectionKey, frame: &Rc<Frame>, urgency: Urgency) -> bool {
+    fn offer(&mut self, to: ConnectionKey, frame: &Rc<OutboundMessage>, urgency: Urgency) -> bool {
         let Some(connection) = self.slots.get_mut(to.index()) else { return false };
         if connection.phase != Phase::Open {
             return false;

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use crate::base::limits::FRAMES_PER_WRITE;
 use crate::encoding::Encoding;
 use crate::notification::Priority;
-use crate::outbound::{Frame, Unsent};
+use crate::outbound::{OutboundMessage, Unsent};
 
 /// The place of an entry in the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,12 +87,12 @@ pub(super) struct Pool {
 #[derive(Debug)]
 struct Entry {
     /// `None` while the entry is free.
-    frame: Option<Rc<Frame>>,
+    frame: Option<Rc<OutboundMessage>>,
     next: Option<Slot>,
 }
 
 impl Entry {
-    fn frame(&self) -> &Rc<Frame> {
+    fn frame(&self) -> &Rc<OutboundMessage> {
         self.frame.as_ref().expect("an entry of an outbox has its frame")
     }
 }
@@ -107,7 +107,7 @@ impl Pool {
     }
 
     /// Appends a frame that is so many bytes long for this reader. The caller has checked the bound.
-    pub(super) fn push(&mut self, outbox: &mut Outbox, frame: &Rc<Frame>, bytes: usize) {
+    pub(super) fn push(&mut self, outbox: &mut Outbox, frame: &Rc<OutboundMessage>, bytes: usize) {
         let entry = Entry { frame: Some(Rc::clone(frame)), next: None };
         self.used += 1;
         let slot = if let Some(slot) = self.free {
@@ -157,7 +157,7 @@ impl Pool {
         }
     }
 
-    fn pop(&mut self, outbox: &mut Outbox) -> Option<Rc<Frame>> {
+    fn pop(&mut self, outbox: &mut Outbox) -> Option<Rc<OutboundMessage>> {
         let slot = outbox.head?;
         let free = Entry { frame: None, next: self.free };
         let Entry { frame, next } = std::mem::replace(self.entry_mut(slot), free);
@@ -320,11 +320,11 @@ mod tests {
         }
     }
 
-    fn notification(priority: Priority, mark: u8) -> Rc<Frame> {
+    fn notification(priority: Priority, mark: u8) -> Rc<OutboundMessage> {
         let id = NotificationId([mark; 16]);
         let head = Metadata { id, audience: None, expires_at: Tick(0), priority };
         let encoded = Notification::encode(head, &[mark], Encodings::ALL);
-        Rc::new(Frame::Notification(Arc::new(encoded)))
+        Rc::new(OutboundMessage::Notification(Arc::new(encoded)))
     }
 
     proptest! {
@@ -342,7 +342,7 @@ mod tests {
                 let priority = Priority::ALL.get(*kind).copied();
                 let frame = match priority {
                     Some(priority) => notification(priority, mark),
-                    None => Frame::raw(Box::new([0x81, 1, mark])),
+                    None => OutboundMessage::raw(Box::new([0x81, 1, mark])),
                 };
                 pool.push(&mut outbox, &frame, frame.bytes(Encoding::AraText).len());
                 let held = |(other, _): &(Option<Priority>, u8)| {
@@ -380,7 +380,7 @@ mod tests {
             for (index, length) in frames.iter().enumerate() {
                 let bytes = vec![u8::try_from(index % 251).unwrap(); *length];
                 expected.extend_from_slice(&bytes);
-                pool.push(&mut outbox, &Frame::raw(bytes.into()), *length);
+                pool.push(&mut outbox, &OutboundMessage::raw(bytes.into()), *length);
             }
             let mut got = Vec::new();
             for takes in rounds.into_iter().chain([vec![usize::MAX; 10_000]]) {
@@ -400,7 +400,7 @@ mod tests {
             let mut pool = Pool::default();
             let mut outbox = Outbox::default();
             for fill in [1_u8, 2, 3] {
-                let frame = Frame::raw(vec![fill; first].into());
+                let frame = OutboundMessage::raw(vec![fill; first].into());
                 pool.push(&mut outbox, &frame, frame.bytes(Encoding::AraText).len());
             }
             let takes = if cut == 0 { vec![] } else { vec![cut] };

@@ -79,8 +79,11 @@ impl Queues {
     ) {
         for Unwritten { content, .. } in unwritten {
             match *content {
-                Content::Queued { id, sequence, .. } => {
-                    self.requeue_unwritten(cx, user, id, sequence);
+                // One that another connection has written is ended below, with the rest.
+                Content::Queued { id, sequence, is_last_copy } => {
+                    if is_last_copy {
+                        self.requeue_unwritten(cx, user, id, sequence);
+                    }
                 }
                 // It becomes a message now: of all its frames only this one is left to come back.
                 Content::Personal(notification, sequence)

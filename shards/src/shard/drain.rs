@@ -46,7 +46,7 @@ impl Shard {
             let Some(key) = draining.untold.pop_front() else { break };
             if self.connections.is_open(key) {
                 self.state.close_for_shutdown(key, draining.order, &mut self.connections);
-            } else {
+            } else if self.connections.contains(key) {
                 // It was leaving by itself: from now on it has no more time than the others.
                 let grace_ends_at = self.state.on_clock(draining.grace_ends_at);
                 self.arm(key, now.after(STOP_LINGER).min(grace_ends_at));
@@ -85,9 +85,9 @@ impl Shard {
 
     /// How long a closing connection has, on a stop: while its client takes what it is owed, up to
     /// the end of the grace; then a moment to answer and go.
-    pub(super) fn linger_until(&self, key: ConnectionKey, now: Tick) -> Option<Tick> {
+    pub(super) fn linger_until(&self, key: ConnectionKey) -> Option<Tick> {
         let draining = self.draining.as_ref()?;
-        let moved_at = self.connections.moved_at(key).unwrap_or_else(|| self.state.running(now));
+        let moved_at = self.connections.moved_at(key);
         let until = moved_at.max(draining.began_at).after(STOP_LINGER).min(draining.grace_ends_at);
         Some(self.state.on_clock(until))
     }

@@ -7,7 +7,7 @@ use super::Shard;
 use crate::base::id::{ConnectionKey, Tick};
 use crate::base::limits::UNFINISHED_BYTES_MAX;
 use crate::io::connections::{Connections, Received};
-use crate::outbound::Frame;
+use crate::outbound::OutboundMessage;
 use crate::protocol::{Incoming, Protocol, Request};
 use crate::state::{Outgoing, State, Urgency};
 use crate::wire::close::CloseReason;
@@ -111,7 +111,7 @@ impl Speaking<'_> {
 
     /// Writes an answer that is none of the state's; who has no room for it is sent away.
     fn answer(&mut self, bytes: Box<[u8]>) {
-        if !self.connections.offer(self.key, &Frame::raw(bytes), Urgency::Prompt) {
+        if !self.connections.offer(self.key, &OutboundMessage::raw(bytes), Urgency::Prompt) {
             self.state.close_slow_consumer(self.key, self.connections);
         }
     }

@@ -13,7 +13,7 @@ use crate::base::id::{ConnectionKey, Tick};
 use crate::base::limits::PROMPT_RECIPIENTS_MAX;
 use crate::link::message::{Delivery, DeliveryCounts, Recipient, Recipients, Report};
 use crate::notification::{Audience, Notification, Priority};
-use crate::outbound::Frame;
+use crate::outbound::OutboundMessage;
 
 impl State {
     /// Applies one delivery, reports what became of it, and sends slow consumers away. Returns
@@ -44,7 +44,7 @@ impl State {
                 self.queue_for_absent(&notification, &users)
             }
             Recipients::Everyone { tenant, notification } => {
-                let frame = Rc::new(Frame::Notification(notification));
+                let frame = Rc::new(OutboundMessage::Notification(notification));
                 let members = self.directory.tenant(&tenant).map_or(&[][..], |t| &t.members);
                 fan.offer_all(members, &frame, urgency_for(members.len()))
             }
@@ -82,7 +82,7 @@ impl State {
     ) -> Vec<DeliveryCounts> {
         let mut parts = Vec::with_capacity(users.len());
         let sequence = self.queues.sequence();
-        let frame = Rc::new(Frame::Personal(Arc::clone(notification), sequence));
+        let frame = Rc::new(OutboundMessage::Personal(Arc::clone(notification), sequence));
         for user in users {
             let mut counts = DeliveryCounts::default();
             if !self.must_wait(user) {
@@ -166,7 +166,7 @@ impl<O: Outgoing> Broadcast<'_, O> {
     fn offer_all(
         &mut self,
         keys: &[ConnectionKey],
-        frame: &Rc<Frame>,
+        frame: &Rc<OutboundMessage>,
         urgency: Urgency,
     ) -> DeliveryCounts {
         let mut counts = DeliveryCounts::default();
@@ -192,7 +192,7 @@ impl<O: Outgoing> Broadcast<'_, O> {
         for (name, notification) in channels {
             let mut counts = DeliveryCounts::default();
             if let Some(tenant) = tenant {
-                let frame = Rc::new(Frame::Notification(Arc::clone(notification)));
+                let frame = Rc::new(OutboundMessage::Notification(Arc::clone(notification)));
                 let subscribers = self.directory.subscribers(tenant, name);
                 let urgency = urgency_for(subscribers.len() + tenant.listeners.len());
                 for key in subscribers {
@@ -215,12 +215,14 @@ impl<O: Outgoing> Broadcast<'_, O> {
     fn offer(
         &mut self,
         key: ConnectionKey,
-        frame: &Rc<Frame>,
+        frame: &Rc<OutboundMessage>,
         urgency: Urgency,
         counts: &mut DeliveryCounts,
     ) {
         let Some(session) = self.directory.session(key) else { return };
-        if let Frame::Notification(notification) | Frame::Personal(notification, _) = &**frame {
+        if let OutboundMessage::Notification(notification)
+        | OutboundMessage::Personal(notification, _) = &**frame
+        {
             let matches = notification
                 .head()
                 .audience

@@ -27,7 +27,7 @@ use crate::base::id::{ConnectionKey, NotificationId, Tick, is_channel_name};
 use crate::base::limits::Limits;
 use crate::encoding::Encoding;
 use crate::link::message::{Client, Drain, InitialSubscriptions, Report};
-use crate::outbound::{Frame, Unsent};
+use crate::outbound::{OutboundMessage, Unsent};
 use crate::protocol::{ClientMessage, ErrorCode, Event, Protocol};
 use crate::queue::Queues;
 use crate::wire::close::CloseReason;
@@ -43,7 +43,7 @@ pub trait Outgoing {
 
     /// Puts a frame into a connection's outbox; false if it is full or the connection is leaving.
     /// `urgency` says what is flushed first.
-    fn offer(&mut self, to: ConnectionKey, frame: &Rc<Frame>, urgency: Urgency) -> bool;
+    fn offer(&mut self, to: ConnectionKey, frame: &Rc<OutboundMessage>, urgency: Urgency) -> bool;
 
     /// In which encoding a connection reads notifications; `None` if it is gone.
     fn encoding(&self, key: ConnectionKey) -> Option<Encoding>;

@@ -13,7 +13,7 @@ use crate::base::id::{ConnectionKey, NotificationId, Tick, UserSlot};
 use crate::base::placement::UserHash;
 use crate::link::message::{DeliveryCounts, Recipient, Report};
 use crate::notification::{Audience, Notification};
-use crate::outbound::{Frame, Repeated, Unsent};
+use crate::outbound::{OutboundMessage, Redelivery, Unsent};
 use crate::protocol::{Event, Marks};
 use crate::queue::{Accepted, Content, Context, Now, Outboxes, Queues, Unwritten, Users};
 use crate::queued_message::QueuedMessage;
@@ -58,14 +58,14 @@ impl<O: Outgoing> Outboxes for Frames<'_, O> {
     fn send(&mut self, message: &QueuedMessage, is_replayed: bool, to: &[ConnectionKey]) -> u32 {
         let readers = to.iter().filter_map(|key| self.0.encoding(*key)).collect();
         let marks = Marks { replayed: is_replayed, attempt: message.attempts() };
-        let repeated = Repeated::new(message.shared(), message.sequence(), marks, readers);
-        let frame = Rc::new(Frame::QueuedMessage(Box::new(repeated)));
+        let redelivery = Redelivery::new(message.shared(), message.sequence(), marks, readers);
+        let frame = Rc::new(OutboundMessage::Redelivery(Box::new(redelivery)));
         let mut copies = 0;
         for key in to {
             copies += u32::from(self.0.offer(*key, &frame, Urgency::Prompt));
         }
-        if let Frame::QueuedMessage(repeated) = &*frame {
-            repeated.set_copies(copies);
+        if let OutboundMessage::Redelivery(redelivery) = &*frame {
+            redelivery.set_copies(copies);
         }
         copies
     }
@@ -74,14 +74,16 @@ impl<O: Outgoing> Outboxes for Frames<'_, O> {
 /// What a closing connection had not written, as the queue understands it.
 fn unwritten(unsent: &Unsent) -> Unwritten<'_> {
     let content = match &*unsent.frame {
-        Frame::QueuedMessage(repeated) => Content::Queued {
-            id: repeated.id,
-            sequence: repeated.sequence,
-            is_last_copy: repeated.give_back(),
+        OutboundMessage::Redelivery(redelivery) => Content::Queued {
+            id: redelivery.id,
+            sequence: redelivery.sequence,
+            is_last_copy: redelivery.give_back(),
         },
-        Frame::Personal(notification, sequence) => Content::Personal(notification, *sequence),
-        Frame::Notification(notification) => Content::Shared(notification.head().id),
-        Frame::Bytes(_) => Content::Other,
+        OutboundMessage::Personal(notification, sequence) => {
+            Content::Personal(notification, *sequence)
+        }
+        OutboundMessage::Notification(notification) => Content::Shared(notification.head().id),
+        OutboundMessage::Bytes(_) => Content::Other,
     };
     Unwritten { content, is_begun: unsent.is_begun }
 }

@@ -34,13 +34,14 @@ fn a_trigger_of_two_messages_to_a_shard_needs_room_for_both() {
     assert_eq!(router.overview().inbox_depths, [CAPACITY]);
 }
 
-/// The same where the parts are the hearers of channels and the absent.
+/// The same where the parts are the subscribers of channels and the absent.
 #[test]
 fn a_trigger_to_channels_and_the_absent_needs_room_for_both() {
     let (router, _shards) = rig(1);
     let news: Arc<str> = "news".into();
     router.0.borrow_mut().interest.update(0, &"default".into(), Some(&news), true);
-    let both = || trigger_with_absent(Target::Channels(vec![Arc::clone(&news)]));
+    let channels = Target::Channels(vec![news]);
+    let both = || trigger_with_absent(channels.clone());
     router.dispatch(both(), None).unwrap();
     assert_eq!(router.overview().inbox_depths, [2], "this trigger is two messages");
     while router.overview().inbox_depths != [CAPACITY - 1] {

@@ -6,7 +6,7 @@
 use std::io::{self, Read};
 use std::time::Duration;
 
-use super::{Connections, Phase};
+use super::{Connections, IN_USE, Phase};
 use crate::base::id::ConnectionKey;
 use crate::base::limits::POLLER_EVENTS;
 use crate::wire::websocket::Unfinished;
@@ -33,7 +33,7 @@ impl Connections {
         for event in &self.events {
             count += 1;
             let Some(connection) = self.slots.get_mut(event.token().0) else { continue };
-            let Some(key) = ConnectionKey::from_index(event.token().0) else { continue };
+            let key = ConnectionKey::from_index(event.token().0).expect("it is in the slab");
             connection.flags.peer_done |= event.is_read_closed() || event.is_error();
             if event.is_writable() {
                 connection.flags.blocked = false;
@@ -93,7 +93,7 @@ impl Connections {
     }
 
     pub(crate) fn return_unfinished(&mut self, key: ConnectionKey, rest: Option<Box<Unfinished>>) {
-        let Some(connection) = self.slots.get_mut(key.index()) else { return };
+        let connection = self.slots.get_mut(key.index()).expect(IN_USE);
         self.unfinished_bytes += rest.as_ref().map_or(0, |rest| rest.bytes());
         connection.unfinished = rest;
     }
@@ -101,9 +101,9 @@ impl Connections {
     /// The client's end was read. True if nothing is owed to it, so that it can be removed; if
     /// not, it goes when its last bytes are written.
     pub(crate) fn end(&mut self, key: ConnectionKey) -> bool {
-        let Some(connection) = self.slots.get_mut(key.index()) else { return true };
+        let connection = self.slots.get_mut(key.index()).expect(IN_USE);
         connection.flags.ended = true;
-        connection.phase == Phase::Parting || connection.outbox.is_empty()
+        connection.phase == Phase::HalfClosed || connection.outbox.is_empty()
     }
 
     /// Whether something of the client's is known to wait in the socket.

@@ -29,15 +29,15 @@ fn a_reply_overtakes_the_rest_of_a_fan_out() {
     let others = FAN_OUT_FLUSHES_PER_TURN * 2;
     let gone = (1..=others).filter_map(ConnectionKey::from_index);
     connections.fan_out.extend(gone);
-    assert!(connections.offer(key, &Frame::raw((*b"wide ").into()), Urgency::FanOut));
+    assert!(connections.offer(key, &OutboundMessage::raw((*b"wide ").into()), Urgency::FanOut));
     connections.flush_touched();
     assert_eq!(read(), "");
-    assert!(connections.offer(key, &Frame::raw((*b"urgent ").into()), Urgency::Prompt));
+    assert!(connections.offer(key, &OutboundMessage::raw((*b"urgent ").into()), Urgency::Prompt));
     connections.flush_touched();
     assert_eq!(read(), "wide urgent ");
 
     // Its old place in the queue serves the next fan-out.
-    assert!(connections.offer(key, &Frame::raw((*b"again ").into()), Urgency::FanOut));
+    assert!(connections.offer(key, &OutboundMessage::raw((*b"again ").into()), Urgency::FanOut));
     let places = connections.fan_out.iter().filter(|other| **other == key).count();
     assert_eq!(places, 1);
     connections.flush_touched();

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::base::id::ConnectionKey;
 use crate::encoding::Encoding;
 use crate::notification::{Notification, Priority};
-use crate::outbound::{Frame, Unsent};
+use crate::outbound::{OutboundMessage, Unsent};
 use crate::protocol::{Event, Protocol, Transport};
 use crate::state::{Outgoing, Urgency};
 use crate::wire::close::CloseReason;
@@ -128,10 +128,10 @@ impl Outgoing for Wire {
     fn tell(&mut self, to: ConnectionKey, event: &Event<'_>) -> bool {
         let post = self.posts.get(&to.0).expect("an event for nobody");
         let bytes = post.protocol.encode(event).expect("Ara has a word for everything");
-        self.offer(to, &Frame::raw(bytes), Urgency::Prompt)
+        self.offer(to, &OutboundMessage::raw(bytes), Urgency::Prompt)
     }
 
-    fn offer(&mut self, to: ConnectionKey, frame: &Rc<Frame>, urgency: Urgency) -> bool {
+    fn offer(&mut self, to: ConnectionKey, frame: &Rc<OutboundMessage>, urgency: Urgency) -> bool {
         let closing = self.effects.closed.iter().any(|(key, _)| *key == to.0);
         assert!(!closing, "{to:?} was offered a frame after it was told to close");
         let post = self.posts.get_mut(&to.0).expect("a frame for nobody");
@@ -143,11 +143,12 @@ impl Outgoing for Wire {
         let bytes = frame.bytes(post.protocol.encoding());
         assert!(!bytes.is_empty(), "an empty frame for {to:?}");
         let got = match &**frame {
-            Frame::Notification(notification) | Frame::Personal(notification, _) => {
-                Got::from_notification(notification)
+            OutboundMessage::Notification(notification)
+            | OutboundMessage::Personal(notification, _) => Got::from_notification(notification),
+            OutboundMessage::Redelivery(_) => {
+                panic!("a message, with queue and acknowledgement off")
             }
-            Frame::QueuedMessage(_) => panic!("a message, with queue and acknowledgement off"),
-            Frame::Bytes(_) => Got::Said(said(bytes, post.protocol)),
+            OutboundMessage::Bytes(_) => Got::Said(said(bytes, post.protocol)),
         };
         post.history.push(got.clone());
         self.effects.taken.entry(to.0).or_default().push(got);

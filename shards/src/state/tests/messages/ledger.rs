@@ -327,9 +327,10 @@ impl Ledger {
         if self.limits.ack.is_none() && self.limits.queue.is_some() {
             for event in events {
                 if let Event::Gone { owner, was_last, given_back, .. } = event {
-                    // What another has read ends when the last leaves, which may be in the same call.
+                    // From a queue: unless another has read it, whoever leaves first. Live: it is a
+                    // queued message only once the last has left without it.
                     let goes_back = |message: &&Returned| {
-                        *was_last || (message.is_queued && !message.is_read_by_another)
+                        if message.is_queued { !message.is_read_by_another } else { *was_last }
                     };
                     let messages = given_back.iter().filter(goes_back);
                     names.extend(

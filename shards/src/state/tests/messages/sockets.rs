@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::super::wire::{event_and_json, protocol, said};
 use crate::base::id::{ConnectionKey, NotificationId};
 use crate::encoding::Encoding;
-use crate::outbound::{Frame, Unsent};
+use crate::outbound::{OutboundMessage, Unsent};
 use crate::protocol::{Event as Told, Protocol, Transport};
 use crate::state::{Outgoing, Urgency};
 use crate::wire::close::CloseReason;
@@ -38,22 +38,21 @@ pub(super) fn number(id: NotificationId) -> u64 {
     u64::from_be_bytes(*id.0.first_chunk::<8>().unwrap())
 }
 
-fn notification_id(frame: &Frame) -> Option<NotificationId> {
+fn notification_id(frame: &OutboundMessage) -> Option<NotificationId> {
     match frame {
-        Frame::Notification(notification) | Frame::Personal(notification, _) => {
-            Some(notification.head().id)
-        }
-        Frame::QueuedMessage(repeated) => Some(repeated.id),
-        Frame::Bytes(_) => None,
+        OutboundMessage::Notification(notification)
+        | OutboundMessage::Personal(notification, _) => Some(notification.head().id),
+        OutboundMessage::Redelivery(redelivery) => Some(redelivery.id),
+        OutboundMessage::Bytes(_) => None,
     }
 }
 
-fn sending(owner: usize, frame: &Frame) -> Option<(Name, u8)> {
-    let Frame::QueuedMessage(repeated) = frame else { return None };
-    Some(((owner, number(repeated.id)), repeated.attempts))
+fn sending(owner: usize, frame: &OutboundMessage) -> Option<(Name, u8)> {
+    let OutboundMessage::Redelivery(redelivery) = frame else { return None };
+    Some(((owner, number(redelivery.id)), redelivery.attempts))
 }
 
-fn weight(frame: &Frame) -> usize {
+fn weight(frame: &OutboundMessage) -> usize {
     notification_id(frame).map_or(100, |id| WEIGHTS[usize::from(id.0[8])])
 }
 
@@ -68,7 +67,7 @@ pub(super) struct Socket {
     /// The first frame is partly out.
     is_begun: bool,
     is_watched: bool,
-    outbox: VecDeque<Rc<Frame>>,
+    outbox: VecDeque<Rc<OutboundMessage>>,
     /// The newest message it has read that must come in order.
     newest: u64,
 }
@@ -82,7 +81,7 @@ impl Socket {
         self.outbox.iter().map(|frame| weight(frame)).sum()
     }
 
-    fn fits(&self, frame: &Frame) -> bool {
+    fn fits(&self, frame: &OutboundMessage) -> bool {
         self.outbox.is_empty() || self.backlog() + weight(frame) <= OUTBOX_MAX
     }
 
@@ -96,8 +95,12 @@ impl Socket {
         let frame = self.outbox.pop_front()?;
         self.is_begun = false;
         let (id, sequence, attempts) = match &*frame {
-            Frame::Personal(notification, sequence) => (notification.head().id, *sequence, 1),
-            Frame::QueuedMessage(repeated) => (repeated.id, repeated.sequence, repeated.attempts),
+            OutboundMessage::Personal(notification, sequence) => {
+                (notification.head().id, *sequence, 1)
+            }
+            OutboundMessage::Redelivery(redelivery) => {
+                (redelivery.id, redelivery.sequence, redelivery.attempts)
+            }
             _ => return None,
         };
         if keeps_order || attempts == 1 {
@@ -194,8 +197,9 @@ impl Sockets {
 
     /// Whether a connection holds the message unread.
     pub(super) fn holds(&self, name: Name) -> bool {
-        let is_it =
-            |frame: &Rc<Frame>| notification_id(frame).is_some_and(|id| number(id) == name.1);
+        let is_it = |frame: &Rc<OutboundMessage>| {
+            notification_id(frame).is_some_and(|id| number(id) == name.1)
+        };
         self.of(name.0).any(|(_, socket)| socket.outbox.iter().any(is_it))
     }
 
@@ -271,7 +275,7 @@ impl Sockets {
             .map(|unsent| Returned {
                 number: number(notification_id(&unsent.frame).unwrap()),
                 is_begun: unsent.is_begun,
-                is_queued: matches!(&*unsent.frame, Frame::QueuedMessage(_)),
+                is_queued: matches!(&*unsent.frame, OutboundMessage::Redelivery(_)),
                 is_read_by_another: sending(socket.owner, &unsent.frame)
                     .is_some_and(|sending| self.read_sendings.contains(&sending)),
             })
@@ -288,10 +292,10 @@ impl Outgoing for Sockets {
     fn tell(&mut self, to: ConnectionKey, event: &Told<'_>) -> bool {
         let socket = self.open.get(&to.0).expect("an event for nobody");
         let bytes = socket.protocol.encode(event).expect("Ara has a word for everything");
-        self.offer(to, &Frame::raw(bytes), Urgency::Prompt)
+        self.offer(to, &OutboundMessage::raw(bytes), Urgency::Prompt)
     }
 
-    fn offer(&mut self, to: ConnectionKey, frame: &Rc<Frame>, _: Urgency) -> bool {
+    fn offer(&mut self, to: ConnectionKey, frame: &Rc<OutboundMessage>, _: Urgency) -> bool {
         let socket = self.open.get(&to.0).expect("a frame for nobody");
         let is_blocked = socket.is_stalled && !socket.outbox.is_empty();
         if !socket.fits(frame) {
@@ -339,12 +343,12 @@ impl Outgoing for Sockets {
 }
 
 /// How a message is marked for its reader.
-fn kind(frame: &Frame, protocol: Protocol) -> Kind {
-    let Frame::QueuedMessage(repeated) = frame else { return Kind::Live };
+fn kind(frame: &OutboundMessage, protocol: Protocol) -> Kind {
+    let OutboundMessage::Redelivery(redelivery) = frame else { return Kind::Live };
     let (_, text) = event_and_json(frame.bytes(protocol.encoding()), protocol);
     let json: Value = serde_json::from_slice(text).unwrap();
-    let attempts = u64::from(repeated.attempts);
-    assert_eq!(json["n"], number(repeated.id));
+    let attempts = u64::from(redelivery.attempts);
+    assert_eq!(json["n"], number(redelivery.id));
     assert_eq!(json["attempt"].as_u64(), (attempts > 1).then_some(attempts));
     if json["replayed"] == true { Kind::Replayed } else { Kind::Again }
 }
