@@ -9,7 +9,6 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ara_shards::base::limits::STOP_LINGER;
 use ara_shards::base::socket::{AsyncSocket, Socket};
 use http::request::Parts;
 use tokio::net::TcpListener;
@@ -19,7 +18,7 @@ use tokio::time::sleep;
 use super::Api;
 use super::caller::{Ending, converse};
 use super::requests::End;
-use super::watch::Deadlines;
+use super::watch::{Deadlines, stop_is_due};
 use crate::listener::accept::{
     WARN_INTERVAL, concerns_one_connection, refuse, refuse_detached, warn_of_head,
 };
@@ -165,15 +164,6 @@ impl Server {
             () = stop_is_due(&mut closing) => {}
         }
     }
-}
-
-/// Ready when the gateway has been stopping for [`STOP_LINGER`].
-pub(super) async fn stop_is_due(closing: &mut watch::Receiver<bool>) {
-    if closing.wait_for(|closing| *closing).await.is_err() {
-        // The router's thread ends, and this task with it.
-        std::future::pending::<()>().await;
-    }
-    sleep(STOP_LINGER).await;
 }
 
 /// A caller's place, given back however its task ends.

@@ -11,12 +11,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ara_shards::base::limits::STOP_LINGER;
 use tokio::io::AsyncWrite;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use super::serve::stop_is_due;
 use crate::listener::accept::HEAD_DEADLINE;
 
 /// How long a caller's connection may stand still.
@@ -48,6 +48,15 @@ pub(super) enum Due {
     Idle,
     /// The connection is of no use any more: it is cut.
     Cut,
+}
+
+/// Ready when the gateway has been stopping for [`STOP_LINGER`].
+pub(super) async fn stop_is_due(closing: &mut watch::Receiver<bool>) {
+    if closing.wait_for(|closing| *closing).await.is_err() {
+        // The router's thread ends, and this task with it.
+        std::future::pending::<()>().await;
+    }
+    sleep(STOP_LINGER).await;
 }
 
 /// What is known of a caller's connection.
