@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use super::channels::{ChannelSlot, Channels, Index};
 use super::session::{Places, Session};
 use super::subscriptions::Subscription;
-use crate::base::id::{ConnectionKey, UserSlot};
+use crate::base::id::{ConnectionKey, TenantSlot, UserSlot};
 use crate::base::placement::UserHash;
 use crate::base::table::Table;
 use crate::link::message::{Client, Report};
@@ -30,11 +30,6 @@ const KNOWN: &str = "a session, and the index of names, name only users that are
 const HAS_USERS: &str = "a tenant stays while it has users";
 /// Why a key from a list is.
 const CONNECTED: &str = "the lists of a user, a tenant and a channel name only open sessions";
-
-/// A tenant's place in its shard's directory. Meaningless on any other shard, and once the tenant's
-/// last user has been forgotten.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TenantSlot(pub(super) u32);
 
 /// The indexes of one shard.
 #[derive(Debug, Default)]

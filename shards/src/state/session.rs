@@ -3,9 +3,8 @@
 //! **Runs on**: a shard. **Owns**: its subscriptions and what its token allows.
 //! **Never**: knows its socket.
 
-use super::directory::TenantSlot;
 use super::subscriptions::Subscriptions;
-use crate::base::id::{Tick, UserSlot};
+use crate::base::id::{TenantSlot, Tick, UserSlot};
 use crate::protocol::Protocol;
 
 /// A connection's record.
