@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ara_shards::base::socket::{AsyncSocket, Socket};
 use http::request::Parts;
@@ -82,12 +82,15 @@ impl Server {
     /// The listener cannot be used on this thread.
     pub async fn accept(self: Rc<Self>, listener: std::net::TcpListener) -> io::Result<()> {
         let listener = TcpListener::from_std(listener)?;
+        let mut limiter = LogLimiter::new(WARN_INTERVAL);
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => self.take(Socket::new(stream, peer), Vec::new(), false),
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "the API cannot accept; resting {ACCEPT_REST:?}");
+                    if let Some(suppressed) = limiter.admit(Instant::now()) {
+                        tracing::warn!(%error, suppressed, "the API cannot accept; resting {ACCEPT_REST:?}");
+                    }
                     sleep(ACCEPT_REST).await;
                 }
             }

@@ -234,6 +234,7 @@ async def test_a_client_that_half_closes_is_noticed(gateway, user):
         connection.half_close()
         await gateway.wait_for_connections(0)
         assert (await gateway.send(user))["delivered_to"] == 0
+        assert (await connection.to_the_end()).endswith(b"\r\n0\r\n\r\n"), "the stream is complete"
 
 
 async def test_a_client_that_goes_away_is_noticed(gateway, user):

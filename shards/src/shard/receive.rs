@@ -22,7 +22,11 @@ impl Shard {
             Received::End => {
                 // The client may only have shut its own side: it gets what it is owed.
                 let flush = !self.state.keeps_messages();
-                let unsent = self.connections.finish(key, None, flush);
+                // The reader of a stream must be able to tell its end from a broken connection.
+                let protocol = self.connections.protocol(key);
+                let protocol = protocol.filter(|protocol| !protocol.is_two_way());
+                let last = protocol.and_then(|protocol| protocol.close(CloseReason::CLIENT_LEFT));
+                let unsent = self.connections.finish(key, last, flush);
                 self.state.handle_disconnect(key, unsent);
             }
             Received::Bytes(count) => {
