@@ -18,17 +18,7 @@ impl Shard {
         let mut buffer = std::mem::take(&mut self.buffer);
         match self.connections.read(key, &mut buffer) {
             Received::Nothing => {}
-            Received::End if self.connections.end(key) => self.remove_connection(key),
-            Received::End => {
-                // The client may only have shut its own side: it gets what it is owed.
-                let flush = !self.state.keeps_messages();
-                // The reader of a stream must be able to tell its end from a broken connection.
-                let protocol = self.connections.protocol(key);
-                let protocol = protocol.filter(|protocol| !protocol.is_two_way());
-                let last = protocol.and_then(|protocol| protocol.close(CloseReason::CLIENT_LEFT));
-                let unsent = self.connections.finish(key, last, flush);
-                self.state.handle_disconnect(key, unsent);
-            }
+            Received::End => self.handle_end(key),
             Received::Bytes(count) => {
                 // What a client of a stream sends is read, so that its end is seen, and dropped.
                 let protocol = self.connections.protocol(key);
@@ -41,6 +31,19 @@ impl Shard {
             }
         }
         self.buffer = buffer;
+    }
+
+    /// The client has shut its side. It may only have done that: it gets what it is owed.
+    fn handle_end(&mut self, key: ConnectionKey) {
+        // The reader of a stream must be able to tell its end from a broken connection.
+        let protocol = self.connections.protocol(key).filter(|_| self.connections.is_open(key));
+        let protocol = protocol.filter(|protocol| !protocol.is_two_way());
+        let last = protocol.and_then(|protocol| protocol.close(CloseReason::CLIENT_LEFT));
+        if self.connections.end(key) && last.is_none() {
+            return self.remove_connection(key);
+        }
+        let unsent = self.connections.finish(key, last, !self.state.keeps_messages());
+        self.state.handle_disconnect(key, unsent);
     }
 
     /// Feeds a client's bytes to the codec and does what its messages ask.
