@@ -54,14 +54,14 @@ impl Shard {
         let mut unfinished = self.connections.take_unfinished(key);
         let (state, connections) = (&mut self.state, &mut self.connections);
         let mut client = Sender { key, protocol, state, connections };
-        let mut heard = false;
+        let mut is_frame_received = false;
         let message_bytes_max = self.limits.message_bytes_max;
         let result = websocket::decode(bytes, &mut unfinished, message_bytes_max, |event| {
-            heard = true;
+            is_frame_received = true;
             client.handle_event(event);
             client.connections.is_open(key)
         });
-        if heard {
+        if is_frame_received {
             self.state.handle_frame_received(key);
         }
         if let Err(Violation { code, reason }) = result {
