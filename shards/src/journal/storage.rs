@@ -44,7 +44,8 @@ pub trait Storage: Send + 'static {
     /// Deletes `name`; it is no error that it is not there.
     fn remove(&mut self, name: &str) -> io::Result<()>;
     /// Makes `name`, whatever it was before, a file of exactly `bytes` that occupies as much space;
-    /// what it holds does not matter. After an error it is not there and occupies nothing.
+    /// what it holds does not matter. After an error it is not there and occupies nothing; lack of
+    /// space is an error already where less than as much again would be left for others.
     fn reserve(&mut self, name: &str, bytes: u64) -> io::Result<()>;
     /// Returns once all creations, new names and removals would survive a loss of power.
     fn sync_directory(&mut self) -> io::Result<()>;
@@ -173,6 +174,12 @@ impl Storage for Disk {
             if found.len() == bytes && found.blocks().saturating_mul(512) >= bytes {
                 return Ok(());
             }
+            // As much must be left for others on the same file system: one that waits in the middle of
+            // its compaction for a little space would wait for ever if this one took it first.
+            if file_system_bytes_free(&self.path).is_some_and(|free| free < bytes.saturating_mul(2))
+            {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             file.set_len(bytes)?;
             allocate(&file, bytes)
         });
@@ -213,8 +220,19 @@ fn allocate(file: &File, bytes: u64) -> io::Result<()> {
 
 /// The size of the file system that holds an existing path, in bytes; `None` if it does not say.
 #[must_use]
-#[expect(unsafe_code, reason = "the standard library has no statvfs")]
 pub fn file_system_bytes(path: &Path) -> Option<u64> {
+    let found = file_system(path)?;
+    found.f_blocks.checked_mul(found.f_frsize).filter(|bytes| *bytes > 0)
+}
+
+/// How much of it may still be taken; `None` if it does not say.
+fn file_system_bytes_free(path: &Path) -> Option<u64> {
+    let found = file_system(path)?;
+    found.f_bavail.checked_mul(found.f_frsize)
+}
+
+#[expect(unsafe_code, reason = "the standard library has no statvfs")]
+fn file_system(path: &Path) -> Option<libc::statvfs> {
     let path = CString::new(path.as_os_str().as_bytes()).ok()?;
     let mut found = MaybeUninit::<libc::statvfs>::zeroed();
     // SAFETY: the path ends with a zero byte, and the buffer has the type the call fills in.
@@ -223,8 +241,7 @@ pub fn file_system_bytes(path: &Path) -> Option<u64> {
         return None;
     }
     // SAFETY: the call has filled it in, and all zeros would be a valid value too.
-    let found = unsafe { found.assume_init() };
-    found.f_blocks.checked_mul(found.f_frsize).filter(|bytes| *bytes > 0)
+    Some(unsafe { found.assume_init() })
 }
 
 #[cfg(not(target_os = "linux"))]
