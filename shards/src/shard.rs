@@ -59,8 +59,10 @@ impl Shard {
         inbox: Inbox,
         core: Option<usize>,
     ) -> Self {
+        let mut state = State::new(limits.clone(), fastrand::u64(..));
+        state.begin_turn(now);
         Self {
-            state: State::new(limits.clone(), fastrand::u64(..)),
+            state,
             connections,
             wheel: Wheel::new(now),
             inbox,
@@ -74,8 +76,8 @@ impl Shard {
     }
 
     /// Takes over what an earlier run has left on disk.
-    pub(crate) fn restore(&mut self, recovered: Recovered, now: Tick) {
-        self.state.restore(recovered, now);
+    pub(crate) fn restore(&mut self, recovered: Recovered) {
+        self.state.restore(recovered);
     }
 
     /// Waits until what is kept on disk is there.
@@ -85,15 +87,16 @@ impl Shard {
 
     /// One turn: everything it does is bounded, and nothing in it waits.
     pub(crate) fn turn(&mut self, now: Tick) -> io::Result<NextTurn> {
+        self.state.begin_turn(now);
         let has_stalled = self.notice_stall(now);
-        let next = self.take_turn(now, has_stalled)?;
+        let next = self.take_turn(has_stalled)?;
         self.schedule.plan(next, now);
         Ok(next)
     }
 
-    fn take_turn(&mut self, now: Tick, has_stalled: bool) -> io::Result<NextTurn> {
+    fn take_turn(&mut self, has_stalled: bool) -> io::Result<NextTurn> {
         self.state.counters.turns += 1;
-        self.connections.set_now(self.state.running(now));
+        self.connections.begin_turn(self.state.running());
         if !self.hand_over_reports() {
             return Ok(NextTurn::WhenReportsFit);
         }
@@ -106,40 +109,40 @@ impl Shard {
         }
         self.inbox.answer_bell();
         // What a held turn has left: a key may be given away again only after that.
-        self.handle_closing(now);
+        self.handle_closing();
         for _ in 0..CONTROLS_PER_TURN {
             let Some(control) = self.inbox.next_control() else { break };
             match control {
                 Control::Stop => return Ok(NextTurn::Never),
-                other => self.handle_control(other, now),
+                other => self.handle_control(other),
             }
         }
         // A delivery may flush an outbox that it fills: what was reported so far goes first.
         if !self.hand_over_reports() {
             return Ok(NextTurn::WhenReportsFit);
         }
-        self.take_deliveries(now);
+        self.take_deliveries();
         for _ in 0..READS_PER_TURN {
             let Some(key) = self.connections.next_readable() else { break };
-            self.handle_readable(key, now);
+            self.handle_readable(key);
         }
-        self.fire_timers(now);
-        self.continue_drain(now);
+        self.fire_timers();
+        self.continue_drain();
         if !self.hand_over_reports() {
             return Ok(NextTurn::WhenReportsFit);
         }
         while let Some(key) = self.connections.next_drained() {
             self.state.handle_room(key, &mut self.connections);
         }
-        let more_messages = self.state.handle_deadlines(now, &mut self.connections)
-            | self.state.poll_replays(now, &mut self.connections)
-            | self.state.poll_store(now);
+        let more_messages = self.state.handle_deadlines(&mut self.connections)
+            | self.state.poll_replays(&mut self.connections)
+            | self.state.poll_store();
         self.state.store().check()?;
         if !self.hand_over_reports() {
             return Ok(NextTurn::WhenReportsFit);
         }
         self.connections.flush_touched();
-        self.handle_closing(now);
+        self.handle_closing();
         self.report_drained();
         let busy = more_events
             || more_messages
@@ -150,7 +153,7 @@ impl Shard {
             return Ok(NextTurn::AtOnce);
         }
         let timer = self.wheel.next().map(|running| self.state.on_clock(running));
-        let store = self.state.store().next_poll_at(now);
+        let store = self.state.store().next_poll_at(self.state.now());
         let times = [timer, self.state.next_deadline(), store, self.grace_ends_at()];
         Ok(NextTurn::OnWake(times.into_iter().flatten().min()))
     }
@@ -175,20 +178,20 @@ impl Shard {
         room
     }
 
-    fn handle_control(&mut self, control: Control, now: Tick) {
+    fn handle_control(&mut self, control: Control) {
         match control {
-            Control::Adopt(adoption) => self.adopt(*adoption, now),
+            Control::Adopt(adoption) => self.adopt(*adoption),
             Control::Ask(query) => {
-                let reply = self.reply(query, now);
+                let reply = self.reply(query);
                 self.state.push_report(Report::Replied(reply));
             }
-            Control::Drain(order) => self.begin_drain(order, now),
+            Control::Drain(order) => self.begin_drain(order),
             Control::Stop => panic!("a stop ends the turn where it is taken"),
         }
     }
 
-    fn reply(&mut self, query: Query, now: Tick) -> Reply {
-        let mut reply = self.state.handle_query(query, now, &mut self.connections);
+    fn reply(&mut self, query: Query) -> Reply {
+        let mut reply = self.state.handle_query(query, &mut self.connections);
         if let Reply::Snapshot(_, snapshot) = &mut reply {
             snapshot.outbox_bytes = self.connections.outbox_bytes();
             snapshot.unfinished_bytes = self.connections.unfinished_bytes;
@@ -198,7 +201,7 @@ impl Shard {
         reply
     }
 
-    fn adopt(&mut self, adoption: Adoption, now: Tick) {
+    fn adopt(&mut self, adoption: Adoption) {
         let protocol = adoption.protocol;
         let (client, peer) = (adoption.client, adoption.socket.peer());
         let key = match self.connections.adopt(adoption.socket, protocol) {
@@ -210,7 +213,7 @@ impl Shard {
             }
         };
         let user = client.user.clone();
-        let Ok(next) = self.state.handle_connect(key, client, protocol, now) else {
+        let Ok(next) = self.state.handle_connect(key, client, protocol) else {
             self.connections.finish(key, Some(Box::from(&*adoption.refusal)), true);
             self.connections.release(key);
             self.state.push_report(Report::Closed { protocol });
@@ -223,32 +226,33 @@ impl Shard {
         self.arm(key, next);
         if protocol.is_two_way() {
             let mut leftover = adoption.leftover;
-            self.decode(key, protocol, &mut leftover, now);
+            self.decode(key, protocol, &mut leftover);
         }
     }
 
     fn arm(&mut self, key: ConnectionKey, at: Tick) {
         if at != Tick::NEVER {
-            let due = self.wheel.arm(key, self.state.running(at));
+            let due = self.wheel.arm(key, self.state.in_running_time(at));
             self.connections.set_timer(key, due);
         }
     }
 
     /// Takes deliveries until the turn's budget of messages or frames is used.
-    fn take_deliveries(&mut self, now: Tick) {
+    fn take_deliveries(&mut self) {
         let mut frames = 0;
         for _ in 0..DELIVERIES_PER_TURN {
             if frames >= FRAMES_PER_TURN {
                 return;
             }
             let Some(delivery) = self.inbox.next_delivery() else { return };
-            frames += self.state.handle_delivery(delivery, now, &mut self.connections) as usize;
+            frames += self.state.handle_delivery(delivery, &mut self.connections) as usize;
         }
     }
 
-    fn fire_timers(&mut self, now: Tick) {
+    fn fire_timers(&mut self) {
+        let now = self.state.now();
         let mut fired = std::mem::take(&mut self.fired);
-        self.wheel.expire(self.state.running(now), &mut fired);
+        self.wheel.expire(self.state.running(), &mut fired);
         for (key, due) in fired.drain(..fired.len().min(TIMERS_PER_TURN)) {
             if !self.connections.is_timer_current(key, due) {
                 continue;
@@ -262,9 +266,9 @@ impl Shard {
             } else if self.connections.has_input(key) {
                 // What it has sent decides whether it is silent: look again when that is read.
                 self.arm(key, now);
-            } else if self.is_stalled(key, now) {
+            } else if self.is_stalled(key) {
                 self.state.close_slow_consumer(key, &mut self.connections);
-            } else if let Some(next) = self.state.handle_timer(key, now, &mut self.connections) {
+            } else if let Some(next) = self.state.handle_timer(key, &mut self.connections) {
                 self.arm(key, next);
             }
         }
@@ -281,13 +285,13 @@ impl Shard {
     }
 
     /// Closes broken sockets and gives those that are closing their deadline.
-    fn handle_closing(&mut self, now: Tick) {
+    fn handle_closing(&mut self) {
         while let Some(key) = self.connections.next_broken() {
             self.remove_connection(key);
         }
         while let Some(key) = self.connections.next_closing() {
             let until = self.linger_until(key);
-            self.arm(key, until.unwrap_or_else(|| now.after(LINGER)));
+            self.arm(key, until.unwrap_or_else(|| self.state.now().after(LINGER)));
         }
     }
 }

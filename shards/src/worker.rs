@@ -144,7 +144,7 @@ impl Unstarted {
             let mut shard =
                 Shard::new(self.setup.limits, clock.now(), connections, self.inbox, core);
             if let Some(recovered) = self.recovered {
-                shard.restore(recovered, clock.now());
+                shard.restore(recovered);
             }
             serve(shard, poller, &clock).await
         })

@@ -96,7 +96,7 @@ fn allocations(connections: usize) -> [u64; 2] {
         };
         let key = ConnectionKey::from_index(number).unwrap();
         let protocol = *Protocol::ALL.get(number % 3).unwrap();
-        state.handle_connect(key, member, protocol, Tick(0)).unwrap();
+        state.handle_connect(key, member, protocol).unwrap();
     }
     let id = NotificationId([1; 16]);
     let (audience, priority) = (None, Priority::Normal);
@@ -107,7 +107,8 @@ fn allocations(connections: usize) -> [u64; 2] {
     let mut deliver = |audience| {
         while state.poll_report().is_some() {}
         let before = ALLOCATIONS.with(Cell::get);
-        state.handle_delivery(Delivery { request: RequestId(1), audience }, Tick(1), &mut out);
+        state.begin_turn(Tick(1));
+        state.handle_delivery(Delivery { request: RequestId(1), audience }, &mut out);
         ALLOCATIONS.with(Cell::get) - before
     };
     let everyone = || Recipients::Everyone {

@@ -111,7 +111,7 @@ fn connected_within(limits: Limits) -> State {
             notify_settled: false,
             seen: None,
         };
-        state.handle_connect(key(number), member, Protocol::AraWebSocket, Tick(0)).unwrap();
+        state.handle_connect(key(number), member, Protocol::AraWebSocket).unwrap();
     }
     state
 }
@@ -123,7 +123,7 @@ fn key(number: usize) -> ConnectionKey {
 fn say(state: &mut State, number: usize, what: &str, names: impl Iterator<Item = String>) {
     let names: Vec<String> = names.map(|name| format!("\"{name}\"")).collect();
     let text = format!(r#"{{"type":"{what}","payload":{{"channels":[{}]}}}}"#, names.join(","));
-    state.handle_message(key(number), ara::parse(&text), Tick(0), &mut Nowhere);
+    state.handle_message(key(number), ara::parse(&text), &mut Nowhere);
     while state.poll_report().is_some() {}
 }
 
@@ -224,7 +224,7 @@ fn cost_of_messages(state: &mut State, users: Range<usize>) -> (f64, f64) {
         let notification = Arc::new(Notification::encode(metadata, b"{}", Encodings::ALL));
         let audience = Recipients::Users { notification, users: recipients.clone() };
         let delivery = Delivery { request: RequestId(1), audience };
-        state.handle_delivery(delivery, Tick(1), &mut Nowhere);
+        state.handle_delivery(delivery, &mut Nowhere);
         while state.poll_report().is_some() {}
     }
     drop(recipients);
@@ -233,10 +233,10 @@ fn cost_of_messages(state: &mut State, users: Range<usize>) -> (f64, f64) {
     for user in users.map(recipient) {
         let (reply_to, _reply) = ReplyTo::new();
         let clear = Query::UserQueue { user, source: Source::Queue, clear: true, reply_to };
-        state.handle_query(clear, Tick(2), &mut Nowhere);
+        state.handle_query(clear, &mut Nowhere);
         while state.poll_report().is_some() {}
     }
-    while state.handle_deadlines(Tick(2), &mut Nowhere) {}
+    while state.handle_deadlines(&mut Nowhere) {}
     (cost, (bytes() as f64 - before as f64) / messages)
 }
 

@@ -12,9 +12,11 @@ use hyper::body::{Body, Incoming};
 use serde::Deserialize;
 use tokio::time::timeout;
 
+use super::watch::Watch;
 use crate::intake::fault::Problem;
 use crate::intake::{Fault, draft};
 use crate::refusal::{Code, Refusal};
+use crate::router::shutting_down;
 
 /// The longest body of a single trigger.
 pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -32,7 +34,7 @@ const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Reads a body that nobody wants, as long as it is short and comes soon. False if it was not read
 /// to its end.
-pub(super) async fn discard(mut body: Incoming) -> bool {
+pub(super) async fn discard(mut body: Incoming, watch: &Watch) -> bool {
     if body.is_end_stream() {
         return true;
     }
@@ -40,7 +42,10 @@ pub(super) async fn discard(mut body: Incoming) -> bool {
         return false;
     }
     let read_all = async { while let Some(Ok(_frame)) = body.frame().await {} };
-    timeout(DISCARD_DEADLINE, read_all).await.is_ok()
+    tokio::select! {
+        read = timeout(DISCARD_DEADLINE, read_all) => read.is_ok(),
+        () = watch.stop_is_due() => false,
+    }
 }
 
 /// Reads the body of a request, which has at most `bytes_max` bytes; `None` = its route takes no body.
@@ -48,6 +53,7 @@ pub(super) async fn read(
     parts: &Parts,
     body: &mut Option<Incoming>,
     bytes_max: Option<usize>,
+    watch: &Watch,
 ) -> Result<Bytes, Refusal> {
     let Some(bytes_max) = bytes_max else { return Ok(Bytes::new()) };
     check_type(parts)?;
@@ -60,7 +66,15 @@ pub(super) async fn read(
         return Err(too_large());
     }
     let Some(body) = body.take() else { return Ok(Bytes::new()) };
-    match timeout(BODY_DEADLINE, Limited::new(body, bytes_max).collect()).await {
+    let read = timeout(BODY_DEADLINE, Limited::new(body, bytes_max).collect());
+    let read = tokio::select! {
+        read = read => read,
+        // Whoever is told to come back must not wait for a body that does not come.
+        () = watch.stop_is_due() => {
+            return Err(shutting_down().with_header("connection", "close"));
+        }
+    };
+    match read {
         Err(_elapsed) => {
             let sentence = format!("the body did not come within {BODY_DEADLINE:?}");
             Err(Refusal::new(Code::RequestTimeout, sentence).with_header("connection", "close"))

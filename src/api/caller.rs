@@ -52,7 +52,7 @@ where
     A: AsyncFn(Parts, Incoming, &Watch) -> HttpResponse,
 {
     let (reader, writer, peer) = socket.into_split();
-    let watch = Rc::new(Watch::new(deadlines));
+    let watch = Rc::new(Watch::new(deadlines, closing.clone()));
     let requests = Requests::new(reader, bytes, Rc::clone(&watch));
     let io = TokioIo::new(join(requests, WatchedWriter { writer, watch: Rc::clone(&watch) }));
     let service = service_fn(|request: http::Request<Incoming>| {
@@ -66,14 +66,20 @@ where
         }
     });
     // The deadlines are the watch's, and a caller may close its sending side and wait for answers.
+    // Who comes while the gateway stops is answered once: a health check, a refusal.
+    let is_late = *closing.borrow();
     let mut connection = http1::Builder::new()
+        .keep_alive(!is_late)
         .header_read_timeout(None)
         .half_close(true)
         .max_buf_size(BUFFER_BYTES_MAX)
         .serve_connection(io, service);
     let mut closed = pin!(closing.wait_for(|closing| *closing));
-    let mut was_closed = false;
+    let mut was_closed = is_late;
     let mut was_idle = false;
+    if is_late {
+        watch.wait_at_most(STOP_LINGER);
+    }
     let mut timer = pin!(sleep_until(Instant::now() + deadlines.idle_stranger));
     loop {
         tokio::select! {

@@ -171,7 +171,7 @@ async fn what_came_before_the_end_is_answered_however_long_it_takes() {
 #[tokio::test]
 async fn a_request_that_is_there_when_the_deadline_comes_is_served() {
     let (mut caller, server) = tokio::io::duplex(1024);
-    let watch = Rc::new(Watch::new(QUIET));
+    let watch = Rc::new(Watch::new(QUIET, watch::channel(false).1));
     let mut requests = Requests::new(server, Vec::new(), Rc::clone(&watch));
     watch.end_when_idle();
     caller.write_all(GET.as_bytes()).await.unwrap();
@@ -188,7 +188,7 @@ async fn a_request_that_is_there_when_the_deadline_comes_is_served() {
 #[tokio::test]
 async fn a_head_begun_when_the_deadline_comes_is_waited_for() {
     let (mut caller, server) = tokio::io::duplex(1024);
-    let watch = Rc::new(Watch::new(QUIET));
+    let watch = Rc::new(Watch::new(QUIET, watch::channel(false).1));
     let mut requests = Requests::new(server, Vec::new(), Rc::clone(&watch));
     let (begin, rest) = GET.split_at(9);
     caller.write_all(begin.as_bytes()).await.unwrap();
@@ -225,10 +225,31 @@ async fn a_gateway_that_closes_ends_an_idle_connection_at_once() {
     let serve = converse(socket, Vec::new(), QUIET, closing, async |parts, body, _watch: &_| {
         echo(parts, body).await
     });
-    sender.send(true).unwrap();
-    let ending = tokio::time::timeout(PATIENCE, serve).await.unwrap();
+    // The connection is being served when the stop begins.
+    let stop = async { sender.send(true).unwrap() };
+    let (ending, ()) = tokio::join!(tokio::time::timeout(PATIENCE, serve), stop);
+    let ending = ending.unwrap();
     assert!(matches!(ending, Ending::Requests(_, End::Closed)), "{ending:?}");
     drop(caller);
+}
+
+#[tokio::test]
+async fn who_comes_while_the_gateway_closes_is_answered_once() {
+    let (socket, mut caller) = pair().await;
+    let (_sender, closing) = watch::channel(true);
+    caller.write_all(format!("{GET}{POSTS}").as_bytes()).await.unwrap();
+    let serve = converse(socket, Vec::new(), QUIET, closing, async |parts, body, _watch: &_| {
+        echo(parts, body).await
+    });
+    let ending = tokio::time::timeout(PATIENCE, serve).await.unwrap();
+    let Ending::Answered(socket) = ending else { panic!("{ending:?}") };
+    drop(socket);
+    let mut answers = Vec::new();
+    // What was not read may end the connection with a reset.
+    let _end = caller.read_to_end(&mut answers).await;
+    let answers = String::from_utf8(answers).unwrap();
+    assert_eq!(bodies(&answers), ["/a "]);
+    assert!(answers.to_ascii_lowercase().contains("connection: close"), "{answers}");
 }
 
 #[tokio::test]

@@ -113,22 +113,22 @@ impl Api {
         watch: &Watch,
     ) -> HttpResponse {
         let cors = self.handshake.cors_origin(&parts.headers);
+        let mut body = Some(body);
         let mut reply = if parts.method == Method::OPTIONS {
             preflight(cors.as_deref())
         } else {
-            let mut body = Some(body);
             let answered = self.serve(&parts, &mut body, from_client_side, watch).await;
-            let mut reply = answered.unwrap_or_else(|refusal| refuse(&refusal));
-            // hyper closes a connection whose body nobody has read; the caller must know.
-            if let Some(unread) = body
-                && !body::discard(unread).await
-            {
-                let close = HeaderValue::from_static("close");
-                reply.headers_mut().insert(header::CONNECTION, close);
-            }
-            reply
+            answered.unwrap_or_else(|refusal| refuse(&refusal))
         };
         let headers = reply.headers_mut();
+        // A caller that waits to be asked for its body must not be asked for one that nobody wants.
+        let is_asking = parts.headers.contains_key(header::EXPECT);
+        // hyper closes a connection whose body nobody has read; the caller must know.
+        if let Some(unread) = body
+            && (is_asking || !body::discard(unread, watch).await)
+        {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(NO_STORE));
         origin::apply(cors.as_deref(), headers);
         reply
@@ -150,7 +150,7 @@ impl Api {
             Handler::Handshake => panic!("a handshake has no route for a method"),
             Handler::Client(serve) => {
                 let client = self.handshake.user(parts)?;
-                let body = body::read(parts, body, route.body_bytes_max).await?;
+                let body = body::read(parts, body, route.body_bytes_max, watch).await?;
                 serve(self, client, body).await
             }
             Handler::Operator(serve) => {
@@ -161,7 +161,7 @@ impl Api {
                 self.check_key(parts, watch)?;
                 let tenant = self.tenant(&parts.headers)?;
                 let parameter = found.parameter()?;
-                let body = body::read(parts, body, route.body_bytes_max).await?;
+                let body = body::read(parts, body, route.body_bytes_max, watch).await?;
                 serve(self, Call { parts, tenant, parameter, body }).await
             }
         }

@@ -99,9 +99,10 @@ impl<R: AsyncRead + Unpin> Requests<R> {
     }
 
     /// Empty lines before a request line are ignored (RFC 9112 section 2.2): they begin no head, and
-    /// so no deadline. Some old clients send one behind a body.
+    /// so no deadline. Some old clients send one behind a body. A binary PROXY protocol header, which
+    /// begins with empty lines too, stays whole: its sender is told what it is.
     fn skip_empty_lines(&mut self) {
-        loop {
+        while !head::begins_proxy_header(self.unread()) {
             self.start += match self.unread() {
                 [b'\r', b'\n', ..] => 2,
                 [b'\n', ..] => 1,

@@ -7,19 +7,18 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ara_shards::base::limits::STOP_LINGER;
 use ara_shards::base::socket::{AsyncSocket, Socket};
 use http::request::Parts;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::Api;
 use super::caller::{Ending, converse};
 use super::requests::End;
-use super::watch::Deadlines;
+use super::watch::{Deadlines, stop_is_due};
 use crate::listener::accept::{
     WARN_INTERVAL, concerns_one_connection, refuse, refuse_detached, warn_of_head,
 };
@@ -39,6 +38,8 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 pub struct Server {
     api: Rc<Api>,
     callers: Cell<usize>,
+    /// Callers that came after the gateway began to stop, which does not wait for them.
+    late_callers: Cell<usize>,
     callers_max: usize,
     /// Whether the clients' address serves the API too.
     serves_front: Cell<bool>,
@@ -48,12 +49,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server for `callers_max` callers at a time, until `closing` turns true.
+    /// A server for `callers_max` callers at a time. Once `closing` is true, a caller is answered one
+    /// request more.
     #[must_use]
     pub fn new(api: Rc<Api>, callers_max: usize, closing: watch::Receiver<bool>) -> Rc<Self> {
         Rc::new(Self {
             api,
             callers: Cell::new(0),
+            late_callers: Cell::new(0),
             callers_max,
             serves_front: Cell::new(true),
             closing,
@@ -61,7 +64,7 @@ impl Server {
         })
     }
 
-    /// Callers being served.
+    /// Callers being served for whom a stop waits.
     #[must_use]
     pub fn callers(&self) -> usize {
         self.callers.get()
@@ -72,24 +75,22 @@ impl Server {
         self.serves_front.set(false);
     }
 
-    /// Accepts on an address of the API's own until the gateway closes.
+    /// Accepts on an address of the API's own until its thread ends.
     ///
     /// # Errors
     ///
     /// The listener cannot be used on this thread.
     pub async fn accept(self: Rc<Self>, listener: std::net::TcpListener) -> io::Result<()> {
         let listener = TcpListener::from_std(listener)?;
-        let mut closing = self.closing.clone();
+        let mut limiter = LogLimiter::new(WARN_INTERVAL);
         loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                _closing = closing.wait_for(|closing| *closing) => return Ok(()),
-            };
-            match accepted {
+            match listener.accept().await {
                 Ok((stream, peer)) => self.take(Socket::new(stream, peer), Vec::new(), false),
                 Err(error) if concerns_one_connection(&error) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "the API cannot accept; resting {ACCEPT_REST:?}");
+                    if let Some(suppressed) = limiter.admit(Instant::now()) {
+                        tracing::warn!(%error, suppressed, "the API cannot accept; resting {ACCEPT_REST:?}");
+                    }
                     sleep(ACCEPT_REST).await;
                 }
             }
@@ -105,7 +106,9 @@ impl Server {
     }
 
     fn take(self: &Rc<Self>, socket: AsyncSocket, bytes: Vec<u8>, from_client_side: bool) {
-        if self.callers.get() >= self.callers_max {
+        let is_late = *self.closing.borrow();
+        let callers = if is_late { &self.late_callers } else { &self.callers };
+        if callers.get() >= self.callers_max {
             let refusal = Refusal::new(Code::Overloaded, "too many API connections at once");
             // What a door has read tells whose page may read the refusal.
             let head = head::parse(&bytes).ok().flatten();
@@ -113,10 +116,10 @@ impl Server {
             spawn_unsupervised(refuse(socket, refusal.response(cors.as_deref())));
             return;
         }
-        self.callers.set(self.callers.get() + 1);
-        let place = Place(Rc::clone(self));
+        callers.set(callers.get() + 1);
+        let place = Place { server: Rc::clone(self), is_late };
         spawn_unsupervised(async move {
-            place.0.serve(socket, bytes, from_client_side).await;
+            place.server.serve(socket, bytes, from_client_side).await;
         });
     }
 
@@ -127,13 +130,10 @@ impl Server {
         let closing = self.closing.clone();
         match converse(socket, bytes, Deadlines::USUAL, closing, answer).await {
             Ending::Cut | Ending::Requests(_, End::Closed) => {}
-            Ending::Answered(socket) if *self.closing.borrow() => {
-                let _gone = timeout(STOP_LINGER, refuse(socket, Vec::new())).await;
-            }
-            Ending::Answered(socket) => refuse(socket, Vec::new()).await,
+            Ending::Answered(socket) => self.refuse(socket, Vec::new()).await,
             Ending::Requests(socket, End::Bad(BadHead { refusal, warning })) => {
                 warn_of_head(warning, &socket, &self.limiter);
-                refuse(socket, refusal.response(None)).await;
+                self.refuse(socket, refusal.response(None)).await;
             }
             Ending::Requests(socket, End::Client(parts, leftover)) => {
                 self.admit_client(socket, &parts, leftover).await;
@@ -154,17 +154,31 @@ impl Server {
             }
             Err(refusal) => {
                 let cors = self.api.handshake.cors_origin(&parts.headers);
-                refuse(socket, refusal.response(cors.as_deref())).await;
+                self.refuse(socket, refusal.response(cors.as_deref())).await;
             }
+        }
+    }
+
+    /// Writes a last answer and waits until it is read; not for long while the gateway stops.
+    async fn refuse(&self, socket: AsyncSocket, response: Vec<u8>) {
+        let mut closing = self.closing.clone();
+        tokio::select! {
+            () = refuse(socket, response) => {}
+            () = stop_is_due(&mut closing) => {}
         }
     }
 }
 
 /// A caller's place, given back however its task ends.
-struct Place(Rc<Server>);
+struct Place {
+    server: Rc<Server>,
+    is_late: bool,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.callers.set(self.0.callers.get() - 1);
+        let Self { server, is_late } = self;
+        let callers = if *is_late { &server.late_callers } else { &server.callers };
+        callers.set(callers.get() - 1);
     }
 }

@@ -11,9 +11,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ara_shards::base::limits::STOP_LINGER;
 use tokio::io::AsyncWrite;
 use tokio::net::tcp::OwnedWriteHalf;
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 
 use crate::listener::accept::HEAD_DEADLINE;
 
@@ -48,10 +50,21 @@ pub(super) enum Due {
     Cut,
 }
 
+/// Ready when the gateway has been stopping for [`STOP_LINGER`].
+pub(super) async fn stop_is_due(closing: &mut watch::Receiver<bool>) {
+    if closing.wait_for(|closing| *closing).await.is_err() {
+        // The router's thread ends, and this task with it.
+        std::future::pending::<()>().await;
+    }
+    sleep(STOP_LINGER).await;
+}
+
 /// What is known of a caller's connection.
 #[derive(Debug)]
 pub(super) struct Watch {
     deadlines: Deadlines,
+    /// Turns true when the gateway begins to stop.
+    closing: watch::Receiver<bool>,
     /// The longest the caller may take none of what is written: shorter while the gateway stops.
     write: Cell<Duration>,
     /// Requests being answered.
@@ -69,8 +82,9 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(deadlines: Deadlines) -> Self {
+    pub(super) fn new(deadlines: Deadlines, closing: watch::Receiver<bool>) -> Self {
         Self {
+            closing,
             deadlines,
             write: Cell::new(deadlines.write),
             under_way: Cell::new(0),
@@ -106,6 +120,11 @@ impl Watch {
     /// A head is complete, or will not become so.
     pub(super) fn head_ends(&self) {
         self.head_since.set(None);
+    }
+
+    /// Ready when the gateway has been stopping for so long that no body is waited for any more.
+    pub(super) async fn stop_is_due(&self) {
+        stop_is_due(&mut self.closing.clone()).await;
     }
 
     /// The gateway stops: a caller that takes nothing is waited for only that long.

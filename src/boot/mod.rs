@@ -141,9 +141,9 @@ fn start(
     let placement = placement.unwrap_or_else(|| Placement::new(count));
     let handshake = Arc::new(make_handshake(&settings, verifier, placement));
     let (arrivals_in, arrivals) = crossbeam_channel::bounded(ARRIVALS_CAPACITY);
-    let (closing, closed) = watch::channel(false);
+    let (closing, _open) = watch::channel(false);
     let (stop, stop_out) = mpsc::channel(1);
-    let router = RouterHandle { arrivals: arrivals_in, bell: Arc::clone(&bell), closing: closed };
+    let router = RouterHandle { arrivals: arrivals_in, bell: Arc::clone(&bell) };
     let grace = settings.server.shutdown_grace;
 
     let (links, mut unstarted) =

@@ -137,7 +137,8 @@ async fn route(parts: Parts) -> io::Result<()> {
     if let Some(task) = redis {
         task.abort();
     }
-    // Doors stop accepting, callers finish the request they are in.
+    // Callers finish the request they are in. The doors stay open to the end: whoever comes meanwhile is
+    // told when to come back, which a refused connection could not.
     closing.send_replace(true);
     let grace = settings.server.shutdown_grace;
     let until = tokio::time::Instant::now() + grace;

@@ -18,7 +18,6 @@ use crossbeam_channel::{Sender, TrySendError};
 use socket2::{Domain, Protocol, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
@@ -67,8 +66,6 @@ pub struct RouterHandle {
     pub arrivals: Sender<Arrival>,
     /// The router's bell.
     pub bell: Arc<Doorbell>,
-    /// Turns true when the gateway begins to stop.
-    pub closing: watch::Receiver<bool>,
 }
 
 /// Options set on a listening socket, from which accepted sockets inherit them.
@@ -128,7 +125,7 @@ fn listening_socket(
     Ok(socket.into())
 }
 
-/// Accepts until the gateway closes, with at most `handshakes_max` sockets whose head is not
+/// Accepts until its thread ends, with at most `handshakes_max` sockets whose head is not
 /// complete, or which are being refused.
 ///
 /// # Errors
@@ -143,15 +140,10 @@ pub async fn serve(
     let listener = TcpListener::from_std(listener)?;
     let bad_heads = RefCell::new(LogLimiter::new(WARN_INTERVAL));
     let door = Rc::new(Door { handshake, router, bad_heads });
-    let mut closing = door.router.closing.clone();
     let mut handshakes: VecDeque<AbortHandle> = VecDeque::new();
     let mut limiter = LogLimiter::new(WARN_INTERVAL);
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _changed = closing.wait_for(|closing| *closing) => return Ok(()),
-        };
-        match accepted {
+        match listener.accept().await {
             Ok((stream, peer)) => {
                 make_room(&mut handshakes, handshakes_max);
                 let (door, socket) = (Rc::clone(&door), Socket::new(stream, peer));

@@ -27,7 +27,6 @@ struct Rig {
     bell: Arc<Doorbell>,
     wakes: Arc<AtomicUsize>,
     rung: Arc<Notify>,
-    _open: watch::Sender<bool>,
 }
 
 fn gate() -> Handshake {
@@ -58,12 +57,11 @@ fn open_door(room: usize) -> Rig {
         tell.notify_one();
     }));
     let (sender, arrivals) = bounded(room);
-    let (open, closing) = watch::channel(false);
     let listener = bind(([127, 0, 0, 1], 0).into(), 1, SocketOptions::default()).unwrap().remove(0);
     let address = listener.local_addr().unwrap();
-    let router = RouterHandle { arrivals: sender, bell: Arc::clone(&bell), closing };
+    let router = RouterHandle { arrivals: sender, bell: Arc::clone(&bell) };
     spawn_unsupervised(serve(listener, Arc::new(gate()), router, 100));
-    Rig { address, arrivals, bell, wakes, rung, _open: open }
+    Rig { address, arrivals, bell, wakes, rung }
 }
 
 async fn call(rig: &Rig) -> TcpStream {

@@ -227,10 +227,15 @@ fn bad(what: &str) -> Refusal {
     Refusal::new(Code::Validation, format!("not an HTTP/1.1 request: {what}"))
 }
 
+/// Whether these bytes are a PROXY protocol header. That of version 2 begins with empty lines.
+pub fn begins_proxy_header(bytes: &[u8]) -> bool {
+    bytes.starts_with(PROXY_V1) || bytes.starts_with(PROXY_V2)
+}
+
 /// What it is, where the bytes are plainly those of another protocol.
 fn other_protocol(bytes: &[u8]) -> Option<BadHead> {
     let refuse = |sentence| Refusal::new(Code::Validation, sentence);
-    if bytes.starts_with(PROXY_V1) || bytes.starts_with(PROXY_V2) {
+    if begins_proxy_header(bytes) {
         let sentence = "this is a PROXY protocol header, which is not expected here: switch it off \
                         for this backend at the proxy or load balancer (`send-proxy` in HAProxy, \
                         `proxy_protocol on` in nginx, the target group's attribute at AWS)";

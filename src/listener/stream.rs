@@ -87,8 +87,17 @@ fn retry_ms(refusal: &Refusal) -> Option<Range<u32>> {
         // Others must leave first.
         Code::ConnectionLimit => 5_000..15_000,
         // A stop, and the start of the next process.
-        _ => 2_000..6_000,
+        _ => {
+            let after_ms = retry_after_seconds(refusal).unwrap_or(2).saturating_mul(1_000);
+            after_ms..after_ms.saturating_add(4_000)
+        }
     })
+}
+
+/// What `Retry-After` of a refusal says, if it has one.
+fn retry_after_seconds(refusal: &Refusal) -> Option<u32> {
+    let (_, value) = refusal.headers.iter().find(|(name, _)| *name == "retry-after")?;
+    value.parse().ok()
 }
 
 /// Whether a request asks for an event stream by name, as every `EventSource` does.

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::interest::ShardSet;
 use super::pending::Counts;
-use super::{Phase, Router, State, in_time, overloaded, queue_unavailable, shutting_down};
+use super::{Phase, Router, State, in_time, overloaded, queue_unavailable};
 use crate::intake::trigger::{Target, Trigger};
 use crate::refusal::Refusal;
 
@@ -122,7 +122,7 @@ impl Router {
     ) -> Result<Dispatched, Refusal> {
         let mut state = self.0.borrow_mut();
         if state.phase == Phase::Draining {
-            return Err(shutting_down());
+            return Err(state.shutting_down());
         }
         // Whatever a client was told before this trigger came, the router knows now.
         state.take_reports();

@@ -88,6 +88,8 @@ struct State {
     drained: usize,
     all_drained: Rc<Notify>,
     started: Instant,
+    /// When the next process is there at the latest, as far as can be known; `None` until the stop.
+    next_start: Option<Instant>,
 }
 
 /// Clients admitted and not reported closed, by what is spoken with them.
@@ -134,6 +136,7 @@ impl Router {
             drained: 0,
             all_drained: Rc::new(Notify::new()),
             started: Instant::now(),
+            next_start: None,
         })))
     }
 
@@ -157,7 +160,7 @@ impl Router {
         let responder = admission.responder;
         let refuse = |socket, refusal: Refusal| Err((socket, responder.refusal(&refusal)));
         if state.phase == Phase::Draining {
-            return refuse(socket, shutting_down());
+            return refuse(socket, state.shutting_down());
         }
         state.take_reports();
         if state.admitted.total() >= state.connections_max {
@@ -265,6 +268,7 @@ impl Router {
         let (all_drained, order) = {
             let mut state = self.0.borrow_mut();
             state.phase = Phase::Draining;
+            state.next_start = Some(Instant::now() + grace + start_allowance(start_took));
             let clients = u64::try_from(state.admitted.total()).unwrap_or(u64::MAX);
             let seconds = (clients / RECONNECTS_PER_SECOND)
                 .clamp(*RECONNECT_WINDOW_SECONDS.start(), *RECONNECT_WINDOW_SECONDS.end());
@@ -309,9 +313,13 @@ impl Router {
 fn return_after(clients: usize, grace: Duration, start_took: Duration) -> Duration {
     let clients = f64::from(u32::try_from(clients).unwrap_or(u32::MAX));
     let telling = Duration::from_secs_f64(clients / SENT_AWAY_PER_SECOND);
-    // Twice what it took: the machine may be busier, and more may wait to be read back.
-    let start = (start_took * 2).clamp(*START.start(), *START.end());
-    (telling + STOP_LINGER).min(grace) + start
+    (telling + STOP_LINGER).min(grace) + start_allowance(start_took)
+}
+
+/// How long the start of the next process may take: twice what this one's took, since the machine
+/// may be busier, and more may wait to be read back.
+fn start_allowance(start_took: Duration) -> Duration {
+    (start_took * 2).clamp(*START.start(), *START.end())
 }
 
 /// The router's figures for `/stats`.
@@ -330,6 +338,17 @@ pub struct Overview {
 }
 
 impl State {
+    /// The gateway stops: with when somebody is there again at the latest, for a stop may last as long
+    /// as the grace, and a refused connection is the end of a browser's `EventSource`.
+    fn shutting_down(&self) -> Refusal {
+        let left = self.next_start.map(|at| at.saturating_duration_since(Instant::now()));
+        let refusal = shutting_down();
+        match left {
+            Some(left) => refusal.with_header("retry-after", (left.as_secs() + 1).to_string()),
+            None => refusal,
+        }
+    }
+
     fn take_reports(&mut self) {
         let mut drained = 0;
         for (index, (shard, disk)) in self.shards.iter().zip(&mut self.disks).enumerate() {

@@ -133,10 +133,56 @@ async def test_readiness_turns_false_when_stopping(start_gateway):
         with contextlib.suppress(EOFError, ConnectionError):
             await kept.send(kept.request("GET", "/health/ready"))
             assert (await kept.response())[0] == 503
-        with contextlib.suppress(httpx.TransportError):
-            async with httpx.AsyncClient(trust_env=False) as client:
-                assert (await client.get(f"{gateway.url}/health/ready")).status_code == 503
     assert await gateway.exit_code() == 0
+
+
+async def take_slowly(client):
+    """Goes on taking what it is owed, so that the stop waits for it."""
+    while await asyncio.get_running_loop().sock_recv(client.socket, 4096):
+        await asyncio.sleep(0.1)
+
+
+async def test_whoever_comes_while_it_stops_is_told_when_to_come_back(start_gateway):
+    """A refused connection would be the end of a browser's EventSource."""
+    gateway = await start_gateway(SERVER_SHUTDOWN_GRACE_SECONDS=8)
+    async with RawWebSocket(gateway, "slow", receive_buffer=4096) as slow, WebSocket(gateway, "witness") as witness:
+        for _ in range(4):
+            assert (await gateway.send("slow", payload={"fill": "x" * 60_000}))["delivered_to"] == 1
+        taking = asyncio.create_task(take_slowly(slow))
+        gateway.signal()
+        told = (await witness.expect("shutdown"))["reconnect_after_seconds"]
+        async with httpx.AsyncClient(trust_env=False) as client:
+            stream = gateway.sse_url(make_token("early"))
+            events = await client.get(stream, headers={"Accept": "text/event-stream"})
+            assert events.status_code == 200 and '"code":"SHUTTING_DOWN"' in events.text
+            assert int(events.text.removeprefix("retry: ").split("\n")[0]) / 1000 > told, "the stop lasts longer than told"
+            for method, url in (("GET", stream), ("POST", f"{gateway.url}/api/v1/notifications/broadcast")):
+                body = {"event_type": "e", "payload": 1}
+                refused = await client.request(method, url, headers=gateway.headers(), json=body)
+                assert refused.status_code == 503 and refused.json()["error"]["code"] == "SHUTTING_DOWN"
+                assert int(refused.headers["retry-after"]) > told
+            ready = await client.get(f"{gateway.url}/health/ready")
+            assert (ready.status_code, ready.json()) == (503, {"status": "draining"})
+            assert (await client.get(f"{gateway.url}/health/live")).status_code == 200
+        taking.cancel()
+    assert await gateway.exit_code(20) == 0
+
+
+@pytest.mark.parametrize("path, needs", [("notifications/send", "key"), ("acks", "token"), ("notifications/send", "nothing")])
+async def test_a_body_that_does_not_come_holds_the_stop_for_a_moment(start_gateway, path, needs):
+    gateway = await start_gateway(SERVER_SHUTDOWN_GRACE_SECONDS=10)
+    async with RawConnection(gateway) as caller, WebSocket(gateway, "witness") as witness:
+        headers = {"key": gateway.headers(), "token": {"Authorization": f"Bearer {make_token('witness')}"}, "nothing": {}}
+        request = caller.request("POST", f"/api/v1/{path}", b"{" * 100, **headers[needs])
+        await caller.send(request[:-50])
+        await gateway.get_ok("/stats")
+        begin = time.monotonic()
+        gateway.signal()
+        told = (await witness.expect("shutdown"))["reconnect_after_seconds"]
+        answer = await caller.to_the_end()
+        assert answer.startswith(b"HTTP/1.1 401 " if needs == "nothing" else b"HTTP/1.1 503 "), answer
+        assert await gateway.exit_code() == 0
+        assert time.monotonic() - begin < told, "the next process could not start before clients come back"
 
 
 async def test_what_was_accepted_is_written_before_the_close(start_gateway, user):

@@ -234,6 +234,7 @@ async def test_a_client_that_half_closes_is_noticed(gateway, user):
         connection.half_close()
         await gateway.wait_for_connections(0)
         assert (await gateway.send(user))["delivered_to"] == 0
+        assert (await connection.to_the_end()).endswith(b"\r\n0\r\n\r\n"), "the stream is complete"
 
 
 async def test_a_client_that_goes_away_is_noticed(gateway, user):
@@ -333,6 +334,8 @@ async def test_a_refusal_for_now_is_an_error_event_to_an_event_source_and_a_stat
                 assert (error["type"], error["code"]) == ("error", "CONNECTION_LIMIT_EXCEEDED") and error["message"]
             response = await full.client.get("/sse", params={"token": make_token(other)})
             assert_error(response, 429, "CONNECTION_LIMIT_EXCEEDED")
+    # Their places are free once the gateway has seen them leave.
+    await full.wait_for_connections(0)
     async with EventStream(full, user):
         [event] = await refused(full, make_token(user), **origin)
         assert json.loads(event.data)["message"].startswith("this user has")

@@ -12,7 +12,6 @@ use crate::names::Segments;
 use crate::sources::Sources;
 
 const ENGINE: &str = "shards/src/lib.rs";
-const GATEWAY: &str = "src/lib.rs";
 
 /// The upward steps that are still there: the crate's root, who names, and whom. The list may shrink,
 /// never grow: an entry that closes no circle fails.

@@ -22,6 +22,11 @@ impl ConnectionKey {
     }
 }
 
+/// A tenant's place in its shard's directory. Meaningless on any other shard, and once the tenant's
+/// last user has been forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TenantSlot(pub(crate) u32);
+
 /// A user's place in its shard's directory. Meaningless on any other shard, and once the user has
 /// been forgotten there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

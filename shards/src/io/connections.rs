@@ -139,7 +139,8 @@ impl Connections {
         }
     }
 
-    pub(crate) const fn set_now(&mut self, now: Tick) {
+    /// All that follows happens at this time, in running time, until the next turn begins.
+    pub(crate) const fn begin_turn(&mut self, now: Tick) {
         self.now = now;
     }
 

@@ -28,8 +28,8 @@ impl Draining {
 }
 
 impl Shard {
-    pub(super) fn begin_drain(&mut self, order: Drain, now: Tick) {
-        let began_at = self.state.running(now);
+    pub(super) fn begin_drain(&mut self, order: Drain) {
+        let began_at = self.state.running();
         self.draining = Some(Draining {
             untold: self.connections.keys().into(),
             order,
@@ -40,7 +40,7 @@ impl Shard {
     }
 
     /// Tells the next few clients to leave, and cuts the rest when the grace is over.
-    pub(super) fn continue_drain(&mut self, now: Tick) {
+    pub(super) fn continue_drain(&mut self) {
         let Some(mut draining) = self.draining.take() else { return };
         for _ in 0..FAN_OUT_FLUSHES_PER_TURN {
             let Some(key) = draining.untold.pop_front() else { break };
@@ -49,10 +49,10 @@ impl Shard {
             } else if self.connections.contains(key) {
                 // It was leaving by itself: from now on it has no more time than the others.
                 let grace_ends_at = self.state.on_clock(draining.grace_ends_at);
-                self.arm(key, now.after(STOP_LINGER).min(grace_ends_at));
+                self.arm(key, self.state.now().after(STOP_LINGER).min(grace_ends_at));
             }
         }
-        if self.state.running(now) >= draining.grace_ends_at {
+        if self.state.running() >= draining.grace_ends_at {
             for key in self.connections.keys() {
                 self.remove_connection(key);
             }

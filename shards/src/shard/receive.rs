@@ -4,7 +4,7 @@
 //! one looks (the connection's protocol does).
 
 use super::Shard;
-use crate::base::id::{ConnectionKey, Tick};
+use crate::base::id::ConnectionKey;
 use crate::base::limits::UNFINISHED_BYTES_MAX;
 use crate::io::connections::{Connections, Received};
 use crate::outbound::OutboundMessage;
@@ -14,17 +14,11 @@ use crate::wire::close::CloseReason;
 use crate::wire::websocket::{self, Event, Violation};
 
 impl Shard {
-    pub(super) fn handle_readable(&mut self, key: ConnectionKey, now: Tick) {
+    pub(super) fn handle_readable(&mut self, key: ConnectionKey) {
         let mut buffer = std::mem::take(&mut self.buffer);
         match self.connections.read(key, &mut buffer) {
             Received::Nothing => {}
-            Received::End if self.connections.end(key) => self.remove_connection(key),
-            Received::End => {
-                // The client may only have shut its own side: it gets what it is owed.
-                let flush = !self.state.keeps_messages();
-                let unsent = self.connections.finish(key, None, flush);
-                self.state.handle_disconnect(key, unsent);
-            }
+            Received::End => self.handle_end(key),
             Received::Bytes(count) => {
                 // What a client of a stream sends is read, so that its end is seen, and dropped.
                 let protocol = self.connections.protocol(key);
@@ -32,36 +26,43 @@ impl Shard {
                 if let (Some(protocol), true) = (protocol, self.connections.is_open(key)) {
                     let bytes = buffer.get_mut(..count);
                     let bytes = bytes.expect("a read gives at most what the buffer holds");
-                    self.decode(key, protocol, bytes, now);
+                    self.decode(key, protocol, bytes);
                 }
             }
         }
         self.buffer = buffer;
     }
 
+    /// The client has shut its side. It may only have done that: it gets what it is owed.
+    fn handle_end(&mut self, key: ConnectionKey) {
+        // The reader of a stream must be able to tell its end from a broken connection.
+        let protocol = self.connections.protocol(key).filter(|_| self.connections.is_open(key));
+        let protocol = protocol.filter(|protocol| !protocol.is_two_way());
+        let last = protocol.and_then(|protocol| protocol.close(CloseReason::CLIENT_LEFT));
+        if self.connections.end(key) && last.is_none() {
+            return self.remove_connection(key);
+        }
+        let unsent = self.connections.finish(key, last, !self.state.keeps_messages());
+        self.state.handle_disconnect(key, unsent);
+    }
+
     /// Feeds a client's bytes to the codec and does what its messages ask.
-    pub(super) fn decode(
-        &mut self,
-        key: ConnectionKey,
-        protocol: Protocol,
-        bytes: &mut [u8],
-        now: Tick,
-    ) {
+    pub(super) fn decode(&mut self, key: ConnectionKey, protocol: Protocol, bytes: &mut [u8]) {
         if bytes.is_empty() {
             return;
         }
         let mut unfinished = self.connections.take_unfinished(key);
         let (state, connections) = (&mut self.state, &mut self.connections);
-        let mut client = Speaking { key, protocol, now, state, connections };
-        let mut heard = false;
+        let mut client = Sender { key, protocol, state, connections };
+        let mut is_frame_received = false;
         let message_bytes_max = self.limits.message_bytes_max;
         let result = websocket::decode(bytes, &mut unfinished, message_bytes_max, |event| {
-            heard = true;
+            is_frame_received = true;
             client.handle_event(event);
             client.connections.is_open(key)
         });
-        if heard {
-            self.state.handle_frame_received(key, now);
+        if is_frame_received {
+            self.state.handle_frame_received(key);
         }
         if let Err(Violation { code, reason }) = result {
             self.state.counters.violations += 1;
@@ -78,15 +79,14 @@ impl Shard {
 }
 
 /// A client whose bytes are being read, and whom they may concern.
-struct Speaking<'a> {
+struct Sender<'a> {
     key: ConnectionKey,
     protocol: Protocol,
-    now: Tick,
     state: &'a mut State,
     connections: &'a mut Connections,
 }
 
-impl Speaking<'_> {
+impl Sender<'_> {
     /// Does what one frame, or the last of a message, asks.
     fn handle_event(&mut self, event: Event<'_>) {
         let incoming = match event {
@@ -103,7 +103,7 @@ impl Speaking<'_> {
         };
         match self.protocol.read(incoming) {
             Request::Message(message) => {
-                self.state.handle_message(self.key, message, self.now, self.connections);
+                self.state.handle_message(self.key, message, self.connections);
             }
             Request::Answered(bytes) => self.answer(bytes),
         }

@@ -56,13 +56,13 @@ impl Shard {
     }
 
     /// Whether a reader has taken nothing of what waits for it for the connection timeout.
-    pub(super) fn is_stalled(&self, key: ConnectionKey, now: Tick) -> bool {
+    pub(super) fn is_stalled(&self, key: ConnectionKey) -> bool {
         let timeout = self.limits.connection_timeout;
         let ticks = Tick::default().after(timeout).0;
         !timeout.is_zero()
             && self
                 .state
-                .running(now)
+                .running()
                 .0
                 .checked_sub(ticks)
                 .is_some_and(|since| self.connections.is_stalled(key, Tick(since)))

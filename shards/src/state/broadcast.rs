@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::directory::Directory;
 use super::session::Session;
 use super::{Outgoing, State, Urgency};
-use crate::base::id::{ConnectionKey, Tick};
+use crate::base::id::ConnectionKey;
 use crate::base::limits::PROMPT_RECIPIENTS_MAX;
 use crate::link::message::{Delivery, DeliveryCounts, Recipient, Recipients, Report};
 use crate::notification::{Audience, Notification, Priority};
@@ -18,13 +18,7 @@ use crate::outbound::OutboundMessage;
 impl State {
     /// Applies one delivery, reports what became of it, and sends slow consumers away. Returns
     /// what it cost: how many frames were put into outboxes and queues, or refused by the disk.
-    pub fn handle_delivery(
-        &mut self,
-        delivery: Delivery,
-        now: Tick,
-        out: &mut impl Outgoing,
-    ) -> u32 {
-        self.now = now;
+    pub fn handle_delivery(&mut self, delivery: Delivery, out: &mut impl Outgoing) -> u32 {
         self.queues.number_delivery(delivery.audience.head());
         let mut parts = Vec::new();
         let mut refused = std::mem::take(&mut self.refused);
@@ -45,8 +39,9 @@ impl State {
             }
             Recipients::Everyone { tenant, notification } => {
                 let frame = Rc::new(OutboundMessage::Notification(notification));
-                let members = self.directory.tenant(&tenant).map_or(&[][..], |t| &t.members);
-                fan.offer_all(members, &frame, urgency_for(members.len()))
+                let tenant = self.directory.tenant(&tenant);
+                let connections = tenant.map_or(&[][..], |tenant| &tenant.connections);
+                fan.offer_all(connections, &frame, urgency_for(connections.len()))
             }
             Recipients::Channels { tenant, parts: channels } => {
                 fan.offer_channels(&tenant, &channels, &mut self.seen, &mut parts);
@@ -194,13 +189,13 @@ impl<O: Outgoing> Broadcast<'_, O> {
             if let Some(tenant) = tenant {
                 let frame = Rc::new(OutboundMessage::Notification(Arc::clone(notification)));
                 let subscribers = self.directory.subscribers(tenant, name);
-                let urgency = urgency_for(subscribers.len() + tenant.listeners.len());
+                let urgency = urgency_for(subscribers.len() + tenant.subscribed_to_all.len());
                 for key in subscribers {
                     if first_time(seen, *key) {
                         self.offer(*key, &frame, urgency, &mut counts);
                     }
                 }
-                for key in &tenant.listeners {
+                for key in &tenant.subscribed_to_all {
                     let receives =
                         self.directory.session(*key).is_some_and(|s| s.may_subscribe(name));
                     if receives && first_time(seen, *key) {

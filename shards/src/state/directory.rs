@@ -1,10 +1,10 @@
-//! Who is here and who listens to what: the shard's indexes, kept consistent in one place.
+//! Who is connected and who is subscribed to what: the shard's indexes, kept consistent in one place.
 //!
 //! **Runs on**: a shard. **Owns**: sessions, users, tenants, channels. **Never**: keeps an entry
 //! that the last connection has left, but for a user who has messages in the queue: an empty shard's
 //! indexes are empty.
 //!
-//! Membership lists are plain vectors. A session remembers its place in each list it is on, so
+//! The lists are plain vectors. A session remembers its index in each list it is on, so
 //! that leaving is a swap with the last entry, whatever the list's length. Each list and index gives
 //! its room back when most of it is not needed any more.
 
@@ -13,13 +13,12 @@ use std::sync::Arc;
 
 use ahash::AHashMap;
 use hashbrown::HashTable;
-use slab::Slab;
 use smallvec::SmallVec;
 
 use super::channels::{ChannelSlot, Channels, Index};
-use super::session::Session;
+use super::session::{Places, Session};
 use super::subscriptions::Subscription;
-use crate::base::id::{ConnectionKey, UserSlot};
+use crate::base::id::{ConnectionKey, TenantSlot, UserSlot};
 use crate::base::placement::UserHash;
 use crate::base::table::Table;
 use crate::link::message::{Client, Report};
@@ -27,6 +26,10 @@ use crate::protocol::Transport;
 
 /// Why a user's slot is followed without a question.
 const KNOWN: &str = "a session, and the index of names, name only users that are known";
+/// Why a tenant's slot is.
+const HAS_USERS: &str = "a tenant stays while it has users";
+/// Why a key from a list is.
+const CONNECTED: &str = "the lists of a user, a tenant and a channel name only open sessions";
 
 /// The indexes of one shard.
 #[derive(Debug, Default)]
@@ -36,8 +39,8 @@ pub struct Directory {
     users: Table<User>,
     /// User slots by hash.
     users_by_name: HashTable<UserSlot>,
-    pub(super) tenants: Slab<Tenant>,
-    tenants_by_name: AHashMap<Arc<str>, u32>,
+    tenants: Table<Tenant>,
+    tenants_by_name: AHashMap<Arc<str>, TenantSlot>,
     pub(super) channels: Channels,
     /// How many connections, and subscriptions, there are.
     pub(super) totals: Totals,
@@ -54,20 +57,19 @@ pub(super) struct Totals {
 #[derive(Debug)]
 struct User {
     hash: UserHash,
-    tenant: u32,
+    tenant: TenantSlot,
     name: Box<str>,
     /// A user without any stays while it has messages in the queue.
     connections: SmallVec<[ConnectionKey; 2]>,
 }
 
-/// One tenant's members and channels.
+/// One tenant's connections and channels.
 #[derive(Debug)]
 pub(super) struct Tenant {
     pub(super) name: Arc<str>,
-    /// All its connections.
-    pub(super) members: Vec<ConnectionKey>,
-    /// Those that hear every channel their token allows.
-    pub(super) listeners: Vec<ConnectionKey>,
+    pub(super) connections: Vec<ConnectionKey>,
+    /// Those that are subscribed to every channel their token allows.
+    pub(super) subscribed_to_all: Vec<ConnectionKey>,
     pub(super) channels: Index,
     /// Its users, connected or with messages; the tenant stays while there are some.
     users: usize,
@@ -94,7 +96,7 @@ impl Directory {
     }
 
     pub(super) fn tenant(&self, name: &str) -> Option<&Tenant> {
-        self.tenants.get(*self.tenants_by_name.get(name)? as usize)
+        self.tenants_by_name.get(name).map(|slot| self.tenant_at(*slot))
     }
 
     /// The subscribers of a tenant's channel; empty if there are none.
@@ -105,28 +107,36 @@ impl Directory {
 
     /// A user's connections; empty if there are none.
     pub(super) fn connections(&self, tenant: &str, user: &str, hash: UserHash) -> &[ConnectionKey] {
-        let found = self
-            .tenants_by_name
-            .get(tenant)
-            .and_then(|tenant| self.user_slot(*tenant, user, hash))
-            .and_then(|slot| self.users.get(slot.0));
-        found.map_or(&[], |user| &user.connections)
+        self.find_user(tenant, user, hash).map_or(&[], |user| self.user_connections(user))
     }
 
-    pub(super) fn connections_of(&self, member: &Client) -> usize {
-        self.connections(&member.tenant, &member.user, member.hash).len()
+    pub(super) fn connections_of(&self, client: &Client) -> usize {
+        self.connections(&client.tenant, &client.user, client.hash).len()
     }
 
     /// The name of a session's user.
     pub(super) fn user_name(&self, session: &Session) -> &str {
-        &self.user(session.home.user).name
+        &self.user(session.places.user).name
     }
 
     fn user(&self, slot: UserSlot) -> &User {
         self.users.get(slot.0).expect(KNOWN)
     }
 
-    fn user_slot(&self, tenant: u32, name: &str, hash: UserHash) -> Option<UserSlot> {
+    fn tenant_at(&self, slot: TenantSlot) -> &Tenant {
+        self.tenants.get(slot.0).expect(HAS_USERS)
+    }
+
+    fn tenant_at_mut(&mut self, slot: TenantSlot) -> &mut Tenant {
+        self.tenants.get_mut(slot.0).expect(HAS_USERS)
+    }
+
+    /// The session of a key that another part of the directory names.
+    fn connected(&mut self, key: ConnectionKey) -> &mut Session {
+        self.session_mut(key).expect(CONNECTED)
+    }
+
+    fn user_slot(&self, tenant: TenantSlot, name: &str, hash: UserHash) -> Option<UserSlot> {
         let same = |slot: &UserSlot| {
             let user = self.user(*slot);
             user.tenant == tenant && &*user.name == name
@@ -134,31 +144,32 @@ impl Directory {
         self.users_by_name.find(hash.0, same).copied()
     }
 
-    /// Enters a session under `key`, creating its tenant and user as needed. Returns the user's slot.
-    pub(super) fn join(
+    /// Enters a session under `key`, which no session has, and its tenant and user as needed. Returns
+    /// the user's slot.
+    pub(super) fn insert(
         &mut self,
         key: ConnectionKey,
-        member: &Client,
+        client: &Client,
         mut session: Session,
     ) -> UserSlot {
-        let user_slot = self.enter_user(&member.tenant, &member.user, member.hash);
+        let user_slot = self.enter_user(&client.tenant, &client.user, client.hash);
         let user = self.users.get_mut(user_slot.0).expect("it was just entered");
-        session.home.sibling_at = narrow(user.connections.len());
+        let tenant = self.tenants.get_mut(user.tenant.0).expect(HAS_USERS);
+        session.places = Places {
+            tenant: user.tenant,
+            user: user_slot,
+            user_index: narrow(user.connections.len()),
+            tenant_index: narrow(tenant.connections.len()),
+            subscribed_to_all_index: None,
+        };
         user.connections.push(key);
-        let tenant_slot = user.tenant;
-        session.home.tenant = tenant_slot;
-        session.home.user = user_slot;
-        if let Some(tenant) = self.tenants.get_mut(tenant_slot as usize) {
-            session.home.member_at = narrow(tenant.members.len());
-            tenant.members.push(key);
-        }
+        tenant.connections.push(key);
         *self.total_of(session.protocol.transport()) += 1;
         if self.sessions.len() <= key.index() {
             self.sessions.resize_with(key.index() + 1, || None);
         }
-        if let Some(place) = self.sessions.get_mut(key.index()) {
-            *place = Some(session);
-        }
+        let place = self.sessions.get_mut(key.index()).expect("room was just made");
+        assert!(place.replace(session).is_none(), "a key has one session at a time");
         user_slot
     }
 
@@ -174,9 +185,7 @@ impl Directory {
         let users = &self.users;
         let rehash = |slot: &UserSlot| users.get(slot.0).expect(KNOWN).hash.0;
         self.users_by_name.insert_unique(hash.0, slot, rehash);
-        if let Some(tenant) = self.tenants.get_mut(tenant as usize) {
-            tenant.users += 1;
-        }
+        self.tenant_at_mut(tenant).users += 1;
         slot
     }
 
@@ -193,8 +202,7 @@ impl Directory {
     /// The tenant's name and the user's.
     pub(super) fn user_names(&self, slot: UserSlot) -> (&str, &str) {
         let user = self.user(slot);
-        let tenant = self.tenants.get(user.tenant as usize);
-        (&tenant.expect("a tenant stays while it has users").name, &user.name)
+        (&self.tenant_at(user.tenant).name, &user.name)
     }
 
     /// Forgets a user who has no messages in the queue, unless it has connections.
@@ -204,27 +212,23 @@ impl Directory {
         };
         let (hash, tenant) = (user.hash, user.tenant);
         self.users.remove(slot.0);
-        if let Ok(entry) = self.users_by_name.find_entry(hash.0, |other| *other == slot) {
-            entry.remove();
-        }
+        let entry = self.users_by_name.find_entry(hash.0, |other| *other == slot);
+        entry.expect("a user is in the index of names").remove();
         if self.users_by_name.len() < self.users_by_name.capacity() / 4 {
             let (users, room) = (&self.users, self.users_by_name.len() * 2);
             let rehash = |slot: &UserSlot| users.get(slot.0).expect(KNOWN).hash.0;
             self.users_by_name.shrink_to(room, rehash);
         }
-        if let Some(tenant) = self.tenants.get_mut(tenant as usize) {
-            tenant.users -= 1;
-        }
-        self.tidy_tenant(tenant);
+        self.remove_user_of(tenant);
     }
 
-    fn tidy_tenant(&mut self, slot: u32) {
-        if let Some(tenant) = self.tenants.get(slot as usize)
-            && tenant.users == 0
-        {
-            let name = Arc::clone(&tenant.name);
-            self.tenants_by_name.remove(&name);
-            self.tenants.remove(slot as usize);
+    /// One of a tenant's users was forgotten; with its last one the tenant is.
+    fn remove_user_of(&mut self, slot: TenantSlot) {
+        let tenant = self.tenant_at_mut(slot);
+        tenant.users -= 1;
+        if tenant.users == 0 {
+            let tenant = self.tenants.remove(slot.0).expect(HAS_USERS);
+            self.tenants_by_name.remove(&tenant.name);
         }
     }
 
@@ -235,14 +239,15 @@ impl Directory {
         }
     }
 
-    fn tenant_slot(&mut self, name: &Arc<str>) -> u32 {
+    /// The slot of a tenant, made if there is none. It has no users yet: enter one at once.
+    fn tenant_slot(&mut self, name: &Arc<str>) -> TenantSlot {
         if let Some(slot) = self.tenants_by_name.get(name) {
             return *slot;
         }
-        let slot = narrow(self.tenants.insert(Tenant {
+        let slot = TenantSlot(self.tenants.insert(Tenant {
             name: Arc::clone(name),
-            members: Vec::new(),
-            listeners: Vec::new(),
+            connections: Vec::new(),
+            subscribed_to_all: Vec::new(),
             channels: Index::new(),
             users: 0,
         }));
@@ -252,55 +257,55 @@ impl Directory {
 
     /// Removes a session from every index, and returns whose it was; `None` if there was none. The
     /// user stays, even if this was its last connection, until [`Self::forget_unconnected`].
-    pub(super) fn leave(
+    pub(super) fn remove(
         &mut self,
         key: ConnectionKey,
         reports: &mut VecDeque<Report>,
     ) -> Option<UserSlot> {
         let session = self.sessions.get_mut(key.index()).and_then(Option::take)?;
-        let home = session.home;
+        let places = session.places;
         for entry in session.subscriptions.iter() {
-            reports.extend(self.leave_channel(home.tenant, entry));
+            reports.extend(self.remove_subscriber(places.tenant, entry));
         }
         *self.total_of(session.protocol.transport()) -= 1;
-        let tenant = self.tenants.get_mut(home.tenant as usize);
-        let tenant = tenant.expect("a tenant stays while it has users");
-        let moved_member = swap_remove(&mut tenant.members, home.member_at);
-        let mut moved_listener = None;
-        if let Some(at) = home.listener_at {
-            moved_listener = swap_remove(&mut tenant.listeners, at);
-            if tenant.listeners.is_empty() {
+        let tenant = self.tenant_at_mut(places.tenant);
+        if let Some(moved) = swap_remove(&mut tenant.connections, places.tenant_index) {
+            self.connected(moved).places.tenant_index = places.tenant_index;
+        }
+        if let Some(at) = places.subscribed_to_all_index {
+            let tenant = self.tenant_at_mut(places.tenant);
+            let moved = swap_remove(&mut tenant.subscribed_to_all, at);
+            if tenant.subscribed_to_all.is_empty() {
                 reports.push_back(interest(&tenant.name, None, false));
             }
+            if let Some(moved) = moved {
+                self.connected(moved).places.subscribed_to_all_index = Some(at);
+            }
         }
-        let user = self.users.get_mut(home.user.0).expect(KNOWN);
-        user.connections.swap_remove(home.sibling_at as usize);
-        let moved_sibling = user.connections.get(home.sibling_at as usize).copied();
+        let at = places.user_index as usize;
+        let user = self.users.get_mut(places.user.0).expect(KNOWN);
+        user.connections.swap_remove(at);
+        let moved = user.connections.get(at).copied();
         if user.connections.spilled() && user.connections.len() < user.connections.capacity() / 4 {
             user.connections.grow(user.connections.len() * 2);
         }
-        if let Some(moved) = moved_member.and_then(|moved| self.session_mut(moved)) {
-            moved.home.member_at = home.member_at;
+        if let Some(moved) = moved {
+            self.connected(moved).places.user_index = places.user_index;
         }
-        if let Some(moved) = moved_listener.and_then(|moved| self.session_mut(moved)) {
-            moved.home.listener_at = home.listener_at;
-        }
-        if let Some(moved) = moved_sibling.and_then(|moved| self.session_mut(moved)) {
-            moved.home.sibling_at = home.sibling_at;
-        }
-        Some(home.user)
+        Some(places.user)
     }
 
-    /// Makes a session hear every channel. Returns the news for the router, if any.
-    pub(super) fn listen_to_all(&mut self, key: ConnectionKey) -> Option<Report> {
+    /// Subscribes a session to every channel its token allows. Returns the report for the router, if
+    /// it is its tenant's first.
+    pub(super) fn subscribe_to_all(&mut self, key: ConnectionKey) -> Option<Report> {
         let session = self.sessions.get_mut(key.index())?.as_mut()?;
-        if session.home.listener_at.is_some() {
+        if session.places.subscribed_to_all_index.is_some() {
             return None;
         }
-        let tenant = self.tenants.get_mut(session.home.tenant as usize)?;
-        session.home.listener_at = Some(narrow(tenant.listeners.len()));
-        tenant.listeners.push(key);
-        (tenant.listeners.len() == 1).then(|| interest(&tenant.name, None, true))
+        let tenant = self.tenants.get_mut(session.places.tenant.0).expect(HAS_USERS);
+        session.places.subscribed_to_all_index = Some(narrow(tenant.subscribed_to_all.len()));
+        tenant.subscribed_to_all.push(key);
+        (tenant.subscribed_to_all.len() == 1).then(|| interest(&tenant.name, None, true))
     }
 
     pub(super) fn is_subscribed(&self, session: &Session, name: &str) -> bool {
@@ -309,15 +314,16 @@ impl Directory {
 
     /// The slot of a channel that a session is subscribed to.
     fn channel_of(&self, session: &Session, name: &str) -> Option<ChannelSlot> {
-        let tenant = self.tenants.get(session.home.tenant as usize)?;
+        let tenant = self.tenant_at(session.places.tenant);
         let channel = self.channels.find(&tenant.channels, name)?;
         session.subscriptions.has(channel).then_some(channel)
     }
 
-    /// Adds a session to a channel it is not on. Returns the news for the router, if any.
+    /// Adds a session to a channel it is not on. Returns the report for the router, if it is the
+    /// channel's first subscriber.
     pub(super) fn subscribe(&mut self, key: ConnectionKey, name: &str) -> Option<Report> {
         let session = self.sessions.get_mut(key.index())?.as_mut()?;
-        let tenant = self.tenants.get_mut(session.home.tenant as usize)?;
+        let tenant = self.tenants.get_mut(session.places.tenant.0).expect(HAS_USERS);
         let known = self.channels.find(&tenant.channels, name);
         let (channel, at) = match known {
             Some(channel) => (channel, self.channels.push(channel, key)),
@@ -336,27 +342,28 @@ impl Directory {
         reports: &mut VecDeque<Report>,
     ) {
         let Some(session) = self.session(key) else { return };
-        let (tenant, channel) = (session.home.tenant, self.channel_of(session, name));
-        let Some((session, channel)) = self.session_mut(key).zip(channel) else { return };
-        if let Some(entry) = session.subscriptions.remove(channel) {
-            reports.extend(self.leave_channel(tenant, entry));
-        }
+        let Some(channel) = self.channel_of(session, name) else { return };
+        let tenant = session.places.tenant;
+        let entry = self.connected(key).subscriptions.remove(channel);
+        let entry = entry.expect("it was just found subscribed");
+        reports.extend(self.remove_subscriber(tenant, entry));
     }
 
-    /// Takes a subscriber off a channel's list; its session has forgotten the entry already.
-    fn leave_channel(&mut self, tenant: u32, entry: Subscription) -> Option<Report> {
+    /// Takes a subscriber off a channel's list; its session has forgotten the entry already. Returns
+    /// the report for the router, if it was the channel's last.
+    fn remove_subscriber(&mut self, tenant: TenantSlot, entry: Subscription) -> Option<Report> {
         self.totals.subscriptions -= 1;
         if let Some(moved) = self.channels.swap_remove(entry.channel, entry.at) {
-            self.session_mut(moved)?.subscriptions.set_index(entry.channel, entry.at);
+            self.connected(moved).subscriptions.set_index(entry.channel, entry.at);
             return None;
         }
         if !self.channels.subscribers(entry.channel).is_empty() {
             return None;
         }
-        let tenant = self.tenants.get_mut(tenant as usize)?;
-        let news = interest(&tenant.name, Some(self.channels.name(entry.channel)), false);
+        let tenant = self.tenants.get_mut(tenant.0).expect(HAS_USERS);
+        let report = interest(&tenant.name, Some(self.channels.name(entry.channel)), false);
         self.channels.remove(&mut tenant.channels, entry.channel);
-        Some(news)
+        Some(report)
     }
 
     /// A tenant's channels, and how many subscribers each has.
@@ -371,10 +378,10 @@ impl Directory {
         session.subscriptions.channels().map(|channel| self.channels.name(channel))
     }
 
-    /// Whether the session hears this channel, by subscription or because it hears all.
+    /// Whether the session is subscribed to this channel, by name or to all.
     pub(super) fn receives(&self, session: &Session, channel: &str) -> bool {
         self.is_subscribed(session, channel)
-            || (session.home.listener_at.is_some() && session.may_subscribe(channel))
+            || (session.places.subscribed_to_all_index.is_some() && session.may_subscribe(channel))
     }
 
     /// Whether every index is empty, as it must be when the last client has left.
@@ -394,7 +401,7 @@ fn interest(tenant: &Arc<str>, channel: Option<&str>, present: bool) -> Report {
     Report::Interest { tenant: Arc::clone(tenant), channel: channel.map(Arc::from), present }
 }
 
-/// Takes the entry at a place off a list, and returns who has that place now.
+/// Takes the entry at an index off a list, and returns who is at that index now.
 fn swap_remove(list: &mut Vec<ConnectionKey>, at: u32) -> Option<ConnectionKey> {
     list.swap_remove(at as usize);
     if list.len() < list.capacity() / 4 {
@@ -403,7 +410,7 @@ fn swap_remove(list: &mut Vec<ConnectionKey>, at: u32) -> Option<ConnectionKey> 
     list.get(at as usize).copied()
 }
 
-/// A table index as stored: a shard holds far fewer than 2³² of anything.
+/// An index in a list of connections as it is stored.
 fn narrow(index: usize) -> u32 {
-    u32::try_from(index).unwrap_or(u32::MAX)
+    u32::try_from(index).expect("a key is a u32, so there are no more connections")
 }

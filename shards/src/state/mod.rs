@@ -12,10 +12,10 @@ pub mod subscriptions;
 
 mod broadcast;
 mod channels;
+mod heartbeat;
 mod query;
 mod queueing;
 mod running;
-mod silence;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -67,7 +67,7 @@ pub enum Urgency {
     FanOut,
 }
 
-/// A member was not taken in: it has as many connections as it may have.
+/// A client was refused: it has as many connections as it may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooManyConnections;
 
@@ -78,7 +78,7 @@ pub struct State {
     pub(crate) directory: Directory,
     pub(crate) counters: Counters,
     reports: VecDeque<Report>,
-    /// The time of the turn.
+    /// The time of the turn: all of it happens at once.
     now: Tick,
     /// What peers are measured by.
     running: RunningTime,
@@ -112,27 +112,38 @@ impl State {
         }
     }
 
+    /// All that follows happens at this time, until the next turn begins.
+    pub fn begin_turn(&mut self, now: Tick) {
+        assert!(now >= self.now, "time goes on");
+        self.now = now;
+    }
+
+    /// The time of the turn.
+    #[must_use]
+    pub const fn now(&self) -> Tick {
+        self.now
+    }
+
     /// Takes a client in under a key the caller has chosen. Its timer must be armed at the result.
     pub fn handle_connect(
         &mut self,
         key: ConnectionKey,
-        member: Client,
+        client: Client,
         protocol: Protocol,
-        now: Tick,
     ) -> Result<Tick, TooManyConnections> {
         let most = self.limits.connections_per_user_max;
-        if most != 0 && self.directory.connections_of(&member) >= most {
+        if most != 0 && self.directory.connections_of(&client) >= most {
             self.counters.connections_refused += 1;
             return Err(TooManyConnections);
         }
-        let grants = Grants::new(member.roles.clone(), member.grants.clone());
-        let came_at = self.running.of(now);
-        let heartbeat_at = came_at.after(self.heartbeat_delay());
-        let mut session = Session::new(protocol, grants, came_at, heartbeat_at);
-        session.notify_settled = member.notify_settled;
+        let grants = Grants::new(client.roles.clone(), client.grants.clone());
+        let connected_at = self.running();
+        let heartbeat_at = connected_at.after(self.heartbeat_delay());
+        let mut session = Session::new(protocol, grants, connected_at, heartbeat_at);
+        session.notify_settled = client.notify_settled;
         let next = self.next_check(&session);
-        let user = self.directory.join(key, &member, session);
-        match member.subscribes_to {
+        let user = self.directory.insert(key, &client, session);
+        match client.subscribes_to {
             InitialSubscriptions::Nothing => {}
             InitialSubscriptions::Channels(names) => {
                 for name in &names {
@@ -140,14 +151,14 @@ impl State {
                 }
             }
             InitialSubscriptions::Everything => {
-                if let Some(interest) = self.directory.listen_to_all(key) {
+                if let Some(interest) = self.directory.subscribe_to_all(key) {
                     self.reports.push_back(interest);
                 }
             }
         }
         self.counters.connections_opened += 1;
         let (queues, mut cx) = self.queues();
-        if let Some(id) = member.seen {
+        if let Some(id) = client.seen {
             queues.acknowledge_seen(&mut cx, user, id);
         }
         queues.begin_replay(user);
@@ -158,7 +169,7 @@ impl State {
     /// to its user's queue. Unknown keys are ignored.
     pub fn handle_disconnect(&mut self, key: ConnectionKey, unsent: Vec<Unsent>) {
         self.take_back(key, &unsent);
-        if let Some(user) = self.directory.leave(key, &mut self.reports) {
+        if let Some(user) = self.directory.remove(key, &mut self.reports) {
             self.queues.tidy(&mut self.directory, user);
             self.counters.connections_closed += 1;
         }
@@ -169,10 +180,8 @@ impl State {
         &mut self,
         key: ConnectionKey,
         message: Result<ClientMessage<'_>, String>,
-        now: Tick,
         out: &mut impl Outgoing,
     ) {
-        self.now = now;
         self.counters.messages_received += 1;
         match message {
             Ok(ClientMessage::Ping) => self.tell(key, &Event::Pong, out),
@@ -196,7 +205,7 @@ impl State {
         out: &mut impl Outgoing,
     ) {
         let Some(session) = self.directory.session(key) else { return };
-        let user = session.home.user;
+        let user = session.places.user;
         let (queues, mut cx) = self.queues();
         let Some(id) = id.filter(|id| queues.acknowledge(&mut cx, user, *id)) else {
             let sentence = "no such notification awaits your Ack";
@@ -273,7 +282,7 @@ impl State {
         if reason == CloseReason::SHUTDOWN
             && let Some(session) = self.directory.session(key)
         {
-            self.queues.leave_unwritten(session.home.user);
+            self.queues.leave_unwritten(session.places.user);
         }
         let unsent = out.close(key, reason);
         self.handle_disconnect(key, unsent);

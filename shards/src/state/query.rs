@@ -6,13 +6,12 @@ use std::sync::Arc;
 
 use super::{Outgoing, State};
 use crate::base::counters::ShardSnapshot;
-use crate::base::id::{NotificationId, Tick};
+use crate::base::id::NotificationId;
 use crate::link::message::{Query, Recipient, Reply, Source, UserQueueView, UserView};
 
 impl State {
     /// Replies to a query; what only the worker knows of a snapshot is left at zero.
-    pub fn handle_query(&mut self, query: Query, now: Tick, out: &mut impl Outgoing) -> Reply {
-        self.now = now;
+    pub fn handle_query(&mut self, query: Query, out: &mut impl Outgoing) -> Reply {
         match query {
             Query::Snapshot(to) => Reply::Snapshot(to, Box::new(self.snapshot())),
             Query::Channels { tenant, reply_to } => {

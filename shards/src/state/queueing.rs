@@ -91,7 +91,7 @@ fn unwritten(unsent: &Unsent) -> Unwritten<'_> {
 impl State {
     /// The queue, and what a call to it may use.
     pub(super) fn queues(&mut self) -> (&mut Queues, Context<'_, Directory>) {
-        let now = Now { clock: self.now, running: self.running.of(self.now) };
+        let now = Now { clock: self.now, running: self.running() };
         let (users, counters) = (&mut self.directory, &mut self.counters);
         (&mut self.queues, Context { users, counters, now })
     }
@@ -146,7 +146,7 @@ impl State {
     /// known.
     pub(super) fn take_back(&mut self, key: ConnectionKey, unsent: &[Unsent]) {
         let Some(session) = self.directory.session(key) else { return };
-        let user = session.home.user;
+        let user = session.places.user;
         let unwritten: Vec<Unwritten<'_>> = unsent.iter().map(unwritten).collect();
         let (queues, mut cx) = self.queues();
         queues.take_back(&mut cx, user, &unwritten);
@@ -155,23 +155,21 @@ impl State {
     /// The connection's outbox has room again: nothing waits in it.
     pub fn handle_room(&mut self, key: ConnectionKey, out: &mut impl Outgoing) {
         let Some(session) = self.directory.session(key) else { return };
-        let user = session.home.user;
+        let user = session.places.user;
         let (queues, mut cx) = self.queues();
         queues.handle_room(&mut cx, user, &mut Frames(out));
     }
 
     /// Goes on with replays, as far as a turn and the readers' outboxes allow. Returns whether
     /// there is more to do at once.
-    pub fn poll_replays(&mut self, now: Tick, out: &mut impl Outgoing) -> bool {
-        self.now = now;
+    pub fn poll_replays(&mut self, out: &mut impl Outgoing) -> bool {
         let (queues, mut cx) = self.queues();
         queues.poll_replays(&mut cx, &mut Frames(out))
     }
 
     /// Deals with messages whose Ack is overdue and messages whose time is over. Returns whether
     /// there is more to do at once.
-    pub fn handle_deadlines(&mut self, now: Tick, out: &mut impl Outgoing) -> bool {
-        self.now = now;
+    pub fn handle_deadlines(&mut self, out: &mut impl Outgoing) -> bool {
         let (queues, mut cx) = self.queues();
         queues.handle_deadlines(&mut cx, &mut Frames(out))
     }
@@ -184,8 +182,7 @@ impl State {
     }
 
     /// Takes over what an earlier run has left. Call once, before anything else.
-    pub fn restore(&mut self, recovered: Recovered, now: Tick) {
-        self.now = now;
+    pub fn restore(&mut self, recovered: Recovered) {
         let Recovered { store, users, sequence } = recovered;
         self.queues.restore(store, sequence);
         let mut tenant: Arc<str> = Arc::default();
@@ -200,8 +197,7 @@ impl State {
     }
 
     /// The turn's work of the store. Returns whether there is more to do at once.
-    pub fn poll_store(&mut self, now: Tick) -> bool {
-        self.now = now;
+    pub fn poll_store(&mut self) -> bool {
         // The reports are the state's: they leave in one order with its own.
         let mut reports = std::mem::take(&mut self.reports);
         let (queues, mut cx) = self.queues();

@@ -4,7 +4,7 @@
 //! **Never**: knows its socket.
 
 use super::subscriptions::Subscriptions;
-use crate::base::id::{Tick, UserSlot};
+use crate::base::id::{TenantSlot, Tick, UserSlot};
 use crate::protocol::Protocol;
 
 /// A connection's record.
@@ -14,7 +14,7 @@ pub struct Session {
     pub protocol: Protocol,
     /// What its token allows; `None` = no roles and all channels.
     pub grants: Option<Box<Grants>>,
-    /// Whether it owes us a sign of life, in running time.
+    /// When it was last known to be there, or asked, in running time.
     pub contact: Contact,
     /// When its next heartbeat is due, in running time.
     pub heartbeat_at: Tick,
@@ -23,40 +23,40 @@ pub struct Session {
     /// Whether it is told what the user's other connections have settled.
     pub notify_settled: bool,
     /// Where the directory keeps it.
-    pub(super) home: Home,
+    pub(super) places: Places,
 }
 
 /// What is known of whether a client is still there. Only one that was pinged can be silent: a
 /// client that merely listens has nothing to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contact {
-    /// It came, or its last frame came, at this time, and it was not pinged since.
-    Heard(Tick),
+    /// It connected, or its last frame came, at this time, and it was not pinged since.
+    Received(Tick),
     /// It was pinged at this time, and no frame came since.
     Pinged(Tick),
 }
 
-/// A session's places in the directory's tables.
+/// A session's places in the directory's tables and lists.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Home {
-    pub(super) tenant: u32,
+pub(super) struct Places {
+    pub(super) tenant: TenantSlot,
     pub(super) user: UserSlot,
     /// Index among its user's connections.
-    pub(super) sibling_at: u32,
-    /// Index in the tenant's member list.
-    pub(super) member_at: u32,
-    /// Index in the tenant's list of those who hear everything.
-    pub(super) listener_at: Option<u32>,
+    pub(super) user_index: u32,
+    /// Index among its tenant's connections.
+    pub(super) tenant_index: u32,
+    /// Index among those of the tenant that are subscribed to all channels, if it is.
+    pub(super) subscribed_to_all_index: Option<u32>,
 }
 
-impl Home {
+impl Places {
     /// Of a session that no directory has entered yet: no table has these places.
     const NOT_ENTERED: Self = Self {
-        tenant: u32::MAX,
+        tenant: TenantSlot(u32::MAX),
         user: UserSlot(u32::MAX),
-        sibling_at: u32::MAX,
-        member_at: u32::MAX,
-        listener_at: None,
+        user_index: u32::MAX,
+        tenant_index: u32::MAX,
+        subscribed_to_all_index: None,
     };
 }
 
@@ -91,18 +91,17 @@ impl Session {
     pub(super) fn new(
         protocol: Protocol,
         grants: Option<Box<Grants>>,
-        came_at: Tick,
+        connected_at: Tick,
         heartbeat_at: Tick,
     ) -> Self {
-        let home = Home::NOT_ENTERED;
         Self {
             protocol,
             grants,
-            contact: Contact::Heard(came_at),
+            contact: Contact::Received(connected_at),
             heartbeat_at,
             subscriptions: Subscriptions::default(),
             notify_settled: false,
-            home,
+            places: Places::NOT_ENTERED,
         }
     }
 

@@ -28,12 +28,11 @@ use world::World;
 /// What the state replies to a query.
 fn ask<T>(
     state: &mut State,
-    now: Tick,
     out: &mut impl Outgoing,
     query: impl FnOnce(ReplyTo<T>) -> Query,
 ) -> T {
     let (reply_to, mut reply) = ReplyTo::new();
-    state.handle_query(query(reply_to), now, out).deliver();
+    state.handle_query(query(reply_to), out).deliver();
     reply.try_recv().expect("the reply is to this query")
 }
 
@@ -41,6 +40,14 @@ fn ask<T>(
 fn drain() -> Drain {
     let second = std::time::Duration::from_secs(1);
     Drain { return_after: second, reconnect_window: second, grace: 10 * second }
+}
+
+#[test]
+#[should_panic(expected = "time goes on")]
+fn time_does_not_go_back() {
+    let mut state = State::new(Limits::default(), 0);
+    state.begin_turn(Tick(2));
+    state.begin_turn(Tick(1));
 }
 
 /// So many random cases (or `PROPTEST_CASES`), from a seed that is said: a failure on another

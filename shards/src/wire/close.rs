@@ -15,6 +15,8 @@ pub struct CloseReason {
 }
 
 impl CloseReason {
+    /// The client has shut its side of the connection.
+    pub const CLIENT_LEFT: Self = Self { code: 1000, reason: "", flush: true };
     /// Its outbox was full, or did not move for the connection timeout.
     pub const SLOW_CONSUMER: Self =
         Self { code: 4429, reason: "slow consumer: outbox full", flush: false };

@@ -172,8 +172,9 @@ fn a_replay_keeps_little_waiting_for_its_reader() {
     let week = Duration::from_secs(604_800);
     let queue = QueueLimits { per_user_max: 0, ttl: week, dead_letter_ttl: week };
     let mut bench = Bench::new(Limits { queue: Some(queue), ..timed(0, 0) });
+    let text = format!(r#"{{"text":"{}"}}"#, "x".repeat(LENGTH));
     for _ in 0..48 {
-        send(&bench, &[b'x'; LENGTH], Priority::Normal);
+        send(&bench, text.as_bytes(), Priority::Normal);
     }
     bench.settle();
     assert_eq!(bench.shard.state.counters.queue_enqueued, 48);

@@ -107,6 +107,30 @@ fn the_grace_ends_even_a_client_that_goes_on() {
     assert_eq!(until_drained(&mut bench), START.after(grace));
 }
 
+/// Whatever becomes of the clients' own timers: nobody waits for the router to lose patience.
+#[test]
+fn the_end_of_the_grace_wakes_the_shard_by_itself() {
+    let mut bench = Bench::new(timed(0, 0));
+    let (_stuck, _) = bench.adopt(Protocol::AraWebSocket, b"");
+    bench.settle();
+    stuff(&mut bench);
+    let grace = Duration::from_secs(10);
+    let order = Drain { return_after: MINUTE, reconnect_window: MINUTE, grace };
+    bench.link.control(Control::Drain(order)).unwrap();
+    bench.settle();
+    bench.shard.connections.set_timer(ConnectionKey(0), Tick::NEVER);
+    let has_drained =
+        |bench: &Bench| bench.reports.iter().any(|report| matches!(report, Report::Drained));
+    loop {
+        let next = bench.settle();
+        if has_drained(&bench) {
+            break;
+        }
+        bench.now = next.expect("it asks to be woken until all have gone");
+    }
+    assert_eq!(bench.now, START.after(grace));
+}
+
 #[test]
 fn a_client_that_was_leaving_before_has_no_more_time_than_others() {
     let mut bench = Bench::new(timed(0, 0));
@@ -134,7 +158,7 @@ fn a_shard_whose_journal_has_lost_its_writer_ends() {
     let (recovered, _summary) =
         disk::open(&options, Clock::start(), &Placement::new(1), bell).unwrap();
     let mut bench = Bench::new(timed(0, 0));
-    bench.shard.restore(recovered, bench.now);
+    bench.shard.restore(recovered);
     bench.settle();
     bench.shard.state.queues.disk_store().lose_writer();
     let ended = bench.shard.turn(bench.now).unwrap_err();

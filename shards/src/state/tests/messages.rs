@@ -145,7 +145,7 @@ fn a_replay_does_not_wait_for_who_has_left() {
         for_sse: true,
     };
     office.trigger(&trigger);
-    office.now = Tick(office.now.0 + 10);
+    office.begin_turn(Tick(office.now.0 + 10));
     while office.end_turn() {}
     trigger.for_role = false;
     trigger.weight = 0;
@@ -176,11 +176,8 @@ fn two_messages_may_have_one_id() {
         for _ in 0..2 {
             let (notification, users) = (Arc::clone(&notification), Box::new([user.clone()]));
             let audience = Recipients::Users { notification, users };
-            state.handle_delivery(
-                Delivery { request: RequestId(1), audience },
-                Tick(1),
-                &mut sockets,
-            );
+            state.begin_turn(Tick(1));
+            state.handle_delivery(Delivery { request: RequestId(1), audience }, &mut sockets);
         }
         let member = Client {
             tenant: user.tenant.clone(),
@@ -195,8 +192,9 @@ fn two_messages_may_have_one_id() {
         sockets.open(0, 0, Transport::WebSocket);
         sockets.stall(0);
         let key = ConnectionKey(0);
-        state.handle_connect(key, member, Protocol::AraWebSocket, Tick(2)).unwrap();
-        while state.poll_replays(Tick(2), &mut sockets) {}
+        state.begin_turn(Tick(2));
+        state.handle_connect(key, member, Protocol::AraWebSocket).unwrap();
+        while state.poll_replays(&mut sockets) {}
         assert_eq!(state.queues.in_flight_total(), 2);
         if ack.is_some() {
             let slot = state.directory.find_user("acme", "ann", user.hash).unwrap();
@@ -209,7 +207,8 @@ fn two_messages_may_have_one_id() {
         let unsent = sockets.remove(0, true, false);
         state.handle_disconnect(key, unsent);
         assert_eq!(state.queues.in_flight_total(), 0);
-        let left = ask(&mut state, Tick(3), &mut sockets, |reply_to| Query::UserQueue {
+        state.begin_turn(Tick(3));
+        let left = ask(&mut state, &mut sockets, |reply_to| Query::UserQueue {
             user,
             source: Source::Queue,
             clear: false,

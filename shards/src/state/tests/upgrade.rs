@@ -56,7 +56,8 @@ fn start(directory: &Path, dead_letter_ttl: Duration) -> (State, Vec<(u64, u64)>
     let clock = Clock::start();
     let (recovered, summary) = disk::open(&options(directory), clock, &placement, bell()).unwrap();
     assert_eq!(summary.strange, 0);
-    state.restore(recovered, clock.now());
+    state.begin_turn(clock.now());
+    state.restore(recovered);
     let slot = state.directory.find_user(TENANT, USER, placement.hash(TENANT, USER)).unwrap();
     let dead_letters = state.queues.dead_letters_of(slot).into_iter();
     let ends = dead_letters.map(|(message, until)| (message.sequence(), clock.unix_ms_of(until)));
@@ -83,7 +84,7 @@ fn dead_letters_of_the_version_before_get_a_time() {
     let (mut state, ends) = start(directory.path(), Duration::from_secs(60));
     let [(2, first), (3, second)] = ends[..] else { panic!("{ends:?}") };
     assert_eq!(first, second);
-    state.poll_store(Tick(1));
+    state.poll_store();
     state.take_store().close().unwrap();
     // The next start finds the time, and does not begin it again.
     let (state, later) = start(directory.path(), Duration::from_secs(6_000));

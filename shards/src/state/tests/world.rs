@@ -39,15 +39,22 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(limits: Limits, seed: u64) -> Self {
-        Self {
+        let mut world = Self {
             state: State::new(limits.clone(), seed),
             reference: Reference::new(limits),
             wire: Wire::default(),
-            now: Tick(1_000),
+            now: Tick::START,
             armed: BTreeMap::new(),
             interest: BTreeSet::new(),
             deliveries: 0,
-        }
+        };
+        world.begin_turn(Tick(1_000));
+        world
+    }
+
+    fn begin_turn(&mut self, now: Tick) {
+        self.now = now;
+        self.state.begin_turn(now);
     }
 
     pub(super) fn step(&mut self, step: &Step) {
@@ -67,7 +74,7 @@ impl World {
             }
             Step::Disconnect(at) => self.at(*at, Self::disconnect),
             Step::Heard(at) => self.at(*at, |world, key| {
-                world.state.handle_frame_received(ConnectionKey(key), world.now);
+                world.state.handle_frame_received(ConnectionKey(key));
                 let person = world.reference.people.get_mut(&key).unwrap();
                 (person.last_frame_at, person.pinged_at) = (world.now, None);
             }),
@@ -112,7 +119,7 @@ impl World {
         };
         let taken = self.reference.connect(key, who, self.now);
         let protocol = protocol(who.transport, key);
-        let armed = self.state.handle_connect(ConnectionKey(key), member, protocol, self.now);
+        let armed = self.state.handle_connect(ConnectionKey(key), member, protocol);
         assert_eq!(armed.is_ok(), taken, "admission of {who:?}");
         match armed {
             Ok(next) => self.arm(key, next),
@@ -150,7 +157,7 @@ impl World {
         let is_full = replies.len() > room;
         let taken: Vec<Got> = replies.into_iter().take(room).collect();
         let message = ara::parse(&text);
-        self.state.handle_message(ConnectionKey(key), message, self.now, &mut self.wire);
+        self.state.handle_message(ConnectionKey(key), message, &mut self.wire);
         let closed = if is_full { &[(key, CloseReason::SLOW_CONSUMER)][..] } else { &[] };
         self.settle(BTreeMap::from([(key, taken)]), closed);
     }
@@ -221,7 +228,7 @@ impl World {
         let request = RequestId(self.deliveries);
         let audience = recipients(tenant, target, self.deliveries);
         let delivery = Delivery { request, audience };
-        let frames = self.state.handle_delivery(delivery, self.now, &mut self.wire);
+        let frames = self.state.handle_delivery(delivery, &mut self.wire);
         assert_eq!(frames, total.delivered);
         let mut found = None;
         while let Some(report) = self.state.poll_report() {
@@ -267,14 +274,14 @@ impl World {
     fn pass(&mut self, ticks: u32) {
         let until = Tick(self.now.0 + ticks);
         while let Some((key, due)) = self.next_timer().filter(|(_, due)| *due <= until) {
-            self.now = due;
+            self.begin_turn(due);
             self.fire(key, true);
         }
-        self.now = until;
+        self.begin_turn(until);
     }
 
     fn lag(&mut self, ticks: u32) {
-        self.now = Tick(self.now.0 + ticks);
+        self.begin_turn(Tick(self.now.0 + ticks));
         while let Some((key, _)) = self.next_timer().filter(|(_, due)| *due <= self.now) {
             self.fire(key, false);
         }
@@ -283,7 +290,7 @@ impl World {
     /// Afterwards all is as if the pause had not been.
     fn pause(&mut self, ticks: u32) {
         let later = |at: Tick| Tick(at.0.saturating_add(ticks));
-        self.now = later(self.now);
+        self.begin_turn(later(self.now));
         self.state.handle_stall(ticks);
         for person in self.reference.people.values_mut() {
             person.last_frame_at = later(person.last_frame_at);
@@ -305,7 +312,7 @@ impl World {
         let limits = self.reference.limits.clone();
         let (room, is_behind) = (self.wire.room(key), self.wire.is_behind(key));
         let now = self.now;
-        let next = self.state.handle_timer(ConnectionKey(key), now, &mut self.wire);
+        let next = self.state.handle_timer(ConnectionKey(key), &mut self.wire);
         let effects = self.wire.take_effects();
         let person = self.reference.people.get_mut(&key).unwrap();
         let is_due = person.sign_of_life_at(&limits).is_some_and(|at| now >= at);
@@ -402,7 +409,7 @@ impl World {
     fn audit(&mut self) {
         assert_eq!(self.interest, self.reference.interest());
         let people: Vec<_> = self.reference.people.values().collect();
-        let snapshot = ask(&mut self.state, self.now, &mut self.wire, Query::Snapshot);
+        let snapshot = ask(&mut self.state, &mut self.wire, Query::Snapshot);
         let count = |transport| people.iter().filter(|p| p.who.transport == transport).count();
         let users: BTreeSet<_> = people.iter().map(|p| (p.who.tenant, p.who.user)).collect();
         let channels = self.interest.iter().filter(|(_, name)| name.is_some()).count();
@@ -427,7 +434,7 @@ impl World {
         };
         let mut expected: Vec<(Arc<str>, usize)> = Vec::new();
         for channel in CHANNELS {
-            let one = ask(&mut self.state, self.now, &mut self.wire, |reply_to| Query::Channel {
+            let one = ask(&mut self.state, &mut self.wire, |reply_to| Query::Channel {
                 tenant: Arc::clone(&tenant),
                 name: channel.into(),
                 reply_to,
@@ -436,17 +443,15 @@ impl World {
             expected.extend((one > 0).then(|| (channel.into(), one)));
         }
         expected.sort_unstable();
-        let mut all = ask(&mut self.state, self.now, &mut self.wire, |reply_to| Query::Channels {
-            tenant,
-            reply_to,
-        });
+        let mut all =
+            ask(&mut self.state, &mut self.wire, |reply_to| Query::Channels { tenant, reply_to });
         all.sort_unstable();
         assert_eq!(all, expected);
         for user in USERS {
             let theirs = people.iter().filter(|p| p.who.user == user);
             let names: BTreeSet<&str> =
                 theirs.clone().flat_map(|p| p.subscriptions.iter().map(String::as_str)).collect();
-            let view = ask(&mut self.state, self.now, &mut self.wire, |reply_to| Query::User {
+            let view = ask(&mut self.state, &mut self.wire, |reply_to| Query::User {
                 user: recipient(name, user),
                 reply_to,
             });

@@ -78,7 +78,9 @@ impl Office {
         };
         assert!(!summary.report.is_damaged());
         assert_eq!(summary.strange, 0);
-        self.state.restore(recovered, disk.clock.now());
+        self.state.begin_turn(disk.clock.now());
+        self.state.restore(recovered);
+        self.state.begin_turn(self.now);
     }
 
     /// Messages of somebody else come and go, until what is live has been moved.
@@ -112,7 +114,7 @@ impl Office {
 
     pub(super) fn settle(&mut self) {
         while !self.state.queues.disk_store().is_settled() {
-            self.state.poll_store(self.now);
+            self.state.poll_store();
             std::thread::yield_now();
         }
     }

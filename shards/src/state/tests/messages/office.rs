@@ -46,17 +46,24 @@ pub(super) struct Office {
 impl Office {
     pub(super) fn new(limits: Limits, seed: u64) -> Self {
         let keeps_order = limits.ack.is_none();
-        Self {
+        let mut office = Self {
             state: State::new(limits.clone(), seed),
             sockets: Sockets::new(keeps_order),
             ledger: Ledger::new(limits.clone()),
             limits,
-            now: Tick(1_000),
+            now: Tick::START,
             reached: Tick(0),
             ids: Vec::new(),
             recent: BTreeMap::new(),
             disk: None,
-        }
+        };
+        office.begin_turn(Tick(1_000));
+        office
+    }
+
+    pub(super) fn begin_turn(&mut self, now: Tick) {
+        self.now = now;
+        self.state.begin_turn(now);
     }
 
     pub(super) fn step(&mut self, step: &Step) {
@@ -65,7 +72,7 @@ impl Office {
             Action::Trigger(trigger) => self.trigger(trigger),
             Action::ApiAck(user, messages) => self.api_ack(*user, messages),
             Action::Clear(user, source) => self.clear(*user, *source),
-            Action::Admission(ticks) => self.now = Tick(self.now.0 + ticks),
+            Action::Admission(ticks) => self.begin_turn(Tick(self.now.0 + ticks)),
             Action::Leave(at, abrupt) => self.at(*at, |office, key| office.leave(key, *abrupt)),
             Action::Dismiss(at, reason) => {
                 self.at(*at, |office, key| office.close_connection(key, *reason));
@@ -135,7 +142,7 @@ impl Office {
             seen,
         };
         let key = ConnectionKey(key);
-        self.state.handle_connect(key, member, protocol, self.now).unwrap();
+        self.state.handle_connect(key, member, protocol).unwrap();
         self.account(&facts);
     }
 
@@ -214,7 +221,7 @@ impl Office {
                 },
             };
             let users: Vec<usize> = users.collect();
-            self.state.handle_delivery(delivery, self.now, &mut self.sockets);
+            self.state.handle_delivery(delivery, &mut self.sockets);
             self.recent.insert(number(id), self.state.queues.sequence());
             let parts = self.acknowledge_delivery(number(id), &users, is_now_or_never);
             for (user, part) in users.iter().zip(parts) {
@@ -233,7 +240,7 @@ impl Office {
     /// The next report; on disk it may wait for a commit.
     fn report(&mut self) -> Option<Report> {
         if self.disk.is_some() {
-            self.state.poll_store(self.now);
+            self.state.poll_store();
             self.settle();
         }
         let mut report = self.state.poll_report();
@@ -310,7 +317,7 @@ impl Office {
         let listeners = self.listeners(owner, Some(key));
         let text = id.to_string();
         let message = ClientMessage::Ack(Some(id));
-        self.state.handle_message(ConnectionKey(key), Ok(message), self.now, &mut self.sockets);
+        self.state.handle_message(ConnectionKey(key), Ok(message), &mut self.sockets);
         let answer = if is_awaited { format!("acked {text}") } else { "error ACK_UNKNOWN".into() };
         let told = if is_awaited { listeners } else { BTreeSet::new() };
         let events = self.account(&facts);
@@ -370,8 +377,10 @@ impl Office {
         let expected: Vec<bool> = ids.iter().map(settle).collect();
         let listeners = self.listeners(user, None);
         let user = self.recipient(user);
-        let answer = ask(&mut self.state, self.now, &mut self.sockets, |reply_to| {
-            Query::Acknowledge { user, ids: ids.clone(), reply_to }
+        let answer = ask(&mut self.state, &mut self.sockets, |reply_to| Query::Acknowledge {
+            user,
+            ids: ids.clone(),
+            reply_to,
         });
         assert_eq!(&*answer, expected);
         let events = self.account(&facts);
@@ -394,7 +403,7 @@ impl Office {
     fn messages(&mut self, user: usize, source: Source, clear: bool) -> usize {
         let asked = self.recipient(user);
         let UserQueueView { shown: views, count } =
-            ask(&mut self.state, self.now, &mut self.sockets, |reply_to| Query::UserQueue {
+            ask(&mut self.state, &mut self.sockets, |reply_to| Query::UserQueue {
                 user: asked,
                 source,
                 clear,
@@ -428,7 +437,7 @@ impl Office {
             assert_eq!(self.messages(user, Source::Queue, false), counts[0] + counts[1]);
             assert_eq!(self.messages(user, Source::DeadLetters, false), counts[2]);
         }
-        let snapshot = ask(&mut self.state, self.now, &mut self.sockets, Query::Snapshot);
+        let snapshot = ask(&mut self.state, &mut self.sockets, Query::Snapshot);
         assert_eq!((snapshot.queue_size, snapshot.queue_users), (waiting, users));
         let pending = if self.limits.ack.is_some() { flying } else { 0 };
         assert_eq!(snapshot.ack_pending, pending);

@@ -21,14 +21,14 @@ impl Office {
         self.deadlines();
         for turn in 0.. {
             assert!(turn < TURNS_MAX, "a replay gets nowhere: {:?}", self.ledger.held);
-            let more = self.state.poll_replays(self.now, &mut self.sockets);
+            let more = self.state.poll_replays(&mut self.sockets);
             self.account(&Facts::default());
             self.sockets.flush();
             if !more {
                 break;
             }
         }
-        self.state.poll_store(self.now);
+        self.state.poll_store();
         let drained = self.sockets.take_drained();
         if drained.is_empty() {
             self.expect_no_one_waits();
@@ -51,7 +51,7 @@ impl Office {
         assert!(first.is_none_or(|first| next.is_some_and(|next| next <= first)), "{next:?}");
         let overdue = self.ledger.held.values().filter_map(due).filter(|due| *due <= self.now);
         let facts = Facts { overdue: overdue.count(), ..Facts::default() };
-        let more = self.state.handle_deadlines(self.now, &mut self.sockets);
+        let more = self.state.handle_deadlines(&mut self.sockets);
         assert!(!more, "a turn's worth of messages");
         self.account(&facts);
         assert!(self.ledger.held.values().filter_map(due).all(|due| due > self.now));

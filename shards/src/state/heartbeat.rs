@@ -13,22 +13,28 @@ use crate::wire::close::CloseReason;
 
 impl State {
     /// A frame of any kind came from the client.
-    pub fn handle_frame_received(&mut self, key: ConnectionKey, now: Tick) {
-        let last_frame_at = self.running.of(now);
+    pub fn handle_frame_received(&mut self, key: ConnectionKey) {
+        let last_frame_at = self.running();
         if let Some(session) = self.directory.session_mut(key) {
-            session.contact = Contact::Heard(last_frame_at);
+            session.contact = Contact::Received(last_frame_at);
         }
     }
 
-    /// The shard did not run for so long, so that nobody could be heard: no peer's time went by.
+    /// The shard did not run for so long, in which nothing was read: no peer's time went by.
     pub const fn handle_stall(&mut self, ticks: u32) {
         self.running.lose(ticks);
     }
 
-    /// A moment in running time, by which peers are measured.
+    /// The time of the turn in running time, by which peers are measured.
     #[must_use]
-    pub const fn running(&self, now: Tick) -> Tick {
-        self.running.of(now)
+    pub const fn running(&self) -> Tick {
+        self.running.of(self.now)
+    }
+
+    /// A moment of the clock in running time.
+    #[must_use]
+    pub const fn in_running_time(&self, at: Tick) -> Tick {
+        self.running.of(at)
     }
 
     /// When the clock shows a moment of running time, if the shard runs until then.
@@ -39,17 +45,11 @@ impl State {
 
     /// A connection's timer fired: heartbeat, ping, 4408, or nothing yet. Returns when to look
     /// again; `None` if the connection is gone or leaves now.
-    pub fn handle_timer(
-        &mut self,
-        key: ConnectionKey,
-        now: Tick,
-        out: &mut impl Outgoing,
-    ) -> Option<Tick> {
-        self.now = now;
-        let running = self.running.of(now);
+    pub fn handle_timer(&mut self, key: ConnectionKey, out: &mut impl Outgoing) -> Option<Tick> {
+        let running = self.running();
         let session = self.directory.session(key)?;
         if self.silent_at(session).is_some_and(|at| running >= at) {
-            // A ping that waits behind other bytes has not been asked yet. Whether those are
+            // A ping that waits behind other bytes has not reached the client. Whether those are
             // taken at all is for the outbox to judge.
             if out.backlog_bytes(key).is_none_or(|bytes| bytes == 0) {
                 self.counters.timeouts += 1;
@@ -59,28 +59,28 @@ impl State {
             self.directory.session_mut(key)?.contact = Contact::Pinged(running);
         }
         let session = self.directory.session(key)?;
-        let is_beat_due =
+        let is_heartbeat_due =
             !self.limits.heartbeat_interval.is_zero() && session.heartbeat_at <= running;
         let is_probe_due = self.probe_at(session).is_some_and(|at| running >= at);
-        if is_beat_due || is_probe_due {
-            let next_beat = is_beat_due.then(|| running.after(self.heartbeat_delay()));
-            let event = if is_beat_due { Event::Heartbeat } else { Event::Probe };
+        if is_heartbeat_due || is_probe_due {
+            let next_heartbeat_at = is_heartbeat_due.then(|| running.after(self.heartbeat_delay()));
+            let event = if is_heartbeat_due { Event::Heartbeat } else { Event::Probe };
             let taken = out.tell(key, &event);
             let session = self.directory.session_mut(key)?;
-            session.heartbeat_at = next_beat.unwrap_or(session.heartbeat_at);
-            if let Contact::Heard(_) = session.contact {
+            session.heartbeat_at = next_heartbeat_at.unwrap_or(session.heartbeat_at);
+            if let Contact::Received(_) = session.contact {
                 session.contact = Contact::Pinged(running);
             }
             if !taken {
                 self.close_slow_consumer(key, out);
                 return None;
             }
-            self.counters.heartbeats += u64::from(is_beat_due);
+            self.counters.heartbeats += u64::from(is_heartbeat_due);
         }
         self.directory.session(key).map(|session| self.next_check(session))
     }
 
-    /// The interval ± 20 %, so that connections which came together do not beat together.
+    /// The interval ± 20 %, so that connections which came together do not get theirs together.
     pub(super) fn heartbeat_delay(&mut self) -> Duration {
         self.limits.heartbeat_interval.mul_f64(0.8 + 0.4 * self.random.f64())
     }
@@ -96,7 +96,7 @@ impl State {
             Contact::Pinged(at) if self.is_judged(session) => {
                 Some(at.after(self.limits.connection_timeout))
             }
-            Contact::Pinged(_) | Contact::Heard(_) => None,
+            Contact::Pinged(_) | Contact::Received(_) => None,
         }
     }
 
@@ -104,20 +104,20 @@ impl State {
     /// has a ping with it, comes first: heartbeats may be off, or rarer than the timeout.
     fn probe_at(&self, session: &Session) -> Option<Tick> {
         match session.contact {
-            Contact::Heard(at) if self.is_judged(session) => {
+            Contact::Received(at) if self.is_judged(session) => {
                 Some(at.after(self.limits.connection_timeout))
             }
-            Contact::Pinged(_) | Contact::Heard(_) => None,
+            Contact::Pinged(_) | Contact::Received(_) => None,
         }
     }
 
     pub(super) fn next_check(&self, session: &Session) -> Tick {
-        let beat = if self.limits.heartbeat_interval.is_zero() {
+        let heartbeat_at = if self.limits.heartbeat_interval.is_zero() {
             Tick::NEVER
         } else {
             session.heartbeat_at
         };
-        let sign_of_life = self.silent_at(session).or_else(|| self.probe_at(session));
-        self.running.on_clock(sign_of_life.map_or(beat, |at| at.min(beat)))
+        let contact_at = self.silent_at(session).or_else(|| self.probe_at(session));
+        self.running.on_clock(contact_at.map_or(heartbeat_at, |at| at.min(heartbeat_at)))
     }
 }
