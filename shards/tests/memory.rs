@@ -1,10 +1,11 @@
-//! What a subscription costs, and that what is not subscribed any more costs nothing.
+//! What a subscription and a queued message cost, and that what has ended costs nothing.
 //!
 //! Set-up: a state with a thousand connections that subscribe, and an allocator that adds up what is
 //! in use. Properties: a channel with one subscriber costs 100 bytes at most (the router's part
 //! comes on top), a further subscription of a shared channel 16; when nine of ten are gone, most
-//! of it is given back; when all are, all of it. Why: 50 channels of its own for each of a million
-//! clients are 5 GB at 100 bytes each, and channels that come and go must not add up.
+//! of it is given back; when all are, all of it. Of messages, 50 for each user: one in flight costs 64
+//! bytes at most and one that waits 32, beside what all recipients share. Why: 50 channels of its own
+//! for each of a million clients are 5 GB at 100 bytes each, and what comes and goes must not add up.
 
 #![expect(unsafe_code, reason = "an allocator that counts is an unsafe trait")]
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
@@ -12,14 +13,21 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ara_shards::Limits;
-use ara_shards::base::id::ConnectionKey;
+use ara_shards::base::id::{ConnectionKey, NotificationId, RequestId, Tick};
+use ara_shards::base::limits::{AckLimits, QueueLimits};
 use ara_shards::base::placement::UserHash;
-use ara_shards::encoding::Encoding;
-use ara_shards::link::message::{Client, InitialSubscriptions};
+use ara_shards::encoding::{Encoding, Encodings};
+use ara_shards::link::message::{
+    Client, Delivery, InitialSubscriptions, Query, Recipient, Recipients, Source,
+};
+use ara_shards::link::reply::ReplyTo;
+use ara_shards::notification::{Metadata, Notification, Priority};
 use ara_shards::outbound::{OutboundMessage, Unsent};
 use ara_shards::protocol::{Event, Protocol, ara};
 use ara_shards::state::{Outgoing, State, Urgency};
@@ -86,7 +94,10 @@ fn bytes() -> usize {
 
 /// A thousand connections without a channel.
 fn connected() -> State {
-    let limits = Limits { subscriptions_per_connection_max: 0, ..Limits::default() };
+    connected_within(Limits { subscriptions_per_connection_max: 0, ..Limits::default() })
+}
+
+fn connected_within(limits: Limits) -> State {
     let mut state = State::new(limits, 1);
     let tenant: Arc<str> = "default".into();
     for number in 0..CONNECTIONS {
@@ -184,4 +195,63 @@ fn very_many_come_and_go_one_by_one() {
         gone += std::iter::from_fn(|| state.poll_report()).count();
     }
     assert_eq!(gone, many, "each channel went with its last subscriber");
+}
+
+const MESSAGES_EACH: usize = 50;
+
+/// Messages wait for users who are away, and for the Ack of those who are here.
+fn with_queue_and_acks() -> Limits {
+    let (ttl, timeout) = (Duration::from_secs(3600), Duration::from_secs(30));
+    let queue = QueueLimits { per_user_max: 0, ttl, dead_letter_ttl: ttl };
+    let ack = AckLimits { timeout, requeue: true, attempts_max: 3, in_flight_max: 1000 };
+    Limits { queue: Some(queue), ack: Some(ack), ..Limits::default() }
+}
+
+fn recipient(number: usize) -> Recipient {
+    let (tenant, user) = ("default".into(), number.to_string().into());
+    Recipient { tenant, user, hash: UserHash(number as u64) }
+}
+
+/// What each message costs that so many notifications leave for these users, and what is left of
+/// that when all are cleared. A notification is one for all of them.
+fn cost_of_messages(state: &mut State, users: Range<usize>) -> (f64, f64) {
+    let before = bytes();
+    let recipients: Box<[Recipient]> = users.clone().map(recipient).collect();
+    for number in 0..MESSAGES_EACH {
+        let id = NotificationId((number as u128).to_be_bytes());
+        let (audience, priority) = (None, Priority::Normal);
+        let metadata = Metadata { id, audience, expires_at: Tick(36_000), priority };
+        let notification = Arc::new(Notification::encode(metadata, b"{}", Encodings::ALL));
+        let audience = Recipients::Users { notification, users: recipients.clone() };
+        let delivery = Delivery { request: RequestId(1), audience };
+        state.handle_delivery(delivery, &mut Nowhere);
+        while state.poll_report().is_some() {}
+    }
+    drop(recipients);
+    let messages = (users.len() * MESSAGES_EACH) as f64;
+    let cost = (bytes() - before) as f64 / messages;
+    for user in users.map(recipient) {
+        let (reply_to, _reply) = ReplyTo::new();
+        let clear = Query::UserQueue { user, source: Source::Queue, clear: true, reply_to };
+        state.handle_query(clear, &mut Nowhere);
+        while state.poll_report().is_some() {}
+    }
+    while state.handle_deadlines(&mut Nowhere) {}
+    (cost, (bytes() as f64 - before as f64) / messages)
+}
+
+#[test]
+fn a_message_in_flight_costs_64_bytes_at_most() {
+    let mut state = connected_within(with_queue_and_acks());
+    let (cost, left) = cost_of_messages(&mut state, 0..CONNECTIONS);
+    assert!(cost <= 64.0, "{cost} B a message in flight");
+    assert!(left <= 1.0, "{left} B are left of a message that has ended");
+}
+
+#[test]
+fn a_message_that_waits_costs_32_bytes_at_most() {
+    let mut state = State::new(with_queue_and_acks(), 1);
+    let (cost, left) = cost_of_messages(&mut state, 0..CONNECTIONS);
+    assert!(cost <= 32.0, "{cost} B a message that waits");
+    assert!(left <= 1.0, "{left} B are left of a message that has ended");
 }

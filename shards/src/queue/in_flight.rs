@@ -21,6 +21,10 @@ use crate::queued_message::QueuedMessage;
 /// Why a link is followed without a question.
 const LINKED: &str = "what a list or the index names is in the table";
 
+/// An index with room for no more than this many keeps its room: where few messages come and go all the
+/// time, nothing is allocated.
+const INDEX_KEPT: usize = 1024;
+
 /// The messages in flight.
 #[derive(Debug)]
 pub(crate) struct InFlight {
@@ -61,7 +65,7 @@ pub(crate) struct InFlightMessage {
     user_list: Links,
 }
 
-const _: () = assert!(size_of::<InFlightMessage>() == 48);
+const _: () = assert!(Table::<InFlightMessage>::ENTRY_BYTES == 48);
 
 #[derive(Debug, Clone, Copy)]
 struct Links {
@@ -205,6 +209,15 @@ impl InFlight {
         let hash = self.hasher.hash_one((entry.user, entry.message.id()));
         let indexed = self.index.find_entry(hash, |other| *other == slot);
         indexed.expect("the index knows every message in flight").remove();
+        let capacity = self.index.capacity();
+        if capacity > INDEX_KEPT && self.index.len() < capacity / 4 {
+            let (entries, hasher) = (&self.entries, &self.hasher);
+            let rehash = |slot: &InFlightSlot| {
+                let entry = entries.get(slot.number()).expect(LINKED);
+                hasher.hash_one((entry.user, entry.message.id()))
+            };
+            self.index.shrink_to(self.index.len() * 2, rehash);
+        }
         let Links { previous, next } = entry.order;
         match previous {
             Some(before) => self.get_mut(before).order.next = next,
