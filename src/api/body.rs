@@ -43,6 +43,7 @@ pub(super) async fn discard(mut body: Incoming, watch: &Watch) -> bool {
     }
     let read_all = async { while let Some(Ok(_frame)) = body.frame().await {} };
     tokio::select! {
+        biased;
         read = timeout(DISCARD_DEADLINE, read_all) => read.is_ok(),
         () = watch.stop_is_due() => false,
     }
@@ -68,6 +69,8 @@ pub(super) async fn read(
     let Some(body) = body.take() else { return Ok(Bytes::new()) };
     let read = timeout(BODY_DEADLINE, Limited::new(body, bytes_max).collect());
     let read = tokio::select! {
+        // Most bodies are there with their heads: for those nothing else is set up.
+        biased;
         read = read => read,
         // Whoever is told to come back must not wait for a body that does not come.
         () = watch.stop_is_due() => {
