@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod boot;
+pub mod bounded_file;
 pub mod capacity;
 pub mod cli;
 pub mod config;

@@ -4,7 +4,6 @@
 //! **Never**: takes a value of a file it could not read as a whole, or ignores an unknown key.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
@@ -15,6 +14,7 @@ use super::form::Problem;
 use super::keys::{self, CONFIG_PATH_ENV, KEYS, Key, LATER};
 use super::nearest::{is_own, near_miss, nearest};
 use super::raw::{Raw, Sources};
+use crate::bounded_file::read_bounded;
 
 /// Reads all layers, lowest first.
 pub(super) fn read(sources: &Sources, faults: &mut Vec<Fault>) -> Raw {
@@ -84,7 +84,7 @@ fn read_dotenv(sources: &Sources, raw: &mut Raw, faults: &mut Vec<Fault>) -> Dot
         return DotEnv::new();
     }
     // The file may hold lines of other programs, in any encoding.
-    let text = match read_file_bytes(&path) {
+    let text = match read_bounded(&path, FILE_BYTES_MAX) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(problem) => {
             raw.complete = false;
@@ -160,20 +160,8 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Reads a whole text file, or says in words why not (to be read after "the file").
 pub(super) fn read_text_file(path: &Path) -> Result<String, String> {
     // Only the position of the bad byte is reported, since the text may hold secrets.
-    String::from_utf8(read_file_bytes(path)?)
+    String::from_utf8(read_bounded(path, FILE_BYTES_MAX)?)
         .map_err(|error| format!("is not UTF-8 from byte {}", error.utf8_error().valid_up_to()))
-}
-
-fn read_file_bytes(path: &Path) -> Result<Vec<u8>, String> {
-    let file = std::fs::File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
-    let mut bytes = Vec::new();
-    file.take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| format!("cannot be read: {error}"))?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length > FILE_BYTES_MAX) {
-        return Err(format!("is larger than {FILE_BYTES_MAX} bytes"));
-    }
-    Ok(bytes)
 }
 
 fn read_file(text: &str, raw: &mut Raw, faults: &mut Vec<Fault>) {

@@ -6,8 +6,7 @@
 //! that nobody named, or puts a key into an error.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -29,6 +28,7 @@ use tokio_rustls::rustls::{
 };
 
 use super::fault::Fault;
+use crate::bounded_file::read_bounded;
 use crate::settings::RedisTls;
 use explain::{explain, is_authority};
 
@@ -134,7 +134,7 @@ fn certificates(setting: Setting, path: &Path) -> Result<Vec<CertificateDer<'sta
         setting,
         problem: format!("the file {} {problem}", path.display()),
     };
-    let pem = read(path).map_err(|problem| refuse(&problem))?;
+    let pem = read_bounded(path, FILE_BYTES_MAX).map_err(|problem| refuse(&problem))?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match certificates {
         Ok(list) if list.is_empty() => {
@@ -150,7 +150,7 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Unusable> {
         setting: Setting::Key,
         problem: format!("the file {} {problem}", path.display()),
     };
-    let pem = read(path).map_err(|problem| refuse(&problem))?;
+    let pem = read_bounded(path, FILE_BYTES_MAX).map_err(|problem| refuse(&problem))?;
     let marker = b"-----BEGIN ENCRYPTED PRIVATE KEY-----";
     if pem.windows(marker.len()).any(|window| window == marker) {
         return Err(refuse(
@@ -160,18 +160,6 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Unusable> {
     // The error itself is left out, since it might quote the file.
     PrivateKeyDer::from_pem_slice(&pem)
         .map_err(|_unreadable| refuse("holds no private key (-----BEGIN PRIVATE KEY-----)"))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let file = File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
-    let mut bytes = Vec::new();
-    file.take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| format!("cannot be read: {error}"))?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length > FILE_BYTES_MAX) {
-        return Err(format!("is larger than {FILE_BYTES_MAX} bytes"));
-    }
-    Ok(bytes)
 }
 
 /// The TLS configuration, built when first needed.

@@ -126,7 +126,7 @@ fn unknown_acks(args: &QueueArgs, depth: u32, scratch: &Scratch, stop: &Stop) ->
     Ok(us_each(before, after, ACKS))
 }
 
-/// The queue of an absent user is full, so that each new letter makes the oldest give way.
+/// The queue of an absent user is full, so that each new message makes the oldest give way.
 fn full_puts(args: &QueueArgs, depth: u32, scratch: &Scratch, stop: &Stop) -> Outcome<f64> {
     let most = [("QUEUE_MAX_SIZE_PER_USER".to_owned(), depth.to_string())];
     let common = args.common.with_environment(most.into_iter());
@@ -145,7 +145,7 @@ fn full_puts(args: &QueueArgs, depth: u32, scratch: &Scratch, stop: &Stop) -> Ou
     Ok(us_each(before, after, PUTS))
 }
 
-/// The same number of letters is live, of many users or of few, and is moved because what came
+/// The same number of messages is live, of many users or of few, and is moved because what came
 /// behind it has expired.
 fn compaction(args: &QueueArgs, depth: u32, scratch: &Scratch, stop: &Stop) -> Outcome<f64> {
     let common = with_queue(&args.common, Store::Never, &scratch.fresh()?, false);
