@@ -1,5 +1,8 @@
 //! Files that a person names in the configuration: read whole, up to a bound, since the path may
 //! lead to a device or to something far too large.
+//!
+//! **Runs on**: main for the configuration, the router for the files of Redis TLS. **Owns**: nothing.
+//! **Never**: puts what a file holds into a message.
 
 use std::fs::File;
 use std::io::Read;
