@@ -148,9 +148,10 @@ impl Refusal {
         Self { details: Some(details), ..Self::new(Code::Validation, message) }
     }
 
-    /// Adds a header.
+    /// Sets a header.
     #[must_use]
     pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.retain(|(other, _)| *other != name);
         self.headers.push((name, value.into()));
         self
     }

@@ -103,18 +103,8 @@ impl Handshake {
             Transport::WebSocket => upgrade(parts)?,
             Transport::Sse => responder.stream_head().into_bytes().into(),
         };
-        let identity = match token {
-            Some(token) => self.verifier.verify(token),
-            None => Err(TokenError::Missing),
-        };
-        let identity = identity.map_err(|error| {
-            let hint = if error == TokenError::Missing {
-                ": pass ?token=JWT or `Authorization: Bearer JWT`"
-            } else {
-                ""
-            };
-            Refusal::new(Code::Unauthorized, format!("{error}{hint}"))
-        })?;
+        let verified = token.ok_or(TokenError::Missing).and_then(|t| self.verifier.verify(t));
+        let identity = verified.map_err(unauthorized)?;
         let subscribes_to = match transport {
             Transport::WebSocket => InitialSubscriptions::Nothing,
             Transport::Sse => self.subscribes_to(&query, identity.channels.as_deref())?,
@@ -139,8 +129,7 @@ impl Handshake {
         let query = Query::parse(&parts.uri, &[TOKEN], &[])?;
         let token = token_of(&query, &parts.headers, Transport::Sse);
         let verified = token.ok_or(TokenError::Missing).and_then(|t| self.verifier.verify(t));
-        let identity =
-            verified.map_err(|error| Refusal::new(Code::Unauthorized, error.to_string()))?;
+        let identity = verified.map_err(unauthorized)?;
         Ok(self.client(identity, InitialSubscriptions::Nothing))
     }
 
@@ -211,6 +200,16 @@ impl Handshake {
             seen: None,
         }
     }
+}
+
+/// A request without a valid token. Only what was sent can be in error (RFC 6750 section 3.1).
+fn unauthorized(error: TokenError) -> Refusal {
+    if error == TokenError::Missing {
+        let hint = "pass ?token=JWT or `Authorization: Bearer JWT`";
+        return Refusal::new(Code::Unauthorized, format!("{error}: {hint}"));
+    }
+    Refusal::new(Code::Unauthorized, error.to_string())
+        .with_header("www-authenticate", r#"Bearer error="invalid_token""#)
 }
 
 /// The query of a client's request. Whoever misspells `channels` would hear everything.
