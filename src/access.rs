@@ -132,6 +132,14 @@ impl fmt::Debug for KeyDigest {
     }
 }
 
+/// 256 random bits in hexadecimal; `None` where the system has none.
+#[must_use]
+pub fn random_secret() -> Option<String> {
+    let mut bytes = [0; SHA256_OUTPUT_LEN];
+    aws_lc_rs::rand::fill(&mut bytes).ok()?;
+    Some(KeyDigest(bytes).to_hex())
+}
+
 /// A key of the API, as it is configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {

@@ -19,11 +19,11 @@ use crate::names;
 pub(super) const NAME: &str = "api.keys";
 const FIELDS: [&str; 5] = ["name", "sha256", "scopes", "tenant", "not_after"];
 
-const NAME_RULE: &str = "1 to 64 of A-Z a-z 0-9 . _ -; not default, which is api.key";
+pub(crate) const NAME_RULE: &str = "1 to 64 of A-Z a-z 0-9 . _ -; not default, which is api.key";
 const SHA256_RULE: &str =
     "64 hexadecimal digits: what ara-gateway key prints, or printf %s KEY | sha256sum";
 const SCOPES_RULE: &str = "a list of at least one of read, send, admin";
-const NOT_AFTER_RULE: &str = "a time of RFC 3339, as in 2027-01-31T00:00:00Z";
+pub(crate) const NOT_AFTER_RULE: &str = "a time of RFC 3339, as in 2027-01-31T00:00:00Z";
 
 /// What is written below the keys of `[api]` in the commented file.
 pub(super) const REFERENCE: &str = "\
@@ -128,7 +128,7 @@ impl Entry<'_> {
             let given: &str = name.get_ref();
             if !FIELDS.contains(&given) {
                 let place = Place { line: line_of(self.text, name.span().start), ..self.place };
-                let allowed = format!("{}", FIELDS.join(", "));
+                let allowed = FIELDS.join(", ");
                 let problem = "not a known key".to_owned();
                 faults.push(place.fault(
                     given,

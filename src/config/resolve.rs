@@ -18,7 +18,7 @@ use super::error::Fault;
 use super::jwt_key;
 use super::keys::{self, Key};
 use super::raw::Raw;
-use crate::access::{self, KeyDigest};
+use crate::access::{self, KeyDigest, random_secret};
 use crate::settings::{
     Api, Disk, Generated, Jwt, Log, LogFormat, RunMode, Server, Settings, Shards,
 };
@@ -405,10 +405,9 @@ impl Resolver<'_> {
 
     /// 256 random bits in hex.
     fn random(&mut self, key: &Key) -> String {
-        let mut bytes = [0_u8; 32];
-        if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        random_secret().unwrap_or_else(|| {
             self.refuse(key, "the system gave no random bytes to make one up", "set it");
-        }
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+            String::new()
+        })
     }
 }
