@@ -1,7 +1,9 @@
-//! The command line, and the two commands that print something and end.
+//! The command line, and the commands that print something and end.
 //!
 //! **Runs on**: main. **Owns**: nothing. **Never**: starts a thread or opens a socket; `main` does
 //! that for `serve`.
+
+mod key;
 
 use std::io::{self, Write, stderr, stdout};
 use std::path::PathBuf;
@@ -17,6 +19,7 @@ use crate::config::raw::Sources;
 use crate::config::{self, show};
 use crate::listener::auth::Verifier;
 use crate::settings::Jwt;
+pub use key::{KeyRequest, key};
 
 /// The exit code of a configuration (or command line) that cannot be used.
 pub const EXIT_BAD_CONFIGURATION: u8 = 2;
@@ -76,6 +79,8 @@ pub enum Command {
     Serve,
     /// Print a client token signed with the configured secret, and nothing else.
     Token(TokenRequest),
+    /// Make an API key: print it, and nothing else, and the lines for config.toml to standard error.
+    Key(KeyRequest),
     /// Print the effective configuration with its secrets redacted, or every fault in it.
     CheckConfig,
 }

@@ -4,7 +4,9 @@
 //! **Owns**: configuration, doors, router, HTTP API, Redis. **Never**: touches a shard's state but
 //! through its link.
 
+pub mod access;
 pub mod api;
+pub mod audit;
 pub mod boot;
 pub mod bounded_file;
 pub mod capacity;

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     match cli.command() {
         Command::Serve => serve(&sources),
         Command::Token(request) => cli::token(&sources, &request, &mut stdout(), &mut stderr()),
+        Command::Key(request) => cli::key(&request, &mut stdout(), &mut stderr()),
         Command::CheckConfig => cli::check_config(&sources, &mut stdout(), &mut stderr()),
     }
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 use ara_shards::Limits;
 use ara_shards::journal::Fsync;
 
+use crate::access::Key;
+
 /// The whole configuration, after every check has passed.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -17,7 +19,7 @@ pub struct Settings {
     pub mode: RunMode,
     /// The client listener and what it admits.
     pub server: Server,
-    /// The API's key and its own address, if it has one.
+    /// The API's keys and its own address, if it has one.
     pub api: Api,
     /// How many shards there are and where they run.
     pub shards: Shards,
@@ -75,8 +77,10 @@ pub struct Server {
 /// The HTTP API.
 #[derive(Clone)]
 pub struct Api {
-    /// The key every API request must carry in `X-API-Key`.
-    pub key: String,
+    /// The key that may do everything; `None` where only `keys` are configured.
+    pub key: Option<String>,
+    /// Keys with scopes of their own.
+    pub keys: Vec<Key>,
     /// An address of its own for the API; `None` = the client listener only.
     pub listen: Option<SocketAddr>,
 }

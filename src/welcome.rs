@@ -40,7 +40,8 @@ fn text(settings: &Settings, address: SocketAddr, api_address: Option<SocketAddr
         Ok(token) => format!("TOKEN={token}"),
         Err(_asymmetric) => "TOKEN=<a JWT signed with your private key>".to_owned(),
     };
-    let key = if settings.generated.api_key { &*settings.api.key } else { "<your API_KEY>" };
+    let made_up = settings.api.key.as_deref().filter(|_key| settings.generated.api_key);
+    let key = made_up.unwrap_or("<your API key>");
     let api = api_address.unwrap_or(address);
     format!(
         "\nara-gateway {version} is up in development mode on http://{address}\n\

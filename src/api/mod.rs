@@ -3,6 +3,7 @@
 //! **Runs on**: the router's thread. **Owns**: what a request needs while it is served.
 //! **Never**: answers in another shape than the contract's; names a secret in an error.
 
+mod authorize;
 mod body;
 mod call;
 mod caller;
@@ -20,19 +21,18 @@ mod watch;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use aws_lc_rs::constant_time::verify_slices_are_equal;
-use aws_lc_rs::digest::{SHA256, digest};
+use ara_shards::base::socket::PeerAddress;
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Serialize;
 
+use crate::access::{Caller, Keyring, Scope};
 use crate::idempotency::{ResponseStore, StoredResponses};
 use crate::listener::handshake::Handshake;
-use crate::names;
 use crate::origin;
 use crate::query;
 use crate::redis::Status as RedisStatus;
@@ -40,6 +40,7 @@ use crate::refusal::{Code, NO_STORE, Refusal};
 use crate::router::Router;
 use crate::settings::Settings;
 use crate::supervise::Supervisor;
+use authorize::Authorizer;
 use call::Call;
 use routes::{Found, Handler};
 use watch::Watch;
@@ -54,13 +55,21 @@ pub struct Api {
     pub router: Router,
     /// Origins and, for clients on API connections, tokens.
     pub handshake: Arc<Handshake>,
-    /// SHA-256 of the API key: comparing digests takes the same time whatever was sent.
-    key_digest: Vec<u8>,
+    authorizer: Authorizer,
     /// The Redis subscriber's state.
     pub redis: Rc<RedisStatus>,
     enabled: Enabled,
     /// Responses by `Idempotency-Key`.
     responses: Rc<StoredResponses>,
+}
+
+/// How a request came.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    /// Where from.
+    peer: PeerAddress,
+    /// Whether to the clients' address while the API has one of its own.
+    is_client_side: bool,
 }
 
 /// What is switched on.
@@ -73,7 +82,7 @@ struct Enabled {
 }
 
 impl Api {
-    /// An API that accepts the settings' key. `store`: where responses by `Idempotency-Key`
+    /// An API that accepts the settings' keys. `store`: where responses by `Idempotency-Key`
     /// outlive the process.
     #[must_use]
     pub fn new(
@@ -84,13 +93,15 @@ impl Api {
         store: Option<ResponseStore>,
         supervisor: &Supervisor,
     ) -> Self {
-        let key_digest = digest(&SHA256, settings.api.key.as_bytes()).as_ref().to_vec();
+        let keyring = Keyring::new(settings.api.key.as_deref(), &settings.api.keys);
+        let only_tenant =
+            (!handshake.tenants_enabled).then(|| Arc::clone(&handshake.default_tenant));
         let enabled =
             Enabled { queue: settings.limits.queue.is_some(), ack: settings.limits.ack.is_some() };
         Self {
             router,
             handshake,
-            key_digest,
+            authorizer: Authorizer::new(keyring, only_tenant),
             redis,
             enabled,
             responses: StoredResponses::new(store, supervisor),
@@ -104,20 +115,13 @@ impl Api {
 
     /// Answers one request.
     ///
-    /// `from_client_side`: it came to the clients' address while the API has one of its own.
-    async fn answer(
-        &self,
-        parts: Parts,
-        body: Incoming,
-        from_client_side: bool,
-        watch: &Watch,
-    ) -> HttpResponse {
+    async fn answer(&self, parts: Parts, body: Incoming, way: Way, watch: &Watch) -> HttpResponse {
         let cors = self.handshake.cors_origin(&parts.headers);
         let mut body = Some(body);
         let mut reply = if parts.method == Method::OPTIONS {
             preflight(cors.as_deref())
         } else {
-            let answered = self.serve(&parts, &mut body, from_client_side, watch).await;
+            let answered = self.serve(&parts, &mut body, way, watch).await;
             answered.unwrap_or_else(|refusal| refuse(&refusal))
         };
         let headers = reply.headers_mut();
@@ -138,11 +142,11 @@ impl Api {
         &self,
         parts: &Parts,
         body: &mut Option<Incoming>,
-        from_client_side: bool,
+        way: Way,
         watch: &Watch,
     ) -> Result<HttpResponse, Refusal> {
         let found = Found::at(parts.uri.path())
-            .filter(|found| found.is_public() || !from_client_side)
+            .filter(|found| found.is_public() || !way.is_client_side)
             .ok_or_else(|| Refusal::new(Code::NotFound, "no such path; see docs/protocol.md"))?;
         let route = found.route(&parts.method)?;
         match route.handler {
@@ -153,46 +157,37 @@ impl Api {
                 let body = body::read(parts, body, route.body_bytes_max, watch).await?;
                 serve(self, client, body).await
             }
-            Handler::Operator(serve) => {
-                self.check_key(parts, watch)?;
-                serve(self).await
-            }
-            Handler::Tenant(serve) => {
-                self.check_key(parts, watch)?;
-                let tenant = self.tenant(&parts.headers)?;
+            Handler::Operator(scope, serve) => {
+                let caller = self.caller(parts, way, scope, watch)?;
+                self.authorizer.check_unbound(&caller)?;
                 let parameter = found.parameter()?;
                 let body = body::read(parts, body, route.body_bytes_max, watch).await?;
-                serve(self, Call { parts, tenant, parameter, body }).await
+                serve(self, Call { parts, caller, tenant: (), parameter, body }).await
+            }
+            Handler::Tenant(scope, serve) => {
+                let caller = self.caller(parts, way, scope, watch)?;
+                let tenant = self.authorizer.tenant(&caller, &parts.headers)?;
+                let parameter = found.parameter()?;
+                let body = body::read(parts, body, route.body_bytes_max, watch).await?;
+                serve(self, Call { parts, caller, tenant, parameter, body }).await
             }
         }
     }
 
-    /// Whether the caller has the API key. Only then its query is looked at: these paths take none.
-    fn check_key(&self, parts: &Parts, watch: &Watch) -> Result<(), Refusal> {
-        let Some(key) = parts.headers.get("x-api-key") else {
-            let sentence = "this path needs the header X-API-Key";
-            return Err(Refusal::new(Code::KeyRequired, sentence));
-        };
-        let digest = digest(&SHA256, key.as_bytes());
-        verify_slices_are_equal(digest.as_ref(), &self.key_digest)
-            .map_err(|_differs| Refusal::new(Code::KeyRequired, "the API key is not valid"))?;
+    /// The caller, if its key is valid and has the scope. Only then its query is looked at: these
+    /// paths take none.
+    fn caller(
+        &self,
+        parts: &Parts,
+        way: Way,
+        scope: Scope,
+        watch: &Watch,
+    ) -> Result<Caller, Refusal> {
+        let caller = self.authorizer.caller(&parts.headers, way.peer)?;
         watch.key_was_valid();
-        query::refuse_all(&parts.uri)
-    }
-
-    /// The tenant a call acts for.
-    fn tenant(&self, headers: &HeaderMap) -> Result<Arc<str>, Refusal> {
-        if !self.handshake.tenants_enabled {
-            return Ok(Arc::clone(&self.handshake.default_tenant));
-        }
-        match headers.get("x-tenant-id").map(HeaderValue::to_str) {
-            Some(Ok(tenant)) if names::is_tenant(tenant) => Ok(tenant.into()),
-            given => {
-                let problem = if given.is_some() { "is not a tenant id" } else { "is missing" };
-                let sentence = format!("the header X-Tenant-ID {problem}: {}", names::TENANT_RULE);
-                Err(Refusal::field("X-Tenant-ID", sentence))
-            }
-        }
+        self.authorizer.check_scope(&caller, scope)?;
+        query::refuse_all(&parts.uri)?;
+        Ok(caller)
     }
 }
 

@@ -4,7 +4,7 @@
 //! `docs/protocol.md` shows it, and a test compares the two.
 //!
 //! A new route is a line here and its line there. Matching, `Allow`, 404 and 405, the check of the
-//! caller, the tenant, the bound of the body and the decoding of the path come with it.
+//! caller, its scope, the tenant, the bound of the body and the decoding of the path come with it.
 
 use std::pin::Pin;
 
@@ -16,6 +16,7 @@ use super::body::{BODY_BYTES_MAX, TARGETS_BYTES_MAX};
 use super::call::Call;
 use super::notifications::{self, Kind};
 use super::{Api, HttpResponse, health, queries, stats, user_queue};
+use crate::access::Scope;
 use crate::names;
 use crate::query;
 use crate::refusal::{Code, Refusal};
@@ -43,10 +44,10 @@ pub(super) enum Handler {
     Handshake,
     /// A client by its token, which may be in the query.
     Client(for<'a> fn(&'a Api, Client, Bytes) -> Pending<'a>),
-    /// Whoever has the API key.
-    Operator(for<'a> fn(&'a Api) -> Pending<'a>),
-    /// Whoever has the API key, for one tenant.
-    Tenant(for<'a> fn(&'a Api, Call<'a>) -> Pending<'a>),
+    /// Whoever has an API key with this scope that is not bound to a tenant.
+    Operator(Scope, for<'a> fn(&'a Api, Call<'a, ()>) -> Pending<'a>),
+    /// Whoever has an API key with this scope, for one tenant.
+    Tenant(Scope, for<'a> fn(&'a Api, Call<'a>) -> Pending<'a>),
 }
 
 /// Every route. Those of one path stand together, in the order in which `Allow` lists their methods.
@@ -61,57 +62,78 @@ pub(super) const ROUTES: &[Route] = &[
         BODY_BYTES_MAX,
         Handler::Client(|api, client, body| Box::pin(user_queue::acknowledge(api, client, body))),
     ),
-    get("/stats", Handler::Operator(|api| Box::pin(stats::show(api)))),
-    get("/api/v1/stats", Handler::Operator(|api| Box::pin(stats::show(api)))),
+    get("/stats", Handler::Operator(Scope::Read, |api, _call| Box::pin(stats::show(api)))),
+    get("/api/v1/stats", Handler::Operator(Scope::Read, |api, _call| Box::pin(stats::show(api)))),
     post(
         "/api/v1/notifications/send",
         BODY_BYTES_MAX,
-        Handler::Tenant(|api, call| Box::pin(notifications::serve(api, Kind::Send, call))),
+        Handler::Tenant(Scope::Send, |api, call| {
+            Box::pin(notifications::serve(api, Kind::Send, call))
+        }),
     ),
     post(
         "/api/v1/notifications/send-to-users",
         TARGETS_BYTES_MAX,
-        Handler::Tenant(|api, call| Box::pin(notifications::serve(api, Kind::SendToUsers, call))),
+        Handler::Tenant(Scope::Send, |api, call| {
+            Box::pin(notifications::serve(api, Kind::SendToUsers, call))
+        }),
     ),
     post(
         "/api/v1/notifications/broadcast",
         BODY_BYTES_MAX,
-        Handler::Tenant(|api, call| Box::pin(notifications::serve(api, Kind::Broadcast, call))),
+        Handler::Tenant(Scope::Send, |api, call| {
+            Box::pin(notifications::serve(api, Kind::Broadcast, call))
+        }),
     ),
     post(
         "/api/v1/notifications/channel",
         BODY_BYTES_MAX,
-        Handler::Tenant(|api, call| Box::pin(notifications::serve(api, Kind::Channel, call))),
+        Handler::Tenant(Scope::Send, |api, call| {
+            Box::pin(notifications::serve(api, Kind::Channel, call))
+        }),
     ),
     post(
         "/api/v1/notifications/channels",
         BODY_BYTES_MAX,
-        Handler::Tenant(|api, call| Box::pin(notifications::serve(api, Kind::Channels, call))),
+        Handler::Tenant(Scope::Send, |api, call| {
+            Box::pin(notifications::serve(api, Kind::Channels, call))
+        }),
     ),
-    get("/api/v1/channels", Handler::Tenant(|api, call| Box::pin(queries::channels(api, call)))),
+    get(
+        "/api/v1/channels",
+        Handler::Tenant(Scope::Read, |api, call| Box::pin(queries::channels(api, call))),
+    ),
     get(
         "/api/v1/channels/{name}",
-        Handler::Tenant(|api, call| Box::pin(queries::channel(api, call))),
+        Handler::Tenant(Scope::Read, |api, call| Box::pin(queries::channel(api, call))),
     ),
     get(
         "/api/v1/users/{user_id}/subscriptions",
-        Handler::Tenant(|api, call| Box::pin(queries::subscriptions(api, call))),
+        Handler::Tenant(Scope::Read, |api, call| Box::pin(queries::subscriptions(api, call))),
     ),
     get(
         "/api/v1/users/{user_id}/queue",
-        Handler::Tenant(|api, call| Box::pin(user_queue::show(api, call, Source::Queue))),
+        Handler::Tenant(Scope::Read, |api, call| {
+            Box::pin(user_queue::show(api, call, Source::Queue))
+        }),
     ),
     delete(
         "/api/v1/users/{user_id}/queue",
-        Handler::Tenant(|api, call| Box::pin(user_queue::clear(api, call, Source::Queue))),
+        Handler::Tenant(Scope::Admin, |api, call| {
+            Box::pin(user_queue::clear(api, call, Source::Queue))
+        }),
     ),
     get(
         "/api/v1/users/{user_id}/dead-letters",
-        Handler::Tenant(|api, call| Box::pin(user_queue::show(api, call, Source::DeadLetters))),
+        Handler::Tenant(Scope::Read, |api, call| {
+            Box::pin(user_queue::show(api, call, Source::DeadLetters))
+        }),
     ),
     delete(
         "/api/v1/users/{user_id}/dead-letters",
-        Handler::Tenant(|api, call| Box::pin(user_queue::clear(api, call, Source::DeadLetters))),
+        Handler::Tenant(Scope::Admin, |api, call| {
+            Box::pin(user_queue::clear(api, call, Source::DeadLetters))
+        }),
     ),
 ];
 
@@ -256,7 +278,7 @@ impl Handler {
     const fn is_public(self) -> bool {
         match self {
             Self::Public(_) | Self::Handshake | Self::Client(_) => true,
-            Self::Operator(_) | Self::Tenant(_) => false,
+            Self::Operator(..) | Self::Tenant(..) => false,
         }
     }
 }

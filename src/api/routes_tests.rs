@@ -102,10 +102,10 @@ fn documented() -> String {
     let mut lines = String::new();
     for route in ROUTES {
         let callers = match route.handler {
-            Handler::Public(_) => "everybody",
-            Handler::Handshake | Handler::Client(_) => "a client, by its token",
-            Handler::Operator(_) => "the API key",
-            Handler::Tenant(_) => "the API key, for a tenant",
+            Handler::Public(_) => "everybody".to_owned(),
+            Handler::Handshake | Handler::Client(_) => "a client, by its token".to_owned(),
+            Handler::Operator(scope, _) => format!("a key with `{}`", scope.name()),
+            Handler::Tenant(scope, _) => format!("a key with `{}`, for a tenant", scope.name()),
         };
         let body = match route.body_bytes_max {
             None => "–".to_owned(),

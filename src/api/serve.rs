@@ -15,10 +15,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::Api;
 use super::caller::{Ending, converse};
 use super::requests::End;
 use super::watch::{Deadlines, stop_is_due};
+use super::{Api, Way};
 use crate::listener::accept::{
     WARN_INTERVAL, concerns_one_connection, refuse, refuse_detached, warn_of_head,
 };
@@ -105,7 +105,7 @@ impl Server {
         self.take(socket, bytes, !self.serves_front.get());
     }
 
-    fn take(self: &Rc<Self>, socket: AsyncSocket, bytes: Vec<u8>, from_client_side: bool) {
+    fn take(self: &Rc<Self>, socket: AsyncSocket, bytes: Vec<u8>, is_client_side: bool) {
         let is_late = *self.closing.borrow();
         let callers = if is_late { &self.late_callers } else { &self.callers };
         if callers.get() >= self.callers_max {
@@ -119,14 +119,13 @@ impl Server {
         callers.set(callers.get() + 1);
         let place = Place { server: Rc::clone(self), is_late };
         spawn_unsupervised(async move {
-            place.server.serve(socket, bytes, from_client_side).await;
+            place.server.serve(socket, bytes, is_client_side).await;
         });
     }
 
-    async fn serve(&self, socket: AsyncSocket, bytes: Vec<u8>, from_client_side: bool) {
-        let answer = async |parts, body, watch: &_| {
-            self.api.answer(parts, body, from_client_side, watch).await
-        };
+    async fn serve(&self, socket: AsyncSocket, bytes: Vec<u8>, is_client_side: bool) {
+        let way = Way { peer: socket.peer(), is_client_side };
+        let answer = async |parts, body, watch: &_| self.api.answer(parts, body, way, watch).await;
         let closing = self.closing.clone();
         match converse(socket, bytes, Deadlines::USUAL, closing, answer).await {
             Ending::Cut | Ending::Requests(_, End::Closed) => {}

@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 
 use super::call::Call;
 use super::{Api, HttpResponse, body, json};
+use crate::audit::{self, About, Event};
 use crate::refusal::Refusal;
 
 /// The most ids in one acknowledgement.
@@ -67,6 +68,13 @@ pub(super) async fn clear(
     source: Source,
 ) -> Result<HttpResponse, Refusal> {
     let cleared = ask(api, &call, source, true).await?.count;
+    let event = match source {
+        Source::Queue => Event::QueueCleared,
+        Source::DeadLetters => Event::DeadLettersCleared,
+    };
+    let (tenant, user) = (Some(&*call.tenant), Some(call.parameter()));
+    let about = About { tenant, user, count: Some(cleared), ..About::default() };
+    audit::record(event, &call.caller, about);
     Ok(json(StatusCode::OK, &Cleared { user_id: call.parameter(), cleared }))
 }
 

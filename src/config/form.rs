@@ -107,7 +107,8 @@ impl Problem {
 /// The most characters of a wrong value that a fault message repeats.
 const SHOWN_CHARS_MAX: usize = 60;
 
-fn quoted(piece: &str) -> String {
+/// A piece of a wrong value, cut short.
+pub(super) fn quoted(piece: &str) -> String {
     if piece.is_empty() {
         return String::new();
     }

@@ -114,7 +114,7 @@ keys! {
         "how long a graceful stop may take";
 
     API_KEY: "api.key", "API_KEY", "", Form::HeaderText, Secret,
-        "what API callers send in X-API-Key; production needs 16 bytes, development makes one up";
+        "a key for API callers, sent in X-API-Key, with every scope: 16 bytes in production; development makes one up";
     API_LISTEN: "api.listen", "API_LISTEN", "", Form::Address, Open,
         "an address of its own for the API, /metrics and /stats; without it they share the server's";
 
@@ -248,7 +248,6 @@ pub struct Later {
 pub static LATER: &[Later] = &[
     Later { name: "server.tls_cert", env: &["SERVER_TLS_CERT"] },
     Later { name: "server.tls_key", env: &["SERVER_TLS_KEY"] },
-    Later { name: "api.keys", env: &[] },
     Later { name: "websocket.compression", env: &["WEBSOCKET_COMPRESSION"] },
     Later { name: "jwt.jwks", env: &["JWT_JWKS"] },
     Later { name: "redis.sentinel", env: &["REDIS_SENTINEL"] },

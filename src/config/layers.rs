@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use super::api_keys;
 use super::env;
 use super::error::{Fault, Origin};
 use super::form::Problem;
@@ -191,7 +192,7 @@ fn read_file(text: &str, raw: &mut Raw, faults: &mut Vec<Fault>) {
     }
 }
 
-fn line_of(text: &str, position: usize) -> usize {
+pub(super) fn line_of(text: &str, position: usize) -> usize {
     let before = text.as_bytes().get(..position).unwrap_or_default();
     1 + before.iter().filter(|byte| **byte == b'\n').count()
 }
@@ -205,6 +206,10 @@ fn walk(text: &str, prefix: &str, table: &DeTable<'_>, raw: &mut Raw, faults: &m
         let path = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
         if keys::later(&path).is_some() {
             faults.push(later_fault(&path, None, origin));
+        } else if path == api_keys::NAME {
+            let list = value.get_ref();
+            raw.has_api_keys = list.as_array().is_none_or(|keys| !keys.is_empty());
+            raw.api_keys = api_keys::read(text, origin, list, faults);
         } else if let Some(key) = keys::by_name(&path) {
             raw.take(key, origin, key.form.read_toml(value.get_ref()), faults);
         } else {

@@ -9,6 +9,7 @@
 //! one entry in [`keys`], one field in [`settings`], one line in `resolve`.
 
 mod address;
+pub(crate) mod api_keys;
 mod env;
 pub mod error;
 pub mod form;

@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::api_keys::GivenKey;
 use super::error::{Fault, Origin};
 use super::form::{Problem, Value};
 use super::keys::{Exposure, Key};
@@ -52,6 +53,10 @@ pub(super) struct Given {
 pub struct Raw {
     given: BTreeMap<&'static str, Given>,
     faulted: BTreeSet<&'static str>,
+    /// The entries of `api.keys` that can be used.
+    pub(super) api_keys: Vec<GivenKey>,
+    /// Whether there are any at all.
+    pub(super) has_api_keys: bool,
     /// The file that was read, if one was.
     pub(super) file: Option<PathBuf>,
     /// Warnings about values that were ignored, though whoever set them may expect an effect.

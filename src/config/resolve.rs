@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ara_shards::base::limits::{AckLimits, IN_FLIGHT_PER_USER_MAX, Limits, QueueLimits};
 use ara_shards::base::pin;
@@ -18,6 +18,7 @@ use super::error::Fault;
 use super::jwt_key;
 use super::keys::{self, Key};
 use super::raw::Raw;
+use crate::access::{self, KeyDigest, random_secret};
 use crate::settings::{
     Api, Disk, Generated, Jwt, Log, LogFormat, RunMode, Server, Settings, Shards,
 };
@@ -147,8 +148,14 @@ impl Resolver<'_> {
             let fix = "choose another port, or leave api.listen out to share the server's address";
             self.refuse(&keys::API_LISTEN, &problem, fix);
         }
+        let key = self.single_api_key();
+        let keys = self.api_keys(key.as_deref());
+        Api { key, keys, listen }
+    }
+
+    fn single_api_key(&mut self) -> Option<String> {
         let fix = "set API_KEY to at least 16 random bytes, as from: openssl rand -hex 32";
-        let key = match self.raw.text(&keys::API_KEY) {
+        match self.raw.text(&keys::API_KEY) {
             Some(key) if key.len() < API_KEY_BYTES_MIN => {
                 let problem = format!("it is shorter than {API_KEY_BYTES_MIN} bytes");
                 if self.is_production() {
@@ -156,19 +163,43 @@ impl Resolver<'_> {
                 } else {
                     self.warnings.push(format!("api.key: {problem}; production would refuse it"));
                 }
-                key
+                Some(key)
             }
-            Some(key) => key,
+            Some(key) => Some(key),
+            None if self.raw.has_api_keys => None,
             None if self.is_production() => {
+                let fix = format!("{fix}; or add an entry of api.keys, as from: ara-gateway key");
                 self.refuse(&keys::API_KEY, "production needs an API key", fix);
-                String::new()
+                None
             }
             None => {
                 self.generated.api_key = true;
-                self.random(&keys::API_KEY)
+                Some(self.random(&keys::API_KEY))
             }
-        };
-        Api { key, listen }
+        }
+    }
+
+    fn api_keys(&mut self, single: Option<&str>) -> Vec<access::Key> {
+        let single = single.map(|key| KeyDigest::of(key.as_bytes()));
+        let tenants_enabled = self.raw.switch(&keys::TENANT_ENABLED);
+        let now = SystemTime::now();
+        for given in &self.raw.api_keys {
+            let key = &given.key;
+            if single.as_ref() == Some(&key.digest) {
+                let fix = "remove the entry, or api.key: that one has every scope";
+                self.faults.push(given.fault("sha256", "it is the digest of api.key too", fix));
+            }
+            if key.tenant.is_some() && !tenants_enabled {
+                let problem = "tenants are off, and all traffic is of the tenant default";
+                let fix = "set tenant.enabled = true, or remove the line";
+                self.faults.push(given.fault("tenant", problem, fix));
+            }
+            if key.has_expired(now) {
+                let (index, name) = (given.index, &key.name);
+                self.warnings.push(format!("api.keys[{index}] ({name}) has expired"));
+            }
+        }
+        self.raw.api_keys.iter().map(|given| given.key.clone()).collect()
     }
 
     fn jwt(&mut self) -> Jwt {
@@ -374,10 +405,9 @@ impl Resolver<'_> {
 
     /// 256 random bits in hex.
     fn random(&mut self, key: &Key) -> String {
-        let mut bytes = [0_u8; 32];
-        if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        random_secret().unwrap_or_else(|| {
             self.refuse(key, "the system gave no random bytes to make one up", "set it");
-        }
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+            String::new()
+        })
     }
 }

@@ -3,10 +3,14 @@
 //! **Runs on**: main, for `check-config`; tests hold `config.toml` to it. **Owns**: nothing.
 //! **Never**: writes a secret, nor the credentials of a URL.
 
+use humantime::format_rfc3339_seconds;
+
 use super::Loaded;
+use super::api_keys;
 use super::error::Origin;
 use super::form::Value;
 use super::keys::{self, Exposure, KEYS, Key};
+use crate::access;
 
 const REDACTED: &str = "<redacted>";
 
@@ -27,8 +31,20 @@ pub fn effective(loaded: &Loaded) -> String {
             text.push_str(&format!("\n[{section}]\n"));
         }
         text.push_str(&line(loaded, key));
+        if key.name == keys::API_LISTEN.name {
+            text.extend(loaded.settings.api.keys.iter().map(api_key));
+        }
     }
     text
+}
+
+/// An entry of `api.keys`, without its digest.
+fn api_key(key: &access::Key) -> String {
+    let scopes: Vec<_> = key.scopes.iter().map(access::Scope::name).collect();
+    let tenant = key.tenant.as_ref().map(|tenant| format!(", tenant {tenant}"));
+    let until = key.not_after.map(|at| format!(", not after {}", format_rfc3339_seconds(at)));
+    let (tenant, until) = (tenant.unwrap_or_default(), until.unwrap_or_default());
+    format!("# keys: {} ({}{tenant}{until})\n", key.name, scopes.join(", "))
 }
 
 fn line(loaded: &Loaded, key: &Key) -> String {
@@ -127,6 +143,9 @@ pub fn reference() -> String {
             default => (default, ""),
         };
         text.push_str(&format!("# {} = {default}{note}\n", key.leaf()));
+        if key.name == keys::API_LISTEN.name {
+            text.push_str(&format!("\n{}", api_keys::REFERENCE));
+        }
     }
     text
 }
