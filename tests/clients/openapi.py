@@ -49,7 +49,8 @@ class Document:
         """Where a thing of the document stands, references followed."""
         value = self.root
         for token in at.split("/")[1:]:
-            value = value.get(token.replace("~1", "/").replace("~0", "~"))
+            token = token.replace("~1", "/").replace("~0", "~")
+            value = value[int(token)] if isinstance(value, list) else value.get(token)
             if value is None:
                 return None
         return self.resolve(value["$ref"].removeprefix("#")) if "$ref" in value else (at, value)
@@ -118,7 +119,7 @@ class Document:
     def validate(self, at: str, value, where: str):
         validator = self.validator(at)
         if not validator.is_valid(value):
-            faults = [f"{error.instance_path}: {error.message}" for error in validator.iter_errors(value)]
+            faults = [f"{pointer(*error.instance_path)}: {error.message}" for error in validator.iter_errors(value)]
             raise AssertionError(f"{where}, not as the document says: {'; '.join(faults)[:2000]}")
 
 
