@@ -18,7 +18,8 @@ use serde_json::{Map, Value, json};
 use super::routes::{Handler, ROUTES, Route};
 use crate::figures::{FIGURES, Figure};
 
-/// The frame of the document, and what several resources use.
+/// The frame of the document, what several resources use, and as `every_response` the headers that
+/// each has.
 const BASE: &str = include_str!("base.json");
 /// Paths, and the schemas and parameters they use.
 const RESOURCES: &[&str] = &[
@@ -31,15 +32,6 @@ const RESOURCES: &[&str] = &[
 ];
 /// Every code of a refusal.
 const ERRORS: &str = include_str!("errors.json");
-
-/// The headers of every response: see `origin` and `NO_STORE`.
-const HEADERS: &[&str] = &[
-    "Cache-Control",
-    "Vary",
-    "Access-Control-Allow-Origin",
-    "Access-Control-Allow-Credentials",
-    "Access-Control-Expose-Headers",
-];
 
 /// What any request may be answered, for its head alone or before it is looked at.
 const ANY: &[&str] =
@@ -61,7 +53,16 @@ struct ErrorCode {
     details: Option<Value>,
 }
 
-type ErrorCodes = BTreeMap<String, ErrorCode>;
+type Members = Map<String, Value>;
+
+/// What operations are completed from.
+struct Composer {
+    codes: BTreeMap<String, ErrorCode>,
+    /// The headers of every response.
+    headers: Members,
+    /// The responses of refusals that were needed so far, by their names among the components.
+    refusals: Members,
+}
 
 /// The document, as it is served.
 pub(super) fn document() -> Bytes {
@@ -70,23 +71,27 @@ pub(super) fn document() -> Bytes {
 
 fn compose() -> Value {
     let mut document: Value = read(BASE);
-    document["info"]["version"] = env!("CARGO_PKG_VERSION").into();
+    *at(&mut document, &["info", "version"]) = env!("CARGO_PKG_VERSION").into();
     for resource in RESOURCES {
-        let mut resource: Map<String, Value> = read(resource);
-        merge(&mut document["paths"], resource.remove("paths"));
-        for (kind, components) in resource {
-            merge(&mut document["components"][kind], Some(components));
+        let resource: Members = read(resource);
+        for (kind, members) in resource {
+            let path: &[&str] =
+                if kind == "paths" { &["paths"] } else { &["components", kind.as_str()] };
+            merge(at(&mut document, path), members);
         }
     }
-    add_figures(&mut document["components"]["schemas"]);
-    let codes: ErrorCodes = read(ERRORS);
-    let mut refusals = Map::new();
+    add_figures(at(&mut document, &["components", "schemas"]));
+    let headers = document.as_object_mut().and_then(|members| members.remove("every_response"));
+    let headers = headers.map(members_of).unwrap_or_default();
+    let mut composer = Composer { codes: read(ERRORS), headers, refusals: Map::new() };
+    let preflight = at(&mut document, &["components", "responses", "Preflight"]);
+    composer.add_headers(preflight);
     for route in ROUTES {
         let method = route.method.as_str().to_ascii_lowercase();
-        complete(&mut document["paths"][route.path][method], route, &codes, &mut refusals);
+        composer.complete(at(&mut document, &["paths", route.path, &method]), route);
     }
-    group(ELSEWHERE, &codes, &mut refusals);
-    merge(&mut document["components"]["responses"], Some(refusals.into()));
+    composer.group(ELSEWHERE);
+    merge(at(&mut document, &["components", "responses"]), composer.refusals.into());
     document
 }
 
@@ -94,75 +99,145 @@ fn read<T: for<'a> Deserialize<'a>>(text: &str) -> T {
     serde_json::from_str(text).expect("a test reads every file of this folder")
 }
 
+/// What stands at this path of members, made where it is not there.
+fn at<'a>(value: &'a mut Value, path: &[&str]) -> &'a mut Value {
+    path.iter().fold(value, |value, name| {
+        if value.is_null() {
+            *value = Value::Object(Map::new());
+        }
+        let members = value.as_object_mut().expect("a test reads every file of this folder");
+        members.entry(*name).or_insert(Value::Null)
+    })
+}
+
+fn members_of(value: Value) -> Members {
+    if let Value::Object(members) = value { members } else { Map::new() }
+}
+
 /// Adds the members of an object to another.
-fn merge(object: &mut Value, more: Option<Value>) {
-    if let (Some(object), Some(Value::Object(more))) = (object.as_object_mut(), more) {
-        object.extend(more);
-    }
+fn merge(object: &mut Value, more: Value) {
+    let mut members = members_of(object.take());
+    members.extend(members_of(more));
+    *object = members.into();
 }
 
 fn reference(kind: &str, name: &str) -> Value {
     json!({ "$ref": format!("#/components/{kind}/{name}") })
 }
 
-fn headers_of<'a>(names: impl IntoIterator<Item = &'a str>) -> Value {
-    let named = names.into_iter().map(|name| (name.to_owned(), reference("headers", name)));
-    Value::Object(named.collect())
-}
+impl Composer {
+    /// Adds to an operation what its route decides.
+    fn complete(&mut self, operation: &mut Value, route: &Route) {
+        *at(operation, &["security"]) = security(route.handler);
+        let mut parameters: Vec<_> =
+            parameters_of(route).map(|name| reference("parameters", name)).collect();
+        if let Value::Array(own) = at(operation, &["parameters"]).take() {
+            parameters.extend(own);
+        }
+        *at(operation, &["parameters"]) = parameters.into();
+        if let Some(bytes_max) = route.body_bytes_max {
+            let sentence = format!("At most {} KiB.", bytes_max / 1024);
+            merge(
+                at(operation, &["requestBody"]),
+                json!({ "required": true, "description": sentence }),
+            );
+        }
+        let responses = at(operation, &["responses"]).as_object_mut();
+        for response in responses.into_iter().flat_map(Map::values_mut) {
+            self.add_headers(response);
+        }
+        self.add_refusals(operation, route);
+    }
 
-/// Adds to an operation what its route decides.
-fn complete(
-    operation: &mut Value,
-    route: &Route,
-    codes: &ErrorCodes,
-    refusals: &mut Map<String, Value>,
-) {
-    let own = operation.as_object_mut().and_then(|members| members.remove("errors"));
-    let own: Vec<String> = own.map(|own| read(&own.to_string())).unwrap_or_default();
-    operation["security"] = security(route.handler);
-    let parameters = parameters(route).map(|name| reference("parameters", name));
-    let mut all: Vec<Value> = parameters.collect();
-    if let Some(Value::Array(more)) = operation.get("parameters") {
-        all.extend(more.iter().cloned());
-    }
-    operation["parameters"] = all.into();
-    if let Some(bytes_max) = route.body_bytes_max {
-        let kib = bytes_max / 1024;
-        operation["requestBody"]["required"] = true.into();
-        operation["requestBody"]["description"] = format!("At most {kib} KiB.").into();
-    }
-    let responses = operation["responses"].as_object_mut();
-    for response in responses.into_iter().flat_map(Map::values_mut) {
-        // The one that is no answer but the beginning of a connection.
-        let is_upgrade = response["headers"].get("Sec-WebSocket-Accept").is_some();
-        let names = if is_upgrade { &[] } else { HEADERS };
-        let headers = headers_of(names.iter().copied());
-        if response["headers"].is_null() {
-            response["headers"] = headers;
-        } else {
-            merge(&mut response["headers"], Some(headers));
+    /// Adds the headers that every response has; the one that begins a WebSocket is none.
+    fn add_headers(&self, response: &mut Value) {
+        if response.pointer("/headers/Sec-WebSocket-Accept").is_none() {
+            merge(at(response, &["headers"]), self.headers.clone().into());
         }
     }
-    let mut names: Vec<&str> = refusals_of(route).collect();
-    names.extend(own.iter().map(String::as_str));
-    for (status, name) in group(&names, codes, refusals) {
-        let response = &mut operation["responses"][&status];
-        if response.is_null() {
-            *response = reference("responses", &name);
-        } else {
-            widen(response, &refusals[&name]);
+
+    /// Adds the refusals that come with the route, and those that the operation names.
+    fn add_refusals(&mut self, operation: &mut Value, route: &Route) {
+        let own = operation.as_object_mut().and_then(|members| members.remove("errors"));
+        let own = own.as_ref().and_then(Value::as_array).into_iter().flatten();
+        let names: Vec<&str> = refusals_of(route).chain(own.filter_map(Value::as_str)).collect();
+        for (status, name) in self.group(&names) {
+            let response = at(operation, &["responses", &status]);
+            if response.is_null() {
+                *response = reference("responses", &name);
+            } else if let Some(refusal) = self.refusals.get(&name) {
+                widen(response, refusal.clone());
+            }
         }
+    }
+
+    /// The responses that these codes make: each status, and the name among the components.
+    fn group(&mut self, names: &[&str]) -> Vec<(String, String)> {
+        let mut by_status: BTreeMap<u16, BTreeSet<&str>> = BTreeMap::new();
+        for name in names {
+            let code = self.codes.get(*name).expect("a test looks up every code that is named");
+            by_status.entry(code.status).or_default().insert(name);
+        }
+        let mut responses = Vec::new();
+        for (status, names) in by_status {
+            let names: Vec<_> = names.into_iter().collect();
+            let component = format!("{status}-{}", names.join("-"));
+            if !self.refusals.contains_key(&component) {
+                self.refusals.insert(component.clone(), self.refusal(&names));
+            }
+            responses.push((status.to_string(), component));
+        }
+        responses
+    }
+
+    /// The response whose code is one of these.
+    fn refusal(&self, names: &[&str]) -> Value {
+        let known = || names.iter().filter_map(|name| Some((*name, self.codes.get(*name)?)));
+        let told: Vec<_> =
+            known().map(|(name, code)| format!("`{name}`: {}", code.description)).collect();
+        let mut headers = self.headers.clone();
+        for name in known().flat_map(|(_, code)| &code.headers) {
+            headers.insert(name.clone(), reference("headers", name));
+        }
+        let mut error = json!({
+            "type": "object",
+            "required": ["code", "message"],
+            "properties": {
+                "code": { "enum": names },
+                "message": {
+                    "type": "string",
+                    "minLength": 1,
+                    "description": "What was wrong and what to do.",
+                },
+            },
+            "additionalProperties": false,
+        });
+        let details: Vec<_> = known().filter_map(|(_, code)| code.details.as_ref()).collect();
+        if !details.is_empty() {
+            *at(&mut error, &["properties", "details"]) = json!({ "anyOf": details });
+        }
+        json!({
+            "description": told.join(" "),
+            "headers": headers,
+            "content": { "application/json": { "schema": {
+                "type": "object",
+                "required": ["error"],
+                "properties": { "error": error },
+                "additionalProperties": false,
+            } } },
+        })
     }
 }
 
 /// Makes of a response one that may be a refusal too.
-fn widen(response: &mut Value, refusal: &Value) {
-    let schema = &mut response["content"]["application/json"]["schema"];
-    let either = [schema.take(), refusal["content"]["application/json"]["schema"].clone()];
-    *schema = json!({ "oneOf": either });
-    merge(&mut response["headers"], Some(refusal["headers"].clone()));
-    let text = |value: &Value| value["description"].as_str().unwrap_or_default().to_owned();
-    response["description"] = format!("{} {}", text(response), text(refusal)).into();
+fn widen(response: &mut Value, mut refusal: Value) {
+    const SCHEMA: &[&str] = &["content", "application/json", "schema"];
+    let either = [at(response, SCHEMA).take(), at(&mut refusal, SCHEMA).take()];
+    *at(response, SCHEMA) = json!({ "oneOf": either });
+    merge(at(response, &["headers"]), at(&mut refusal, &["headers"]).take());
+    let text = |value: &Value| value.get("description").and_then(Value::as_str).map(str::to_owned);
+    let texts: Vec<_> = [text(response), text(&refusal)].into_iter().flatten().collect();
+    *at(response, &["description"]) = texts.join(" ").into();
 }
 
 /// Who may call.
@@ -175,7 +250,7 @@ fn security(handler: Handler) -> Value {
 }
 
 /// The parameters that the path and the caller bring.
-fn parameters(route: &Route) -> impl Iterator<Item = &'static str> {
+fn parameters_of(route: &Route) -> impl Iterator<Item = &'static str> {
     let segments = route.path.split('/');
     let in_path =
         segments.filter_map(|segment| segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')));
@@ -184,7 +259,7 @@ fn parameters(route: &Route) -> impl Iterator<Item = &'static str> {
 }
 
 /// The codes that come with a route, whatever it does.
-fn refusals_of(route: &Route) -> impl Iterator<Item = &'static str> {
+fn refusals_of<'a>(route: &Route) -> impl Iterator<Item = &'a str> + use<'a> {
     let of_handler: &[&str] = match route.handler {
         Handler::Public(_) => &[],
         Handler::Handshake => &["UNAUTHORIZED", "FORBIDDEN", "CONNECTION_LIMIT_EXCEEDED"],
@@ -198,76 +273,24 @@ fn refusals_of(route: &Route) -> impl Iterator<Item = &'static str> {
     [ANY, of_handler, of_body].into_iter().flatten().copied()
 }
 
-/// The responses that these codes make, one for each status, by their names among the components.
-fn group(
-    names: &[&str],
-    codes: &ErrorCodes,
-    refusals: &mut Map<String, Value>,
-) -> Vec<(String, String)> {
-    let mut by_status: BTreeMap<u16, BTreeSet<&str>> = BTreeMap::new();
-    for name in names {
-        let code = codes.get(*name).expect("a test looks up every code that is named");
-        by_status.entry(code.status).or_default().insert(name);
-    }
-    let mut responses = Vec::new();
-    for (status, names) in by_status {
-        let names: Vec<_> = names.into_iter().collect();
-        let component = format!("{status}-{}", names.join("-"));
-        refusals.entry(component.clone()).or_insert_with(|| refusal(&names, codes));
-        responses.push((status.to_string(), component));
-    }
-    responses
-}
-
-/// The response whose code is one of these.
-fn refusal(names: &[&str], codes: &ErrorCodes) -> Value {
-    let known = || names.iter().filter_map(|name| Some((*name, codes.get(*name)?)));
-    let told: Vec<_> = known().map(|(name, c)| format!("`{name}`: {}", c.description)).collect();
-    let own = known().flat_map(|(_, code)| code.headers.iter().map(String::as_str));
-    let mut error = json!({
-        "type": "object",
-        "required": ["code", "message"],
-        "properties": {
-            "code": { "enum": names },
-            "message": { "type": "string", "minLength": 1, "description": "What was wrong and what to do." },
-        },
-        "additionalProperties": false,
-    });
-    let details: Vec<_> = known().filter_map(|(_, code)| code.details.as_ref()).collect();
-    if !details.is_empty() {
-        error["properties"]["details"] = json!({ "anyOf": details });
-    }
-    json!({
-        "description": told.join(" "),
-        "headers": headers_of(HEADERS.iter().copied().chain(own)),
-        "content": { "application/json": { "schema": {
-            "type": "object",
-            "required": ["error"],
-            "properties": { "error": error },
-            "additionalProperties": false,
-        } } },
-    })
-}
-
 /// Adds the fields of the table of figures to the schemas of `/stats`.
 fn add_figures(schemas: &mut Value) {
-    let add = |schema: &mut Value, name: &str, Figure { help, .. }: &Figure| {
-        schema["properties"][name] =
+    let mut add = |path: &[&str], name: &str, Figure { help, .. }: &Figure| {
+        let schema = at(schemas, path);
+        *at(schema, &["properties", name]) =
             json!({ "type": "integer", "minimum": 0, "description": help });
-        if let Some(required) = schema["required"].as_array_mut() {
+        if let Some(required) = at(schema, &["required"]).as_array_mut() {
             required.push(name.into());
         }
     };
     for figure in FIGURES {
-        if let Some(name) = figure.field {
-            let schema = match figure.section {
-                "disk" => &mut schemas["DiskStats"],
-                section => &mut schemas["Stats"]["properties"][section],
-            };
-            add(schema, name, figure);
+        match (figure.section, figure.field) {
+            ("disk", Some(name)) => add(&["DiskStats"], name, figure),
+            (section, Some(name)) => add(&["Stats", "properties", section], name, figure),
+            (_, None) => {}
         }
         if let Some(names) = figure.by_shard {
-            add(&mut schemas["ShardStats"], names.field, figure);
+            add(&["ShardStats"], names.field, figure);
         }
     }
 }

@@ -102,11 +102,7 @@ fn every_object_says_which_fields_it_has() {
         let is_closed = ["additionalProperties", "unevaluatedProperties"]
             .iter()
             .any(|word| members.contains_key(*word));
-        // A test of a document for this document does not describe the document.
-        assert!(
-            is_closed || is_part || path.contains("/~1openapi") || path.contains("/openapi.json"),
-            "{path}"
-        );
+        assert!(is_closed || is_part, "{path}");
         let properties = members.get("properties").and_then(Value::as_object);
         for required in members.get("required").and_then(Value::as_array).into_iter().flatten() {
             let name = required.as_str().unwrap();
@@ -127,7 +123,7 @@ fn every_code_of_a_refusal_is_described_with_its_status() {
         known.insert(name.to_owned(), reason.to_owned());
     }
     assert!(known.len() > 15, "{known:?}");
-    let codes: ErrorCodes = read(ERRORS);
+    let codes: BTreeMap<String, ErrorCode> = read(ERRORS);
     let described = codes.iter().map(|(name, code)| {
         let status = http::StatusCode::from_u16(code.status).unwrap();
         let reason = status.canonical_reason().unwrap().to_uppercase().replace(' ', "_");
