@@ -17,7 +17,7 @@ from clients import WebSocket
 from gateway import HERE, make_token
 
 FUZZ_EXAMPLES = int(os.environ.get("ARA_FUZZ_EXAMPLES", "10"))
-FUZZ_S = 60 + FUZZ_EXAMPLES
+FUZZ_S = 60 + 3 * FUZZ_EXAMPLES
 STREAMS = ("/ws", "/sse")
 SEND = "/api/v1/notifications/send"
 COMMON = {"cache-control": "no-store", "vary": "Origin", "content-type": "application/json"}
