@@ -240,12 +240,14 @@ fn widen(response: &mut Value, mut refusal: Value) {
     *at(response, &["description"]) = texts.join(" ").into();
 }
 
-/// Who may call.
+/// Who may call; of a key, the scope it needs.
 fn security(handler: Handler) -> Value {
     match handler {
         Handler::Public(_) => json!([]),
         Handler::Handshake | Handler::Client(_) => json!([{ "token": [] }, { "tokenInQuery": [] }]),
-        Handler::Operator(_) | Handler::Tenant(_) => json!([{ "apiKey": [] }]),
+        Handler::Operator(scope, _) | Handler::Tenant(scope, _) => {
+            json!([{ "apiKey": [scope.name()] }])
+        }
     }
 }
 
@@ -254,7 +256,7 @@ fn parameters_of(route: &Route) -> impl Iterator<Item = &'static str> {
     let segments = route.path.split('/');
     let in_path =
         segments.filter_map(|segment| segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')));
-    let is_for_tenant = matches!(route.handler, Handler::Tenant(_));
+    let is_for_tenant = matches!(route.handler, Handler::Tenant(..));
     in_path.chain(is_for_tenant.then_some("X-Tenant-ID"))
 }
 
@@ -265,8 +267,8 @@ fn refusals_of<'a>(route: &Route) -> impl Iterator<Item = &'a str> + use<'a> {
         Handler::Handshake => &["UNAUTHORIZED", "FORBIDDEN", "CONNECTION_LIMIT_EXCEEDED"],
         Handler::Client(_) => &["UNAUTHORIZED", "INTERNAL_ERROR"],
         // With `api.listen` the clients' address does not know these paths.
-        Handler::Operator(_) | Handler::Tenant(_) => {
-            &["UNAUTHORIZED", "NOT_FOUND", "INTERNAL_ERROR"]
+        Handler::Operator(..) | Handler::Tenant(..) => {
+            &["UNAUTHORIZED", "FORBIDDEN", "NOT_FOUND", "INTERNAL_ERROR"]
         }
     };
     let of_body: &[&str] = if route.body_bytes_max.is_some() { WITH_BODY } else { &[] };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::access::Scope;
 use crate::api::user_queue::IDS_MAX;
 use crate::names;
 
@@ -168,6 +169,8 @@ fn the_bounds_are_those_of_the_code() {
     let names: Vec<_> =
         ara_shards::notification::Priority::ALL.iter().map(|priority| priority.name()).collect();
     assert_eq!(schemas["Priority"]["enum"], json!(names));
+    let scopes: Vec<_> = Scope::ALL.iter().map(|scope| scope.name()).collect();
+    assert_eq!(schemas["MissingScope"]["properties"]["scope"]["enum"], json!(scopes));
 }
 
 #[test]
