@@ -10,6 +10,7 @@ mod caller;
 mod framing;
 mod health;
 mod notifications;
+mod openapi;
 mod queries;
 mod requests;
 mod routes;
@@ -18,6 +19,7 @@ mod stats;
 mod user_queue;
 mod watch;
 
+use std::cell::LazyCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -61,6 +63,8 @@ pub struct Api {
     enabled: Enabled,
     /// Responses by `Idempotency-Key`.
     responses: Rc<StoredResponses>,
+    /// What `/openapi.json` answers, made when it is first asked for.
+    document: LazyCell<Bytes>,
 }
 
 /// How a request came.
@@ -105,12 +109,18 @@ impl Api {
             redis,
             enabled,
             responses: StoredResponses::new(store, supervisor),
+            document: LazyCell::new(openapi::document),
         }
     }
 
     /// Brings to the disk what belongs there. Blocks for it; call when nobody is served any more.
     pub fn close(&self) {
         self.responses.close();
+    }
+
+    /// `GET /openapi.json`.
+    fn document(&self) -> HttpResponse {
+        json_bytes(StatusCode::OK, Bytes::clone(&self.document))
     }
 
     /// Answers one request.

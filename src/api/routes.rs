@@ -3,8 +3,9 @@
 //! **Runs on**: the router's thread. **Owns**: nothing. **Never**: serves what is not in the table;
 //! `docs/protocol.md` shows it, and a test compares the two.
 //!
-//! A new route is a line here and its line there. Matching, `Allow`, 404 and 405, the check of the
-//! caller, its scope, the tenant, the bound of the body and the decoding of the path come with it.
+//! A new route is a line here, its line there and its entry in `openapi/`. Matching, `Allow`, 404 and
+//! 405, the check of the caller, its scope, the tenant, the bound of the body and the decoding of the
+//! path come with it.
 
 use std::pin::Pin;
 
@@ -55,6 +56,7 @@ pub(super) const ROUTES: &[Route] = &[
     get("/health", Handler::Public(health::report)),
     get("/health/live", Handler::Public(health::live)),
     get("/health/ready", Handler::Public(health::ready)),
+    get("/openapi.json", Handler::Public(Api::document)),
     get("/ws", Handler::Handshake),
     get("/sse", Handler::Handshake),
     post(

@@ -20,7 +20,7 @@ use crate::audit::{self, About, Event};
 use crate::refusal::Refusal;
 
 /// The most ids in one acknowledgement.
-const IDS_MAX: usize = 1000;
+pub(super) const IDS_MAX: usize = 1000;
 
 #[derive(Serialize)]
 struct Shown<'a> {

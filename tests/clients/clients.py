@@ -15,11 +15,19 @@ from pathlib import Path
 import httpx
 import httpx_sse
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
+import openapi
 from gateway import HERE, Gateway, make_token
 
 PATIENCE_S = 5.0
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # reading the system's certificates would take longer than a test
+
+
+def check_handshake(response):
+    """Holds the answer to a WebSocket handshake against the document."""
+    headers = {name.lower(): value for name, value in response.headers.raw_items()}
+    openapi.document.check("GET", "/ws", response.status_code, headers, response.body)
 
 
 class WebSocket:
@@ -35,7 +43,12 @@ class WebSocket:
         )
 
     async def __aenter__(self) -> "WebSocket":
-        self.socket = await self._connect
+        try:
+            self.socket = await self._connect
+        except InvalidStatus as refused:
+            check_handshake(refused.response)
+            raise
+        check_handshake(self.socket.response)
         try:
             self.connected = await self.expect("connected")
         except BaseException:
@@ -54,7 +67,9 @@ class WebSocket:
         async with asyncio.timeout(patience_s):
             while True:
                 text = await self.socket.recv(decode=True)
-                if json.loads(text)["type"] != "heartbeat":
+                message = json.loads(text)
+                openapi.document.check_message(message)
+                if message["type"] != "heartbeat":
                     return text
 
     async def next(self, patience_s: float = PATIENCE_S) -> dict:
@@ -119,7 +134,7 @@ class EventStream:
     async def __aenter__(self) -> "EventStream":
         try:
             client = await self._stack.enter_async_context(
-                httpx.AsyncClient(timeout=None, trust_env=False, verify=NO_TLS)
+                httpx.AsyncClient(timeout=None, trust_env=False, verify=NO_TLS, event_hooks=openapi.HOOKS)
             )
             source = await self._stack.enter_async_context(
                 httpx_sse.aconnect_sse(client, "GET", self._url, headers=self._headers)
@@ -144,6 +159,7 @@ class EventStream:
                 if event.retry is not None:
                     self.retry_ms = event.retry
                 assert event.data, f"a block without data: {event}"
+                openapi.document.check_message(json.loads(event.data))
                 if event.event != "heartbeat":
                     return event
         raise AssertionError("the stream ended")

@@ -17,6 +17,8 @@ from pathlib import Path
 import httpx
 import jwt
 
+import openapi
+
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 
@@ -130,7 +132,7 @@ class Gateway:
         settings |= environment
         self.environment = {k: str(v) for k, v in settings.items() if v is not None}
         self.tenants_on = self.environment.get("TENANT_ENABLED") == "true"
-        self.client = httpx.AsyncClient(base_url=self.url, timeout=10, trust_env=False)
+        self.client = httpx.AsyncClient(base_url=self.url, timeout=10, trust_env=False, event_hooks=openapi.HOOKS)
 
     @property
     def url(self) -> str:
@@ -163,6 +165,7 @@ class Gateway:
     async def start(self, wait_for: str = "/health/ready", output: int | None = None) -> "Gateway":
         self.spawn(output)
         await wait_until(lambda: self._answers(wait_for), START_DEADLINE_S, f"{wait_for} = 200")
+        await openapi.learn(self.client)
         if output is None and self.environment.get("RUST_LOG", "info") == "info":
             # A thread of its own writes the log: once this line is there, so are all before it.
             await wait_until(lambda: re.search(r'ready.{0,9} address=|"ready"', self.log()), what="the line `ready`")

@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 
+import openapi
 from gateway import Gateway, make_token
 
 PATIENCE_S = 5.0
@@ -96,6 +97,8 @@ class RawConnection:
             await self.until(b"\r\n", patience_s)
         else:
             body = await self.exactly(int(headers.get("content-length", "0")), patience_s)
+        if status >= 400 and headers.get("content-type") == "application/json" and body:
+            openapi.document.check_refusal(status, headers, body)
         return status, headers, body
 
     def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> bytes:
