@@ -16,7 +16,7 @@ use crate::telemetry::LogLimiter;
 
 /// The target of every line, for `log.filter`.
 const TARGET: &str = "audit";
-/// At most one line about refused keys in this time, of each kind: see [`KeyRefusals`].
+/// At most one line about refused keys in this time, for each reason.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a caller did.
@@ -79,37 +79,80 @@ pub enum KeyRefusal<'a> {
     OtherTenant(&'a Caller),
 }
 
-/// Writes of refused keys, once an interval. Keys that nobody knows have an interval of their own:
-/// whoever guesses keys must not be able to hide what a known one tries.
-#[derive(Debug)]
-pub struct KeyRefusals {
-    unknown: RefCell<LogLimiter>,
-    known: RefCell<LogLimiter>,
+impl KeyRefusal<'_> {
+    /// The value of the field `reason`, and which of the limiters counts it.
+    const fn reason(self) -> (&'static str, usize) {
+        match self {
+            Self::Unknown => ("unknown", 0),
+            Self::Expired(_) => ("expired", 1),
+            Self::MissingScope(..) => ("missing_scope", 2),
+            Self::OtherTenant(_) => ("other_tenant", 3),
+        }
+    }
 }
+
+/// Writes of refused keys, of each reason once an interval: whoever guesses keys must not be able to
+/// hide what a known one tries.
+#[derive(Debug)]
+pub struct KeyRefusals([RefCell<LogLimiter>; 4]);
 
 impl Default for KeyRefusals {
     fn default() -> Self {
-        let limiter = || RefCell::new(LogLimiter::new(REFUSAL_INTERVAL));
-        Self { unknown: limiter(), known: limiter() }
+        Self([(); 4].map(|()| RefCell::new(LogLimiter::new(REFUSAL_INTERVAL))))
     }
 }
 
 impl KeyRefusals {
-    /// Writes one, or counts it for the next line.
+    /// Writes one, or counts it for the next line of its reason.
     pub fn record(&self, refusal: KeyRefusal<'_>, peer: PeerAddress) {
-        let (limiter, reason, key, scope) = match refusal {
-            KeyRefusal::Unknown => (&self.unknown, "unknown", None, None),
-            KeyRefusal::Expired(name) => (&self.known, "expired", Some(name), None),
-            KeyRefusal::MissingScope(caller, scope) => {
-                (&self.known, "missing_scope", Some(&*caller.key.name), Some(scope.name()))
-            }
-            KeyRefusal::OtherTenant(caller) => {
-                (&self.known, "other_tenant", Some(&*caller.key.name), None)
-            }
-        };
+        let (reason, index) = refusal.reason();
+        let limiter = self.0.get(index).expect("each reason has its limiter");
         let Some(suppressed) = limiter.borrow_mut().admit(Instant::now()) else { return };
+        let (key, scope) = match refusal {
+            KeyRefusal::Unknown => (None, None),
+            KeyRefusal::Expired(name) => (Some(name), None),
+            KeyRefusal::MissingScope(caller, scope) => {
+                (Some(&*caller.key.name), Some(scope.name()))
+            }
+            KeyRefusal::OtherTenant(caller) => (Some(&*caller.key.name), None),
+        };
         tracing::info!(
             target: TARGET, event = "key_refused", reason, key, scope, %peer, suppressed
         );
     }
+}
+
+/// What a SIGHUP came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reload<'a> {
+    /// These changes are in effect, and those need a restart.
+    Applied {
+        /// Keys of the configuration.
+        keys: &'a str,
+        /// Keys of the configuration.
+        needs_restart: &'a str,
+    },
+    /// The configuration has so many faults, and nothing was changed.
+    Refused {
+        /// At least one.
+        faults: usize,
+    },
+    /// It could not be read or applied.
+    Failed,
+}
+
+/// Writes that the configuration was read again.
+pub fn reloaded(reload: Reload<'_>) {
+    let (outcome, keys, needs_restart, faults) = match reload {
+        Reload::Applied { keys, needs_restart } => ("applied", keys, needs_restart, None),
+        Reload::Refused { faults } => ("refused", "", "", Some(faults)),
+        Reload::Failed => ("failed", "", "", None),
+    };
+    let (keys, needs_restart) = (some(keys), some(needs_restart));
+    tracing::info!(target: TARGET, event = "reload", outcome, keys, needs_restart, faults);
+}
+
+/// Nothing, where there is nothing to say.
+fn some(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
 }

@@ -10,8 +10,10 @@ use crate::failure::Failure;
 pub struct Capacity {
     /// The limit itself.
     pub files: usize,
-    /// Client connections.
+    /// Client connections: as many as wanted, and never more than `clients_max`.
     pub clients: usize,
+    /// The most client connections that fit.
+    pub clients_max: usize,
     /// Callers of the HTTP API at a time.
     pub callers: usize,
     /// Sockets at each door that have not said who they are, or are being refused.
@@ -72,9 +74,30 @@ fn share(files: usize, shards: usize, wanted: usize) -> Capacity {
     let handshakes = (files / 32).clamp(HANDSHAKES_MIN, HANDSHAKES_MAX);
     let reserved = callers + handshakes + OWN + PER_SHARD * shards;
     let fits = files.saturating_sub(reserved);
-    let clients = if wanted == 0 { fits } else { wanted.min(fits) };
     let handshakes_per_door = (handshakes / shards).max(8);
-    Capacity { files, clients, callers, handshakes_per_door }
+    Capacity { files, clients: fits, clients_max: fits, callers, handshakes_per_door }
+        .wanting(wanted)
+}
+
+impl Capacity {
+    /// The same for `wanted` client connections; 0 = as many as fit.
+    #[must_use]
+    pub fn wanting(self, wanted: usize) -> Self {
+        let clients = if wanted == 0 { self.clients_max } else { wanted.min(self.clients_max) };
+        Self { clients, ..self }
+    }
+
+    /// Says so where fewer fit than are wanted.
+    pub fn warn_if_short(self, wanted: usize) {
+        if wanted > self.clients_max {
+            tracing::warn!(
+                wanted,
+                possible = self.clients_max,
+                file_limit = self.files,
+                "server.max_connections is more than the open-file limit holds; raise it (ulimit -Hn)"
+            );
+        }
+    }
 }
 
 #[cfg(test)]

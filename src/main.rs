@@ -4,7 +4,7 @@ use std::io::{Write, stderr, stdout};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use ara_gateway::boot::{self, Signals};
+use ara_gateway::boot::{self, Hangups, Reloads, Signals};
 use ara_gateway::cli::{self, Cli, Command, EXIT_FAILURE};
 use ara_gateway::config::{self, raw::Sources};
 use ara_gateway::listener::auth::Verifier;
@@ -47,23 +47,28 @@ fn run(sources: &Sources, mut output: Output) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&mut output, "the system gives no runtime", &error),
     };
-    // First of all: a signal during a slow start is a stop like any other.
-    let mut signals = match runtime.block_on(async { Signals::install() }) {
-        Ok(signals) => signals,
-        Err(error) => return failed(&mut output, "cannot listen for signals", &error),
+    // First of all: a signal during a slow start is a stop like any other, and a SIGHUP not the end.
+    let installed = runtime.block_on(async { Ok((Signals::install()?, Hangups::install()?)) });
+    let (mut signals, hangups) = match installed {
+        Ok(installed) => installed,
+        Err::<_, std::io::Error>(error) => {
+            return failed(&mut output, "cannot listen for signals", &error);
+        }
     };
-    let settings = match config::load(sources) {
-        Ok(loaded) => loaded.settings,
+    let loaded = match config::load(sources) {
+        Ok(loaded) => loaded,
         Err(faults) => return cli::refuse(&mut output, &faults),
     };
-    let verifier = match Verifier::new(&settings.jwt) {
+    let verifier = match Verifier::new(&loaded.settings.jwt) {
         Ok(verifier) => verifier,
         Err(fault) => return cli::refuse(&mut output, &fault.into()),
     };
-    if let Err(error) = telemetry::start(&settings.log, &output) {
+    if let Err(error) = telemetry::start(&loaded.settings.log, &output) {
         return failed(&mut output, "log.filter", &error);
     }
-    runtime.block_on(boot::run(settings, verifier, &mut signals))
+    let settings = loaded.settings.clone();
+    let reloads = Reloads::new(hangups, sources.clone(), loaded);
+    runtime.block_on(boot::run(settings, verifier, &mut signals, reloads))
 }
 
 /// Says why, before there is a log.

@@ -44,7 +44,6 @@ pub(crate) struct Shard {
     wheel: Wheel<ConnectionKey>,
     inbox: Inbox,
     core: Option<usize>,
-    limits: Limits,
     buffer: Vec<u8>,
     fired: Vec<(ConnectionKey, Tick)>,
     draining: Option<Draining>,
@@ -59,7 +58,7 @@ impl Shard {
         inbox: Inbox,
         core: Option<usize>,
     ) -> Self {
-        let mut state = State::new(limits.clone(), fastrand::u64(..));
+        let mut state = State::new(limits, fastrand::u64(..));
         state.begin_turn(now);
         Self {
             state,
@@ -67,7 +66,6 @@ impl Shard {
             wheel: Wheel::new(now),
             inbox,
             core,
-            limits,
             buffer: vec![0; READ_BUFFER_BYTES],
             fired: Vec::new(),
             draining: None,
@@ -184,6 +182,10 @@ impl Shard {
             Control::Ask(query) => {
                 let reply = self.reply(query);
                 self.state.push_report(Report::Replied(reply));
+            }
+            Control::Limits(limits) => {
+                self.connections.set_outbox_bytes_max(limits.outbox_bytes_per_connection_max);
+                self.state.set_limits(*limits);
             }
             Control::Drain(order) => self.begin_drain(order),
             Control::Stop => panic!("a stop ends the turn where it is taken"),

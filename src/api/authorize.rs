@@ -30,6 +30,11 @@ impl Authorizer {
         Self { keyring: RefCell::new(keyring), only_tenant, refusals: KeyRefusals::default() }
     }
 
+    /// Takes these keys from now on. A request under way has been let in.
+    pub(super) fn set_keyring(&self, keyring: Keyring) {
+        self.keyring.replace(keyring);
+    }
+
     /// The caller whose valid key a request carries.
     ///
     /// # Errors

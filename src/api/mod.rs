@@ -40,7 +40,7 @@ use crate::query;
 use crate::redis::Status as RedisStatus;
 use crate::refusal::{Code, NO_STORE, Refusal};
 use crate::router::Router;
-use crate::settings::Settings;
+use crate::settings::{self, Settings};
 use crate::supervise::Supervisor;
 use authorize::Authorizer;
 use call::Call;
@@ -113,6 +113,11 @@ impl Api {
         }
     }
 
+    /// Takes these keys from now on, and no others.
+    pub fn set_keys(&self, api: &settings::Api) {
+        self.authorizer.set_keyring(Keyring::new(api.key.as_deref(), &api.keys));
+    }
+
     /// Brings to the disk what belongs there. Blocks for it; call when nobody is served any more.
     pub fn close(&self) {
         self.responses.close();
@@ -124,7 +129,6 @@ impl Api {
     }
 
     /// Answers one request.
-    ///
     async fn answer(&self, parts: Parts, body: Incoming, way: Way, watch: &Watch) -> HttpResponse {
         let cors = self.handshake.cors_origin(&parts.headers);
         let mut body = Some(body);

@@ -7,6 +7,8 @@
 //! ends them and itself; main waits for all, or for a second signal. What takes long, such as reading
 //! a large queue back, is on a thread of its own, so that a signal is answered meanwhile.
 
+mod owners;
+mod reloads;
 mod running;
 mod signals;
 #[cfg(test)]
@@ -30,6 +32,7 @@ use ara_shards::journal::Options;
 use ara_shards::link::doorbell::Doorbell;
 use ara_shards::store::disk::Summary;
 use ara_shards::worker::{self, ShardSetup, Unstarted};
+use arc_swap::ArcSwap;
 use core_affinity::CoreId;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -39,13 +42,14 @@ use crate::failure::Failure;
 use crate::idempotency::ResponseStore;
 use crate::listener::accept::{self, RouterHandle, SocketOptions};
 use crate::listener::auth::Verifier;
-use crate::listener::handshake::Handshake;
+use crate::listener::handshake::{Handshake, Rules};
 use crate::names::DEFAULT_TENANT;
-use crate::origin::Origins;
-use crate::settings::{RunMode, Settings};
+use crate::settings::Settings;
 use crate::storage::{self, Storage};
 use crate::supervise::{Supervisor, SupervisorEvent};
 use crate::welcome;
+pub use owners::Change;
+pub use reloads::{Hangups, Reloads};
 pub use running::Running;
 pub use signals::Signals;
 
@@ -57,15 +61,21 @@ const SUPERVISOR_EVENTS_MAX: usize = 2 * SHARDS_MAX + 16;
 
 /// Runs the gateway: starts it, and stops it when it is asked to, before it is ready or after.
 /// Returns the exit code.
-pub async fn run(settings: Settings, verifier: Verifier, signals: &mut Signals) -> ExitCode {
-    let (supervisor, events) = Supervisor::new(SUPERVISOR_EVENTS_MAX);
-    run_with(settings, verifier, signals, (supervisor, events)).await
+pub async fn run(
+    settings: Settings,
+    verifier: Verifier,
+    signals: &mut Signals,
+    reloads: Reloads,
+) -> ExitCode {
+    let supervision = Supervisor::new(SUPERVISOR_EVENTS_MAX);
+    run_with(settings, verifier, signals, reloads, supervision).await
 }
 
 async fn run_with(
     settings: Settings,
     verifier: Verifier,
     signals: &mut Signals,
+    reloads: Reloads,
     supervision: (Supervisor, mpsc::Receiver<SupervisorEvent>),
 ) -> ExitCode {
     let (done, started) = oneshot::channel();
@@ -96,7 +106,7 @@ async fn run_with(
     }
     tracing::info!(address = %running.address, "ready");
     welcome::print(&settings, running.address, running.api_address);
-    running.until_stopped(signals).await
+    running.until_stopped(signals, reloads).await
 }
 
 fn failed(failure: &Failure) -> ExitCode {
@@ -143,6 +153,7 @@ fn start(
     let (arrivals_in, arrivals) = crossbeam_channel::bounded(ARRIVALS_CAPACITY);
     let (closing, _open) = watch::channel(false);
     let (stop, stop_out) = mpsc::channel(1);
+    let (changes, changes_out) = mpsc::channel(1);
     let router = RouterHandle { arrivals: arrivals_in, bell: Arc::clone(&bell) };
     let grace = settings.server.shutdown_grace;
 
@@ -175,11 +186,12 @@ fn start(
         api_listener,
         answers,
         stop: stop_out,
+        changes: changes_out,
         supervisor,
         start_took: begun.elapsed(),
     };
     let router = router_thread::spawn(parts).map_err(no_thread)?;
-    Ok(Running { address, api_address, events, stop, router, shards, grace, storage })
+    Ok(Running { address, api_address, events, stop, changes, router, shards, grace, storage })
 }
 
 /// What a shard's door needs.
@@ -260,15 +272,11 @@ fn spawn_shard(
 }
 
 fn make_handshake(settings: &Settings, verifier: Verifier, placement: Placement) -> Handshake {
-    let origins = settings.server.cors_origins.clone();
-    let local = settings.mode == RunMode::Development && origins.is_empty();
     Handshake {
-        verifier,
-        origins: Origins::new(origins, local),
+        rules: ArcSwap::from_pointee(Rules::new(settings, verifier)),
         placement,
         tenants_enabled: settings.tenants_enabled,
         default_tenant: DEFAULT_TENANT.into(),
-        subscriptions_max: settings.limits.subscriptions_per_connection_max,
     }
 }
 
@@ -288,15 +296,7 @@ fn log_start(settings: &Settings, shards: usize, cores: usize, capacity: Capacit
         api_callers_max = capacity.callers,
         "starting"
     );
-    let wanted = settings.server.connections_max;
-    if wanted > capacity.clients {
-        tracing::warn!(
-            wanted,
-            possible = capacity.clients,
-            file_limit = capacity.files,
-            "server.max_connections is more than the open-file limit holds; raise it (ulimit -Hn)"
-        );
-    }
+    capacity.warn_if_short(settings.server.connections_max);
 }
 
 /// The store of answers by `Idempotency-Key`, where the queue is on disk too.

@@ -16,6 +16,7 @@ use crossbeam_channel::Receiver;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
 
+use super::owners::{Change, Owners};
 use crate::api::Api;
 use crate::api::serve::Server;
 use crate::capacity::Capacity;
@@ -61,6 +62,8 @@ pub struct Parts {
     pub answers: Option<ResponseStore>,
     /// Main's word to stop.
     pub stop: mpsc::Receiver<()>,
+    /// What main has read anew.
+    pub changes: mpsc::Receiver<Change>,
     /// Watches the tasks, and is the way to main.
     pub supervisor: Supervisor,
     /// How long this process took to start: the next one will, too.
@@ -114,6 +117,13 @@ async fn route(parts: Parts) -> io::Result<()> {
     }
     let pump = pump(router.clone(), Rc::clone(&server), arrivals, parts.bell, parts.wake);
     supervisor.spawn("pump", pump);
+    let owners = Owners {
+        api: Rc::clone(&api),
+        router: router.clone(),
+        handshake: Arc::clone(&handshake),
+        capacity,
+    };
+    supervisor.spawn("owners", owners.serve(parts.changes));
     let redis = settings.redis.clone().map(|settings| {
         let router = router.clone();
         let default = Arc::clone(&handshake.default_tenant);

@@ -4,6 +4,7 @@
 //! or without a long-lived task: what ends unasked takes the process down with a message.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,7 +13,9 @@ use ara_shards::worker::Ending;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::signals::{Asked, Signals};
+use super::owners::Change;
+use super::reloads::Reloads;
+use super::signals::Signals;
 use crate::cli::EXIT_FAILURE;
 use crate::failure::Failure;
 use crate::storage::Storage;
@@ -30,6 +33,7 @@ pub struct Running {
     pub api_address: Option<SocketAddr>,
     pub(super) events: mpsc::Receiver<SupervisorEvent>,
     pub(super) stop: mpsc::Sender<()>,
+    pub(super) changes: mpsc::Sender<Change>,
     pub(super) router: JoinHandle<()>,
     pub(super) shards: Vec<JoinHandle<()>>,
     pub(super) grace: Duration,
@@ -56,15 +60,12 @@ impl Running {
 
     /// Runs until a signal or the end of a thread or task, then stops everything. Returns the exit
     /// code.
-    pub async fn until_stopped(mut self, signals: &mut Signals) -> ExitCode {
+    pub async fn until_stopped(mut self, signals: &mut Signals, reloads: Reloads) -> ExitCode {
+        let mut reloads = pin!(reloads.serve(self.changes.clone()));
         loop {
             tokio::select! {
-                asked = signals.next() => match asked {
-                    Asked::Stop => break,
-                    Asked::Reload => tracing::warn!(
-                        "SIGHUP: this version reloads nothing; restart to apply changes"
-                    ),
-                },
+                () = signals.stop() => break,
+                never = &mut reloads => match never {},
                 event = self.events.recv() => {
                     match event {
                         Some(SupervisorEvent::ThreadEnded(name, ending)) => {

@@ -12,21 +12,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// signals reach a process twice, once by its id and once by its group. No person is that quick.
 const SAME_STOP: Duration = Duration::from_millis(100);
 
-/// What a signal asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asked {
-    /// SIGTERM or SIGINT.
-    Stop,
-    /// SIGHUP.
-    Reload,
-}
-
 /// The handlers. What came since they were installed is not lost.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    hangup: Signal,
 }
 
 impl Signals {
@@ -39,22 +29,15 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
         })
-    }
-
-    /// Waits for the next one.
-    pub(super) async fn next(&mut self) -> Asked {
-        tokio::select! {
-            _signal = self.terminate.recv() => Asked::Stop,
-            _signal = self.interrupt.recv() => Asked::Stop,
-            _signal = self.hangup.recv() => Asked::Reload,
-        }
     }
 
     /// Waits until the gateway is asked to stop.
     pub(super) async fn stop(&mut self) {
-        while self.next().await != Asked::Stop {}
+        tokio::select! {
+            _signal = self.terminate.recv() => {}
+            _signal = self.interrupt.recv() => {}
+        }
     }
 
     /// Waits until the gateway is asked to stop once more than at `first`.

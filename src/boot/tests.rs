@@ -14,6 +14,7 @@ use crossbeam_channel::Sender;
 use tokio::time::timeout;
 
 use super::*;
+use crate::config::Loaded;
 use crate::config::raw::Sources;
 use crate::supervise::spawn_unsupervised;
 
@@ -47,7 +48,7 @@ fn on_main<T>(work: impl Future<Output = T>) -> (T, String) {
 }
 
 /// Everything that can be switched on is.
-fn settings(directory: PathBuf, queue: &str) -> Settings {
+fn configuration(directory: PathBuf, queue: &str) -> (Sources, Loaded) {
     let environment = [
         ("RUN_MODE", "production"),
         ("CORS_ORIGINS", "https://app.example"),
@@ -65,19 +66,23 @@ fn settings(directory: PathBuf, queue: &str) -> Settings {
     ];
     let environment =
         environment.iter().map(|(name, value)| ((*name).to_owned(), value.into())).collect();
-    crate::config::load(&Sources { config: None, directory, environment }).unwrap().settings
+    let sources = Sources { config: None, directory, environment };
+    let loaded = crate::config::load(&sources).map_err(|faults| faults.to_string()).unwrap();
+    (sources, loaded)
 }
 
 /// The exit code and the log of a gateway in which this task panics.
 fn run_with_fault(fault: &'static str) -> (ExitCode, String) {
     let queue = tempfile::tempdir().unwrap();
-    let settings = settings(queue.path().into(), queue.path().to_str().unwrap());
+    let (sources, loaded) = configuration(queue.path().into(), queue.path().to_str().unwrap());
+    let settings = loaded.settings.clone();
     let verifier = Verifier::new(&settings.jwt).unwrap();
     let (mut supervisor, events) = Supervisor::new(SUPERVISOR_EVENTS_MAX);
     supervisor.fault = Some(fault);
     on_main(async {
         let mut signals = Signals::install().unwrap();
-        run_with(settings, verifier, &mut signals, (supervisor, events)).await
+        let reloads = Reloads::new(Hangups::install().unwrap(), sources, loaded);
+        run_with(settings, verifier, &mut signals, reloads, (supervisor, events)).await
     })
 }
 
@@ -96,6 +101,11 @@ fn a_panic_of_the_redis_subscriber_takes_the_process_down() {
 #[test]
 fn a_panic_of_the_pump_takes_the_process_down() {
     assert_taken_down("pump");
+}
+
+#[test]
+fn a_panic_of_whoever_applies_changes_takes_the_process_down() {
+    assert_taken_down("owners");
 }
 
 #[test]
@@ -128,7 +138,9 @@ fn a_thread_or_task_that_ends_unasked_takes_the_process_down() {
         supervisor.report(event);
         let (code, log) = on_main(async {
             let mut signals = Signals::install().unwrap();
-            running(read).until_stopped(&mut signals).await
+            let (sources, loaded) = configuration(PathBuf::new(), "./data");
+            let reloads = Reloads::new(Hangups::install().unwrap(), sources, loaded);
+            running(read).until_stopped(&mut signals, reloads).await
         });
         let failure = format!("{:?}", ExitCode::from(EXIT_FAILURE));
         assert_eq!(format!("{code:?}"), failure, "{about}");
@@ -139,11 +151,13 @@ fn a_thread_or_task_that_ends_unasked_takes_the_process_down() {
 /// A gateway without threads of its own.
 fn running(events: mpsc::Receiver<SupervisorEvent>) -> Running {
     let (stop, _stop_out) = mpsc::channel(1);
+    let (changes, _changes_out) = mpsc::channel(1);
     Running {
         address: ([127, 0, 0, 1], 1).into(),
         api_address: None,
         events,
         stop,
+        changes,
         router: std::thread::Builder::new().spawn(|| {}).unwrap(),
         shards: Vec::new(),
         grace: Duration::from_secs(10),

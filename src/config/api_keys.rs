@@ -11,7 +11,6 @@ use toml::value::{Datetime, Offset};
 
 use super::error::{Fault, Origin};
 use super::form::quoted;
-use super::layers::line_of;
 use crate::access::{DEFAULT_KEY_NAME, KEYS_MAX, Key, KeyDigest, Scope, Scopes};
 use crate::names;
 
@@ -44,13 +43,13 @@ pub(super) struct GivenKey {
     pub(super) key: Key,
     /// Its number in the list, from 0.
     pub(super) index: usize,
-    pub(super) line: usize,
+    origin: Origin,
 }
 
 impl GivenKey {
     /// A fault in one of its fields.
     pub(super) fn fault(&self, field: &str, problem: &str, fix: &str) -> Fault {
-        let place = Place { index: self.index, line: self.line };
+        let place = Place { index: self.index, origin: self.origin };
         place.fault(field, problem.to_owned(), "", fix)
     }
 }
@@ -80,7 +79,7 @@ pub(super) fn read(
     }
     let mut keys: Vec<GivenKey> = Vec::with_capacity(tables.len());
     for (index, table) in tables.iter().enumerate() {
-        let place = Place { index, line: line_of(text, table.span().start) };
+        let place = Place { index, origin: Origin::in_file(text, table.span().start) };
         let DeValue::Table(fields) = table.get_ref() else {
             faults.push(refuse(format!("entry {index} is no table")));
             continue;
@@ -90,7 +89,7 @@ pub(super) fn read(
         for other in &keys {
             entry.compare(&key, other, faults);
         }
-        keys.push(GivenKey { key, index, line: place.line });
+        keys.push(GivenKey { key, index, origin: place.origin });
     }
     keys
 }
@@ -99,7 +98,7 @@ pub(super) fn read(
 #[derive(Clone, Copy)]
 struct Place {
     index: usize,
-    line: usize,
+    origin: Origin,
 }
 
 impl Place {
@@ -107,7 +106,7 @@ impl Place {
         Fault {
             key: format!("{NAME}[{}].{field}", self.index).into(),
             env: None,
-            origin: Origin::File { line: self.line },
+            origin: self.origin,
             problem,
             allowed: allowed.to_owned(),
             fix: fix.to_owned(),
@@ -127,7 +126,7 @@ impl Entry<'_> {
         for name in self.fields.keys() {
             let given: &str = name.get_ref();
             if !FIELDS.contains(&given) {
-                let place = Place { line: line_of(self.text, name.span().start), ..self.place };
+                let place = self.place_at(name.span().start);
                 let allowed = FIELDS.join(", ");
                 let problem = "not a known key".to_owned();
                 faults.push(place.fault(
@@ -171,10 +170,15 @@ impl Entry<'_> {
         let value = self.fields.get(field)?;
         let read = read(value.get_ref());
         read.map_err(|problem| {
-            let place = Place { line: line_of(self.text, value.span().start), ..self.place };
+            let place = self.place_at(value.span().start);
             faults.push(place.fault(field, problem, rule, "correct it"));
         })
         .ok()
+    }
+
+    /// The place of one of its fields.
+    fn place_at(&self, position: usize) -> Place {
+        Place { origin: Origin::in_file(self.text, position), ..self.place }
     }
 
     /// Whether two entries can be told apart.

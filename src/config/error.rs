@@ -25,6 +25,15 @@ pub enum Origin {
     Environment,
 }
 
+impl Origin {
+    /// The place of a byte in the text of the configuration file.
+    #[must_use]
+    pub fn in_file(text: &str, position: usize) -> Self {
+        let before = text.as_bytes().get(..position).unwrap_or_default();
+        Self::File { line: 1 + before.iter().filter(|byte| **byte == b'\n').count() }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -19,8 +19,19 @@ pub struct Key {
     pub form: Form,
     /// Whether a value may be shown.
     pub exposure: Exposure,
+    /// When a change takes effect.
+    pub reload: Reload,
     /// What the setting does, in one line.
     pub doc: &'static str,
+}
+
+/// When a changed value takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reload {
+    /// By SIGHUP: whoever holds the value is given the new one (`boot::owners`).
+    Live,
+    /// When the gateway is started again.
+    Restart,
 }
 
 /// Whether a key's value may be printed.
@@ -49,8 +60,11 @@ impl Key {
 }
 
 macro_rules! keys {
+    (@reload) => { Reload::Restart };
+    (@reload $reload:ident) => { Reload::$reload };
+    // A row without a word behind its exposure changes by a restart.
     ($($id:ident: $name:literal, $env:literal, $default:literal, $form:expr, $exposure:ident,
-       $doc:literal;)*) => {
+       $($reload:ident,)? $doc:literal;)*) => {
         $(
             #[doc = $doc]
             pub static $id: Key = Key {
@@ -59,6 +73,7 @@ macro_rules! keys {
                 default: $default,
                 form: $form,
                 exposure: Exposure::$exposure,
+                reload: keys!(@reload $($reload)?),
                 doc: $doc,
             };
         )*
@@ -92,18 +107,18 @@ keys! {
     SERVER_PORT: "server.port", "SERVER_PORT", "8081",
         whole_or_zero(1, 65_535, "any free port"), Open,
         "the port clients connect to";
-    CORS_ORIGINS: "server.cors_origins", "CORS_ORIGINS", "[]", Form::Origins, Open,
+    CORS_ORIGINS: "server.cors_origins", "CORS_ORIGINS", "[]", Form::Origins, Open, Live,
         "the origins whose pages may connect; * allows all, in development only";
     MAX_CONNECTIONS: "server.max_connections", "WEBSOCKET_MAX_CONNECTIONS", "0",
-        whole_or_zero(1, 16_777_216, "what the process's file limit allows"), Open,
+        whole_or_zero(1, 16_777_216, "what the process's file limit allows"), Open, Live,
         "the most client connections";
     MAX_CONNECTIONS_PER_USER: "server.max_connections_per_user",
         "WEBSOCKET_MAX_CONNECTIONS_PER_USER", "5",
-        whole_or_zero(1, 1_000_000, "unlimited"), Open,
+        whole_or_zero(1, 1_000_000, "unlimited"), Open, Live,
         "the most connections of one user";
     MAX_SUBSCRIPTIONS: "server.max_subscriptions_per_connection",
         "WEBSOCKET_MAX_SUBSCRIPTIONS_PER_CONNECTION", "50",
-        whole_or_zero(1, 1_000_000, "unlimited"), Open,
+        whole_or_zero(1, 1_000_000, "unlimited"), Open, Live,
         "the most channels one connection may subscribe to";
     // 4 KiB is about the least Linux grants; above 16 MiB net.core.wmem_max is the limit anyway.
     SEND_BUFFER: "server.send_buffer_bytes", "SERVER_SEND_BUFFER_BYTES", "32768",
@@ -113,7 +128,7 @@ keys! {
         seconds(0.1, 3600.0, "stop at once"), Open,
         "how long a graceful stop may take";
 
-    API_KEY: "api.key", "API_KEY", "", Form::HeaderText, Secret,
+    API_KEY: "api.key", "API_KEY", "", Form::HeaderText, Secret, Live,
         "a key for API callers, sent in X-API-Key, with every scope: 16 bytes in production; development makes one up";
     API_LISTEN: "api.listen", "API_LISTEN", "", Form::Address, Open,
         "an address of its own for the API, /metrics and /stats; without it they share the server's";
@@ -127,7 +142,7 @@ keys! {
         whole(16, 1_048_576), Open,
         "room in each lane of a shard's inbox, in messages";
     SHARDS_OUTBOX: "shards.outbox_bytes_per_connection", "SHARDS_OUTBOX_BYTES_PER_CONNECTION",
-        "262144", whole(4096, 64 * MIB), Open,
+        "262144", whole(4096, 64 * MIB), Open, Live,
         "the most bytes waiting for one connection before it counts as a slow consumer";
 
     HEARTBEAT: "websocket.heartbeat_interval", "WEBSOCKET_HEARTBEAT_INTERVAL", "30",
@@ -138,22 +153,22 @@ keys! {
         "a client that leaves a ping unanswered for so many seconds is disconnected; one that says \
          nothing for so long is pinged, if no heartbeat was due";
     MAX_MESSAGE: "websocket.max_message_bytes", "WEBSOCKET_MAX_MESSAGE_BYTES", "65536",
-        whole(128, 16 * MIB), Open,
+        whole(128, 16 * MIB), Open, Live,
         "the largest message a client may send, over all its fragments";
 
-    JWT_SECRET: "jwt.secret", "JWT_SECRET", "", Form::Text, Secret,
+    JWT_SECRET: "jwt.secret", "JWT_SECRET", "", Form::Text, Secret, Live,
         "the secret of HS256, HS384 and HS512; production needs 32 bytes, development makes one up";
     JWT_ALGORITHM: "jwt.algorithm", "JWT_ALGORITHM", "\"HS256\"",
         Form::Choice(&["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "ES256",
-            "ES384", "EdDSA"]), Open,
+            "ES384", "EdDSA"]), Open, Live,
         "the one algorithm client tokens are signed with";
-    JWT_PUBLIC_KEY: "jwt.public_key", "JWT_PUBLICKEY", "", Form::Pem, OpenOnceValid,
+    JWT_PUBLIC_KEY: "jwt.public_key", "JWT_PUBLICKEY", "", Form::Pem, OpenOnceValid, Live,
         "the public key of all other algorithms: PEM text, or the path of a PEM file";
-    JWT_ISSUER: "jwt.issuer", "JWT_ISSUER", "", Form::Line, Open,
+    JWT_ISSUER: "jwt.issuer", "JWT_ISSUER", "", Form::Line, Open, Live,
         "the iss every token must carry; without it iss is not looked at";
-    JWT_AUDIENCE: "jwt.audience", "JWT_AUDIENCE", "", Form::Line, Open,
+    JWT_AUDIENCE: "jwt.audience", "JWT_AUDIENCE", "", Form::Line, Open, Live,
         "the aud every token must carry; without it aud is not looked at";
-    JWT_LEEWAY: "jwt.leeway_seconds", "JWT_LEEWAY_SECONDS", "5", whole(0, 3600), Open,
+    JWT_LEEWAY: "jwt.leeway_seconds", "JWT_LEEWAY_SECONDS", "5", whole(0, 3600), Open, Live,
         "clock skew allowed on exp and nbf";
 
     REDIS_URL: "redis.url", "REDIS_URL", "", Form::RedisUrl, Url,
@@ -224,7 +239,7 @@ keys! {
     ACK_MAX_ATTEMPTS: "ack.max_attempts", "ACK_MAX_ATTEMPTS", "5", whole(1, 255), Open,
         "how often one is sent before it becomes a dead letter";
 
-    LOG_FILTER: "log.filter", "RUST_LOG", "\"info\"", Form::LogFilter, Open,
+    LOG_FILTER: "log.filter", "RUST_LOG", "\"info\"", Form::LogFilter, Open, Live,
         "what is logged: a level, or a comma list of target=level";
     LOG_FORMAT: "log.format", "RUST_LOG_FORMAT", "\"text\"",
         Form::Choice(&["text", "json"]), Open,

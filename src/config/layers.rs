@@ -184,7 +184,7 @@ fn read_file(text: &str, raw: &mut Raw, faults: &mut Vec<Fault>) {
         faults.push(Fault {
             key: name.as_str().into(),
             env: None,
-            origin: Origin::File { line: line_of(text, start) },
+            origin: Origin::in_file(text, start),
             problem: format!("this is not TOML: {}", error.message()),
             allowed: String::new(),
             fix: "correct the line; the file's values are checked after that".to_owned(),
@@ -192,14 +192,9 @@ fn read_file(text: &str, raw: &mut Raw, faults: &mut Vec<Fault>) {
     }
 }
 
-pub(super) fn line_of(text: &str, position: usize) -> usize {
-    let before = text.as_bytes().get(..position).unwrap_or_default();
-    1 + before.iter().filter(|byte| **byte == b'\n').count()
-}
-
 fn walk(text: &str, prefix: &str, table: &DeTable<'_>, raw: &mut Raw, faults: &mut Vec<Fault>) {
     for (name, value) in table {
-        let origin = Origin::File { line: line_of(text, name.span().start) };
+        let origin = Origin::in_file(text, name.span().start);
         let name: &str = name.get_ref();
         // A quoted name with a dot in it is a single name, not a path of section and key.
         let name = if name.contains('.') { format!("{name:?}") } else { name.to_owned() };

@@ -5,7 +5,8 @@
 //!
 //! The steps: [`keys`] lists every setting, `layers` reads values from the files and the
 //! environment, [`form`] checks each value by itself, [`raw`] keeps that of the highest layer, and
-//! `resolve` checks the values against each other and makes [`settings::Settings`]. To add a key:
+//! `resolve` checks the values against each other and makes [`settings::Settings`]. [`mod@reload`] does all
+//! of it again for a gateway that runs. To add a key:
 //! one entry in [`keys`], one field in [`settings`], one line in `resolve`.
 
 mod address;
@@ -18,6 +19,7 @@ pub mod keys;
 mod layers;
 mod nearest;
 pub mod raw;
+pub mod reload;
 mod resolve;
 pub mod show;
 #[cfg(test)]

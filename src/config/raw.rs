@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::api_keys::GivenKey;
 use super::error::{Fault, Origin};
 use super::form::{Problem, Value};
-use super::keys::{Exposure, Key};
+use super::keys::{Exposure, KEYS, Key, Reload};
 use super::nearest::{is_own, near_miss};
 
 /// Where the layers are read from.
@@ -123,6 +123,17 @@ impl Raw {
             Some(Value::List(items)) => items,
             other => mismatch(key, other.is_some()),
         }
+    }
+
+    /// These values, with those of `running` for every key that only a restart changes.
+    pub(super) fn with_restart_keys_of(mut self, running: &Self) -> Self {
+        for key in KEYS.iter().filter(|key| key.reload == Reload::Restart) {
+            match running.given(key) {
+                Some(given) => self.given.insert(key.name, given.clone()),
+                None => self.given.remove(key.name),
+            };
+        }
+        self
     }
 
     /// A fault about this key's value, wherever it came from.

@@ -9,14 +9,16 @@ use super::Loaded;
 use super::api_keys;
 use super::error::Origin;
 use super::form::Value;
-use super::keys::{self, Exposure, KEYS, Key};
+use super::keys::{self, Exposure, KEYS, Key, Reload};
 use crate::access;
 
 const REDACTED: &str = "<redacted>";
 
 /// The effective configuration as TOML, with the origin of every value.
 pub fn effective(loaded: &Loaded) -> String {
-    let mut text = String::from("# The effective configuration. Secrets are redacted.\n");
+    let mut text = String::from(
+        "# The effective configuration. Secrets are redacted. SIGHUP applies changes to what is live.\n",
+    );
     match &loaded.raw.file {
         Some(path) => text.push_str(&format!("# file: {}\n", path.display())),
         None => text.push_str("# file: none\n"),
@@ -66,7 +68,8 @@ fn line(loaded: &Loaded, key: &Key) -> String {
         Origin::DotEnv { line } => format!(".env, line {line}, {}", key.env),
         other => other.to_string(),
     };
-    format!("{leaf} = {}  # {origin}\n", toml_text(&shown))
+    let live = if key.reload == Reload::Live { ", live" } else { "" };
+    format!("{leaf} = {}  # {origin}{live}\n", toml_text(&shown))
 }
 
 /// A value as TOML on one line.
@@ -136,6 +139,9 @@ pub fn reference() -> String {
             text.push_str(&format!("[{section}]\n"));
         }
         text.push_str(&format!("# {}\n", sentence(key.doc)));
+        if key.reload == Reload::Live {
+            text.push_str("# SIGHUP applies a change.\n");
+        }
         text.push_str(&format!("# Allowed: {}.\n", key.form.allowed()));
         text.push_str(&format!("# Environment: {}\n", key.env));
         let (default, note) = match key.default {
@@ -159,8 +165,9 @@ pub fn markdown_table() -> String {
         let default =
             if key.default.is_empty() { "–".to_owned() } else { format!("`{}`", key.default) };
         let allowed = key.form.allowed().replace('|', "\\|");
+        let live = if key.reload == Reload::Live { " (live)" } else { "" };
         text.push_str(&format!(
-            "| `{}` | `{}` | {default} | {} | {allowed} |\n",
+            "| `{}` | `{}` | {default} | {}{live} | {allowed} |\n",
             key.name, key.env, key.doc
         ));
     }

@@ -15,6 +15,7 @@ use super::{Loaded, load, show};
 use crate::settings::{LogFormat, RunMode, Settings};
 
 mod api_keys;
+mod reload;
 mod surroundings;
 
 /// A directory that is removed at the end of the test.

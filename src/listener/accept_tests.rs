@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ara_shards::base::placement::Placement;
+use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, bounded};
 use jsonwebtoken::Algorithm;
 use tokio::net::TcpStream;
@@ -15,6 +16,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::listener::auth::Verifier;
+use crate::listener::handshake::Rules;
 use crate::origin::Origins;
 use crate::settings::Jwt;
 
@@ -39,12 +41,14 @@ fn gate() -> Handshake {
         leeway: Duration::ZERO,
     };
     Handshake {
-        verifier: Verifier::new(&jwt).unwrap(),
-        origins: Origins::new(Vec::new(), true),
+        rules: ArcSwap::from_pointee(Rules {
+            verifier: Verifier::new(&jwt).unwrap(),
+            origins: Origins::new(Vec::new(), true),
+            subscriptions_max: 0,
+        }),
         placement: Placement::new(1),
         tenants_enabled: false,
         default_tenant: "default".into(),
-        subscriptions_max: 0,
     }
 }
 

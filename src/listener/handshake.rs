@@ -1,7 +1,8 @@
 //! Who may become a client: from a request head to an identity and a ready response head.
 //!
 //! **Runs on**: doors (one [`Handshake`] shared read-only) and, for a request on a kept-alive API
-//! connection, the router. **Owns**: the verifier and the origins. **Never**: counts anything:
+//! connection, the router. **Owns**: the verifier and the origins, which
+//! a SIGHUP may change. **Never**: counts anything:
 //! limits are the router's; logs a query string, which may hold a token.
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use ara_shards::base::placement::Placement;
 use ara_shards::link::message::{Client, InitialSubscriptions};
 use ara_shards::protocol::Transport;
 use ara_shards::state::session::is_granted;
+use arc_swap::ArcSwap;
 use http::header::{self, HeaderMap, HeaderName};
 use http::request::Parts;
 use http::{Uri, Version};
@@ -23,6 +25,7 @@ use crate::names;
 use crate::origin::Origins;
 use crate::query::Query;
 use crate::refusal::{Code, Refusal};
+use crate::settings::{RunMode, Settings};
 
 /// The subprotocol that carries a token in a browser's handshake.
 const SUBPROTOCOL: &str = "ara.v1";
@@ -46,18 +49,39 @@ const SETTLED: &str = "settled";
 /// Decides who may become a client.
 #[derive(Debug)]
 pub struct Handshake {
-    /// Verifies tokens.
-    pub verifier: Verifier,
-    /// Pages that may connect.
-    pub origins: Origins,
+    /// What a SIGHUP may change. The doors load it anew for each request: that takes no lock.
+    pub rules: ArcSwap<Rules>,
     /// Where users live.
     pub placement: Placement,
     /// Whether the `tenant_id` claim counts.
     pub tenants_enabled: bool,
     /// The tenant of all others.
     pub default_tenant: Arc<str>,
+}
+
+/// What clients are held against.
+#[derive(Debug)]
+pub struct Rules {
+    /// Verifies tokens.
+    pub verifier: Verifier,
+    /// Pages that may connect.
+    pub origins: Origins,
     /// The most channels of one connection; 0 = unlimited.
     pub subscriptions_max: usize,
+}
+
+impl Rules {
+    /// The rules of a configuration whose tokens this verifier verifies.
+    #[must_use]
+    pub fn new(settings: &Settings, verifier: Verifier) -> Self {
+        let origins = settings.server.cors_origins.clone();
+        let local = settings.mode == RunMode::Development && origins.is_empty();
+        Self {
+            verifier,
+            origins: Origins::new(origins, local),
+            subscriptions_max: settings.limits.subscriptions_per_connection_max,
+        }
+    }
 }
 
 /// What the router needs to admit a client, once its handshake is found right.
@@ -103,8 +127,7 @@ impl Handshake {
             Transport::WebSocket => upgrade(parts)?,
             Transport::Sse => responder.stream_head().into_bytes().into(),
         };
-        let verified = token.ok_or(TokenError::Missing).and_then(|t| self.verifier.verify(t));
-        let identity = verified.map_err(unauthorized)?;
+        let identity = self.verify(token)?;
         let subscribes_to = match transport {
             Transport::WebSocket => InitialSubscriptions::Nothing,
             Transport::Sse => self.subscribes_to(&query, identity.channels.as_deref())?,
@@ -128,9 +151,15 @@ impl Handshake {
     pub fn user(&self, parts: &Parts) -> Result<Client, Refusal> {
         let query = Query::parse(&parts.uri, &[TOKEN], &[])?;
         let token = token_of(&query, &parts.headers, Transport::Sse);
-        let verified = token.ok_or(TokenError::Missing).and_then(|t| self.verifier.verify(t));
-        let identity = verified.map_err(unauthorized)?;
+        let identity = self.verify(token)?;
         Ok(self.client(identity, InitialSubscriptions::Nothing))
+    }
+
+    /// Who a token speaks for.
+    fn verify(&self, token: Option<&str>) -> Result<Identity, Refusal> {
+        let rules = self.rules.load();
+        let verified = token.ok_or(TokenError::Missing).and_then(|t| rules.verifier.verify(t));
+        verified.map_err(unauthorized)
     }
 
     /// What the CORS headers of an answer allow: see [`Origins::allowed`].
@@ -138,7 +167,7 @@ impl Handshake {
     pub fn cors_origin(&self, headers: &HeaderMap) -> Option<String> {
         let origin = headers.get(header::ORIGIN)?.to_str().ok()?;
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        self.origins.allowed(origin, host)
+        self.rules.load().origins.allowed(origin, host)
     }
 
     fn check_origin(&self, headers: &HeaderMap) -> Result<Option<String>, Refusal> {
@@ -162,7 +191,7 @@ impl Handshake {
         }
         let names = query.all(CHANNELS).flat_map(|list| list.split(','));
         let names: Box<[Box<str>]> = names.filter(|name| !name.is_empty()).map(Box::from).collect();
-        let most = match self.subscriptions_max {
+        let most = match self.rules.load().subscriptions_max {
             0 => names::CHANNELS_MAX,
             most => most.min(names::CHANNELS_MAX),
         };

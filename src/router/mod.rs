@@ -23,7 +23,7 @@ use ara_shards::encoding::{Encoding, Encodings};
 use ara_shards::link::message::{Adoption, Control, Drain, Query, Recipient, Report};
 use ara_shards::link::reply::ReplyTo;
 use ara_shards::protocol::Protocol;
-use ara_shards::{Refused, ShardLink};
+use ara_shards::{Limits, Refused, ShardLink};
 use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
@@ -285,6 +285,12 @@ impl Router {
         }
     }
 
+    /// Other limits from now on, here and on every shard. Whoever is beyond one of them already stays.
+    pub async fn reconfigure(&self, connections_max: usize, limits: &Limits) {
+        self.0.borrow_mut().connections_max = connections_max;
+        self.tell_all(|| Control::Limits(Box::new(limits.clone()))).await;
+    }
+
     /// Ends the shards' threads.
     pub async fn stop_shards(&self) {
         self.tell_all(|| Control::Stop).await;
@@ -298,7 +304,7 @@ impl Router {
             while self.0.borrow().shard(shard).control(message()).is_err() {
                 tries += 1;
                 if tries == 100 {
-                    tracing::error!(shard, "a shard takes no message; it is not told to stop");
+                    tracing::error!(shard, "a shard takes no message; it goes on as it was");
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;

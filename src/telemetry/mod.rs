@@ -14,10 +14,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tracing::Level;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, registry, reload};
 
 use crate::settings::{Log, LogFormat};
 use output::Output;
@@ -29,6 +31,9 @@ const LAST_LINES_DEADLINE: Duration = Duration::from_secs(1);
 static LOG: OnceLock<Output> = OnceLock::new();
 /// Whether lines are JSON.
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
+/// The way to change what is logged. A line that is not logged asks no lock for it: each place in the code
+/// remembers that it is off until the filter changes.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 /// Panics since start. One in a long-lived task ends the process, so in a process that lives these
 /// are connections and requests that ended early.
 static PANICS: AtomicU64 = AtomicU64::new(0);
@@ -52,17 +57,30 @@ pub fn open() -> io::Result<&'static Output> {
 ///
 /// The filter cannot be read.
 pub fn start(log: &Log, output: &Output) -> Result<(), ParseError> {
-    let filter = EnvFilter::try_new(&log.filter)?;
+    let (filter, handle) = reload::Layer::new(EnvFilter::try_new(&log.filter)?);
     let output = output.clone();
     // The subscriber's own errors would be printed with `eprintln!`, which blocks and panics.
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .log_internal_errors(false)
-        .with_writer(move || output.clone());
+    let lines = fmt::layer().log_internal_errors(false).with_writer(move || output.clone());
     let format = *FORMAT.get_or_init(|| log.format);
-    match format {
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-        LogFormat::Text => builder.with_ansi(stderr().is_terminal()).init(),
+    let lines = match format {
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Text => lines.with_ansi(stderr().is_terminal()).boxed(),
+    };
+    registry().with(filter).with(lines).init();
+    FILTER.get_or_init(|| handle);
+    Ok(())
+}
+
+/// Logs by another filter from now on.
+///
+/// # Errors
+///
+/// The filter cannot be read: nothing changes.
+pub fn set_filter(filter: &str) -> Result<(), ParseError> {
+    let filter = EnvFilter::try_new(filter)?;
+    if let Some(handle) = FILTER.get() {
+        // It fails only where the subscriber has gone, which is global.
+        let _set = handle.reload(filter);
     }
     Ok(())
 }

@@ -148,7 +148,7 @@ class Gateway:
 
     def spawn(self, output: int | None = None):
         """Starts the process. What it prints goes to this file, a test's pipe say, or else to the log file."""
-        self.folder.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         for name, text in self.files.items():
             (self.folder / name).write_bytes(text.encode())
         with self.log_path.open("wb") as log:

@@ -139,6 +139,11 @@ impl Connections {
         }
     }
 
+    /// Another bound on what waits for each connection. What waits already goes on waiting.
+    pub(crate) const fn set_outbox_bytes_max(&mut self, outbox_bytes_max: usize) {
+        self.outbox_bytes_max = outbox_bytes_max;
+    }
+
     /// All that follows happens at this time, in running time, until the next turn begins.
     pub(crate) const fn begin_turn(&mut self, now: Tick) {
         self.now = now;

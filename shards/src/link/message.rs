@@ -11,13 +11,15 @@ use std::time::Duration;
 use crate::base::counters::ShardSnapshot;
 pub use crate::base::disk_health::DiskHealth;
 use crate::base::id::{NotificationId, RequestId};
+use crate::base::limits::Limits;
 use crate::base::placement::UserHash;
 use crate::base::socket::Socket;
 use crate::link::reply::ReplyTo;
 use crate::notification::{Metadata, Notification, SharedMessage};
 use crate::protocol::Protocol;
 
-/// Router → shard, control lane: never behind deliveries. Each is answered by a [`Report`].
+/// Router → shard, control lane: never behind deliveries. All but `Limits` and `Stop` are answered by a
+/// [`Report`].
 #[derive(Debug)]
 pub enum Control {
     /// Take over a client that was admitted. Answered by `Closed` once, when it is gone.
@@ -25,6 +27,9 @@ pub enum Control {
     Adopt(Box<Adoption>),
     /// Answer a query about this shard, by [`Report::Replied`]. Refused: the caller gets 503.
     Ask(Query),
+    /// Work within other bounds from now on; the queue and acknowledgement stay as they were.
+    /// Refused: the router tries again.
+    Limits(Box<Limits>),
     /// Say goodbye to every client and flush: `Drained` follows when the last has gone.
     Drain(Drain),
     /// End the thread now. What it holds in memory only is dropped.

@@ -51,11 +51,11 @@ impl Shard {
         if bytes.is_empty() {
             return;
         }
+        let message_bytes_max = self.state.limits().message_bytes_max;
         let mut unfinished = self.connections.take_unfinished(key);
         let (state, connections) = (&mut self.state, &mut self.connections);
         let mut client = Sender { key, protocol, state, connections };
         let mut is_frame_received = false;
-        let message_bytes_max = self.limits.message_bytes_max;
         let result = websocket::decode(bytes, &mut unfinished, message_bytes_max, |event| {
             is_frame_received = true;
             client.handle_event(event);

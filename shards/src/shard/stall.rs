@@ -57,7 +57,7 @@ impl Shard {
 
     /// Whether a reader has taken nothing of what waits for it for the connection timeout.
     pub(super) fn is_stalled(&self, key: ConnectionKey) -> bool {
-        let timeout = self.limits.connection_timeout;
+        let timeout = self.state.limits().connection_timeout;
         let ticks = Tick::default().after(timeout).0;
         !timeout.is_zero()
             && self

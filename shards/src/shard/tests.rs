@@ -5,6 +5,7 @@
 //! Why it matters: these go wrong once in a million turns, where no test of the whole would look.
 
 mod heartbeats;
+mod limits;
 mod pressure;
 mod stopping;
 

@@ -112,6 +112,23 @@ impl State {
         }
     }
 
+    /// The bounds it works within.
+    #[must_use]
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Other bounds from now on. Whoever is beyond one of them already stays.
+    ///
+    /// # Panics
+    ///
+    /// The queue or acknowledgement would be other than it was.
+    pub fn set_limits(&mut self, limits: Limits) {
+        let same = (limits.queue, limits.ack) == (self.limits.queue, self.limits.ack);
+        assert!(same, "the queue and acknowledgement are for the life of a shard");
+        self.limits = limits;
+    }
+
     /// All that follows happens at this time, until the next turn begins.
     pub fn begin_turn(&mut self, now: Tick) {
         assert!(now >= self.now, "time goes on");
