@@ -169,6 +169,11 @@ async def test_json_is_taken_however_it_is_announced(gateway, content_type):
     assert response.status_code == 200
 
 
+async def test_no_answer_names_the_software(gateway):
+    for answer in (await gateway.get("/health"), await gateway.get("/nowhere"), await gateway.post(SEND, {})):
+        assert not {"server", "via"} & set(answer.headers)
+
+
 async def test_a_connection_is_kept_and_serves_many_requests(gateway):
     async with RawConnection(gateway) as connection:
         for n in range(20):
