@@ -26,8 +26,8 @@ pub struct Change {
     pub settings: Box<Settings>,
     /// Verifies by the key of these settings.
     pub verifier: Verifier,
-    /// Told when every owner has them.
-    pub done: oneshot::Sender<()>,
+    /// Told at the end: whether every owner has them.
+    pub done: oneshot::Sender<bool>,
 }
 
 /// All owners of something that is live, but for the log filter, which is the process's.
@@ -44,21 +44,22 @@ pub(super) struct Owners {
 }
 
 impl Owners {
-    /// Gives each owner its part. A request or delivery under way ends as it began.
-    async fn apply(&self, settings: &Settings, verifier: Verifier) {
+    /// Gives each owner its part. A request or delivery under way ends as it began. Whether every owner
+    /// has taken it: a shard may be too busy.
+    async fn apply(&self, settings: &Settings, verifier: Verifier) -> bool {
         self.api.set_keys(&settings.api);
         self.handshake.rules.store(Arc::new(Rules::new(settings, verifier)));
         let wanted = settings.server.connections_max;
         self.capacity.warn_if_short(wanted);
-        self.router.reconfigure(self.capacity.wanting(wanted).clients, &settings.limits).await;
+        self.router.reconfigure(self.capacity.wanting(wanted).clients, &settings.limits).await
     }
 
     /// Applies what main sends, for as long as the gateway runs.
     pub(super) async fn serve(self, mut changes: mpsc::Receiver<Change>) -> io::Result<()> {
         while let Some(Change { settings, verifier, done }) = changes.recv().await {
-            self.apply(&settings, verifier).await;
+            let is_complete = self.apply(&settings, verifier).await;
             // Main may have begun to stop meanwhile.
-            let _heard = done.send(());
+            let _heard = done.send(is_complete);
         }
         // The gateway stops: there is nothing more to apply.
         std::future::pending().await

@@ -125,7 +125,7 @@ impl Reloads {
         spawned.map(|_thread| read).map_err(|_error| "the system gives no more threads")
     }
 
-    async fn apply(
+    pub(super) async fn apply(
         &mut self,
         reloaded: Reloaded,
         verifier: Verifier,
@@ -136,12 +136,19 @@ impl Reloads {
         let (done, is_done) = oneshot::channel();
         let change = Change { settings: Box::new(settings.clone()), verifier, done };
         let given = async {
-            // It fails only where the router's thread has ended, of which main is told.
+            // It fails only where the router's thread has ended; then `is_done` fails too.
             let _sent = changes.send(change).await;
             is_done.await
         };
-        if timeout(APPLY_DEADLINE, given).await.is_err() {
-            return log_failure("not every part of the gateway took it in time");
+        match timeout(APPLY_DEADLINE, given).await {
+            Ok(Ok(true)) => {}
+            // What runs stays the same for the next comparison, which therefore gives out all of it again.
+            Ok(Ok(false)) | Err(_) => {
+                return log_failure(
+                    "not every shard took the new limits in time: send SIGHUP again",
+                );
+            }
+            Ok(Err(_ended)) => return log_failure("the router's thread has ended"),
         }
         telemetry::set_filter(&settings.log.filter)
             .expect("the configuration's check reads it too");
@@ -172,6 +179,6 @@ fn log_faults(faults: &[Fault]) {
 }
 
 fn log_failure(problem: &str) {
-    tracing::error!(problem, "SIGHUP: the configuration was not read again");
+    tracing::error!(problem, "SIGHUP: the reload has failed");
     audit::reloaded(audit::Reload::Failed);
 }

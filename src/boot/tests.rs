@@ -14,8 +14,8 @@ use crossbeam_channel::Sender;
 use tokio::time::timeout;
 
 use super::*;
-use crate::config::Loaded;
 use crate::config::raw::Sources;
+use crate::config::{self, Loaded};
 use crate::supervise::spawn_unsupervised;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -67,7 +67,7 @@ fn configuration(directory: PathBuf, queue: &str) -> (Sources, Loaded) {
     let environment =
         environment.iter().map(|(name, value)| ((*name).to_owned(), value.into())).collect();
     let sources = Sources { config: None, directory, environment };
-    let loaded = crate::config::load(&sources).map_err(|faults| faults.to_string()).unwrap();
+    let loaded = config::load(&sources).map_err(|faults| faults.to_string()).unwrap();
     (sources, loaded)
 }
 
@@ -162,6 +162,37 @@ fn running(events: mpsc::Receiver<SupervisorEvent>) -> Running {
         shards: Vec::new(),
         grace: Duration::from_secs(10),
         storage: None,
+    }
+}
+
+/// What is logged of a reload whose owners say this at the end; nothing = their thread ends.
+fn log_of_reload(is_complete: Option<bool>) -> String {
+    let (sources, loaded) = configuration(PathBuf::new(), "./data");
+    let reloaded = config::reload::reload(&sources, &loaded).map_err(|faults| faults.to_string());
+    let verifier = Verifier::new(&loaded.settings.jwt).unwrap();
+    let (changes, mut changes_out) = mpsc::channel(1);
+    let applied = async {
+        let mut reloads = Reloads::new(Hangups::install().unwrap(), sources, loaded);
+        let owners = async {
+            let Change { done, .. } = changes_out.recv().await.unwrap();
+            if let Some(is_complete) = is_complete {
+                done.send(is_complete).unwrap();
+            }
+        };
+        tokio::join!(reloads.apply(reloaded.unwrap(), verifier, &changes), owners)
+    };
+    on_main(applied).1
+}
+
+#[test]
+fn a_reload_that_an_owner_did_not_take_is_not_said_to_be_in_effect() {
+    assert!(log_of_reload(Some(true)).contains("outcome=\"applied\""));
+    for answer in [Some(false), None] {
+        let log = log_of_reload(answer);
+        assert!(
+            log.contains("outcome=\"failed\"") && !log.contains("applied"),
+            "{answer:?}: {log}"
+        );
     }
 }
 

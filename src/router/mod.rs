@@ -277,7 +277,7 @@ impl Router {
             let order = Drain { return_after, reconnect_window, grace };
             (Rc::clone(&state.all_drained), order)
         };
-        self.tell_all(|| Control::Drain(order)).await;
+        let _logged = self.tell_all(|| Control::Drain(order)).await;
         // The shards cut whoever is left at the end of the grace period; a little more for that.
         let patience = grace + Duration::from_millis(500);
         if timeout(patience, all_drained.notified()).await.is_err() {
@@ -286,30 +286,36 @@ impl Router {
     }
 
     /// Other limits from now on, here and on every shard. Whoever is beyond one of them already stays.
-    pub async fn reconfigure(&self, connections_max: usize, limits: &Limits) {
+    /// Whether every shard was told; those that were not work within the limits they had.
+    #[must_use]
+    pub async fn reconfigure(&self, connections_max: usize, limits: &Limits) -> bool {
         self.0.borrow_mut().connections_max = connections_max;
-        self.tell_all(|| Control::Limits(Box::new(limits.clone()))).await;
+        self.tell_all(|| Control::Limits(Box::new(limits.clone()))).await
     }
 
     /// Ends the shards' threads.
     pub async fn stop_shards(&self) {
-        self.tell_all(|| Control::Stop).await;
+        let _logged = self.tell_all(|| Control::Stop).await;
     }
 
     /// Gives every shard a message. A lane full of adoptions is being emptied: try for a second.
-    async fn tell_all(&self, message: impl Fn() -> Control) {
+    /// Whether each took it; one that did not is logged.
+    async fn tell_all(&self, message: impl Fn() -> Control) -> bool {
         let count = self.0.borrow().shards.len();
+        let mut all_told = true;
         for shard in 0..count {
             let mut tries = 0;
             while self.0.borrow().shard(shard).control(message()).is_err() {
                 tries += 1;
                 if tries == 100 {
                     tracing::error!(shard, "a shard takes no message; it goes on as it was");
+                    all_told = false;
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
+        all_told
     }
 }
 

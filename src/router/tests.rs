@@ -145,6 +145,17 @@ fn a_stopping_gateway_refuses_triggers_and_clients_in_its_own_words() {
     assert!(stream.starts_with("HTTP/1.1 200 ") && stream.contains("SHUTTING_DOWN"), "{stream}");
 }
 
+#[tokio::test]
+async fn limits_that_a_shard_does_not_take_are_not_said_to_be_in_effect() {
+    let (router, _shards) = rig(2);
+    let limits = Limits::default();
+    assert!(router.reconfigure(100, &limits).await);
+    for _ in 1..CONTROL_LANE_CAPACITY {
+        router.0.borrow().shard(1).control(Control::Stop).unwrap();
+    }
+    assert!(!router.reconfigure(100, &limits).await);
+}
+
 #[test]
 fn an_event_source_is_told_in_a_stream_that_a_shard_has_no_room() {
     let (router, _shards) = rig(1);
