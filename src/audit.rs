@@ -26,6 +26,12 @@ pub enum Event {
     QueueCleared,
     /// A user's dead letters were thrown away.
     DeadLettersCleared,
+    /// A template was made.
+    TemplateCreated,
+    /// Another template has taken the place of one.
+    TemplateChanged,
+    /// A template was deleted.
+    TemplateDeleted,
 }
 
 impl Event {
@@ -34,6 +40,9 @@ impl Event {
         match self {
             Self::QueueCleared => "queue_cleared",
             Self::DeadLettersCleared => "dead_letters_cleared",
+            Self::TemplateCreated => "template_created",
+            Self::TemplateChanged => "template_changed",
+            Self::TemplateDeleted => "template_deleted",
         }
     }
 }
@@ -45,6 +54,8 @@ pub struct About<'a> {
     pub tenant: Option<&'a str>,
     /// The user.
     pub user: Option<&'a str>,
+    /// The template.
+    pub template: Option<&'a str>,
     /// What the caller gave as its reason.
     pub reason: Option<&'a str>,
     /// How many there were.
@@ -53,7 +64,7 @@ pub struct About<'a> {
 
 /// Writes that a caller did something.
 pub fn record(event: Event, caller: &Caller, about: About<'_>) {
-    let About { tenant, user, reason, count } = about;
+    let About { tenant, user, template, reason, count } = about;
     tracing::info!(
         target: TARGET,
         event = event.name(),
@@ -61,6 +72,7 @@ pub fn record(event: Event, caller: &Caller, about: About<'_>) {
         peer = %caller.peer,
         tenant,
         user,
+        template,
         reason,
         count,
     );

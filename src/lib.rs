@@ -1,7 +1,7 @@
 //! The Ara gateway: what meets the outside. The engine is the crate `ara-shards`.
 //!
 //! **Runs on**: main (start and stop), the router's thread, and, at the doors, the shards' threads.
-//! **Owns**: configuration, doors, router, HTTP API, Redis. **Never**: touches a shard's state but
+//! **Owns**: configuration, doors, router, HTTP API, Redis, templates. **Never**: touches a shard's state but
 //! through its link.
 
 pub mod access;
@@ -27,6 +27,7 @@ pub mod settings;
 pub mod storage;
 pub mod supervise;
 pub mod telemetry;
+pub mod templates;
 pub mod welcome;
 
 #[cfg(test)]

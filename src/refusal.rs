@@ -33,6 +33,18 @@ pub enum Code {
     ChannelNotFound,
     /// The user has no connection.
     UserNotConnected,
+    /// The tenant has no such template.
+    TemplateNotFound,
+    /// Choose another id, or change the one there is.
+    TemplateExists,
+    /// What is to be the id of a template cannot be one.
+    InvalidTemplateId,
+    /// Delete templates first.
+    TemplateLimit,
+    /// Give the template all its variables.
+    MissingVariable,
+    /// Give the template's text a variable that can be written into it.
+    InvalidVariable,
     /// Another method.
     MethodNotAllowed,
     /// Choose another Idempotency-Key, or wait.
@@ -74,6 +86,12 @@ impl Code {
             Self::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
             Self::ChannelNotFound => (StatusCode::NOT_FOUND, "CHANNEL_NOT_FOUND"),
             Self::UserNotConnected => (StatusCode::NOT_FOUND, "USER_NOT_CONNECTED"),
+            Self::TemplateNotFound => (StatusCode::NOT_FOUND, "TEMPLATE_NOT_FOUND"),
+            Self::TemplateExists => (StatusCode::CONFLICT, "TEMPLATE_EXISTS"),
+            Self::InvalidTemplateId => (StatusCode::BAD_REQUEST, "INVALID_TEMPLATE_ID"),
+            Self::TemplateLimit => (StatusCode::CONFLICT, "TEMPLATE_LIMIT"),
+            Self::MissingVariable => (StatusCode::UNPROCESSABLE_ENTITY, "MISSING_VARIABLE"),
+            Self::InvalidVariable => (StatusCode::UNPROCESSABLE_ENTITY, "INVALID_VARIABLE"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"),
             Self::IdempotencyConflict => (StatusCode::CONFLICT, "IDEMPOTENCY_CONFLICT"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT"),
@@ -130,7 +148,9 @@ impl Refusal {
     /// A refusal without particulars.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let headers = match code {
-            Code::Overloaded | Code::QueueUnavailable => vec![("retry-after", "1".to_owned())],
+            Code::Overloaded | Code::QueueUnavailable => {
+                vec![("retry-after", "1".to_owned())]
+            }
             Code::Unauthorized => vec![("www-authenticate", "Bearer".to_owned())],
             // There is no registered scheme for a key in a header; a 401 must name one all the same
             // (RFC 9110 section 11.6.1).

@@ -75,7 +75,9 @@ fn takes_every_type_from_its_channel() {
         for (trigger, (_, _, target)) in subscriber.triggers.borrow().iter().zip(&cases) {
             assert_eq!((&trigger.target, &*trigger.tenant), (target, "t"));
             let event = &trigger.event;
-            assert_eq!(event.payload.as_bytes(), payload.as_bytes());
+            let mut written = Vec::new();
+            event.payload.write_to(&mut written);
+            assert_eq!(written, payload.as_bytes());
             assert_eq!((event.priority, &*event.source), (Priority::High, "redis"));
             assert_eq!((event.ttl, event.correlation_id.as_deref()), (Some(7), Some("c")));
         }

@@ -10,16 +10,21 @@ use http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::time::timeout;
 
 use super::watch::Watch;
-use crate::intake::fault::Problem;
+use crate::intake::fault::{Problem, TemplateProblem};
 use crate::intake::{Fault, draft};
 use crate::refusal::{Code, Refusal};
 use crate::router::shutting_down;
+use crate::templates::pattern::{PATTERN_BYTES_MAX, PatternProblem};
+use crate::templates::render::RenderFault;
 
 /// The longest body of a single trigger.
 pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
+/// A template's own bound is on its payload; the rest of such a body is short.
+pub(super) const TEMPLATE_BYTES_MAX: usize = PATTERN_BYTES_MAX + 16 * 1024;
 /// The longest list of targets is 10,000 users of 128 bytes: such a body may be larger, as long as
 /// its payload is not.
 pub(super) const TARGETS_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -132,7 +137,11 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Refusa
 
 /// What a caller is told of a fault in its body.
 pub(super) fn refuse(fault: &Fault) -> Refusal {
-    let too_long = matches!(fault, Fault::Field { problem: Problem::TooLong { .. }, .. });
+    let too_long = match fault {
+        Fault::Field { problem, .. } => matches!(problem, Problem::TooLong { .. }),
+        Fault::Pattern(fault) => fault.problem == PatternProblem::TooLong,
+        Fault::Json(_) | Fault::Template { .. } | Fault::Variables { .. } => false,
+    };
     if too_long {
         return Refusal::new(Code::PayloadTooLarge, fault.to_string());
     }
@@ -140,6 +149,12 @@ pub(super) fn refuse(fault: &Fault) -> Refusal {
     if let Some(field) = fault.field() {
         details.insert("field".to_owned(), field.into());
     }
+    let code = match fault {
+        Fault::Json(_) | Fault::Field { .. } | Fault::Pattern(_) => Code::Validation,
+        Fault::Template { problem: TemplateProblem::BadId, .. } => Code::InvalidTemplateId,
+        Fault::Template { problem: TemplateProblem::Unknown, .. } => Code::TemplateNotFound,
+        Fault::Variables { fault, .. } => explain(fault, &mut details),
+    };
     if let Fault::Json(fault) = fault
         && let Some((line, column)) = fault.position()
     {
@@ -147,5 +162,24 @@ pub(super) fn refuse(fault: &Fault) -> Refusal {
         details.insert("column".to_owned(), column.into());
     }
     let details = Some(details.into());
-    Refusal { details, ..Refusal::new(Code::Validation, fault.to_string()) }
+    Refusal { details, ..Refusal::new(code, fault.to_string()) }
+}
+
+/// The code of variables that do not fill a template, and which they are.
+fn explain(fault: &RenderFault, details: &mut serde_json::Map<String, Value>) -> Code {
+    match fault {
+        RenderFault::NotAnObject => Code::Validation,
+        RenderFault::Missing(names) => {
+            let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+            details.insert("missing".to_owned(), names.into());
+            Code::MissingVariable
+        }
+        RenderFault::Invalid { variable, place, problem: _ } => {
+            details.insert("variable".to_owned(), (**variable).into());
+            if let Some(place) = place {
+                details.insert("place".to_owned(), place.as_str().into());
+            }
+            Code::InvalidVariable
+        }
+    }
 }

@@ -16,6 +16,7 @@ mod requests;
 mod routes;
 pub mod serve;
 mod stats;
+mod templates;
 mod user_queue;
 mod watch;
 
@@ -33,15 +34,15 @@ use hyper::body::Incoming;
 use serde::Serialize;
 
 use crate::access::{Caller, Keyring, Scope};
-use crate::idempotency::{ResponseStore, StoredResponses};
+use crate::idempotency::StoredResponses;
 use crate::listener::handshake::Handshake;
 use crate::origin;
-use crate::query;
+use crate::query::Query;
 use crate::redis::Status as RedisStatus;
 use crate::refusal::{Code, NO_STORE, Refusal};
 use crate::router::Router;
 use crate::settings::{self, Settings};
-use crate::supervise::Supervisor;
+use crate::templates::TemplateStore;
 use authorize::Authorizer;
 use call::Call;
 use routes::{Found, Handler};
@@ -61,6 +62,8 @@ pub struct Api {
     /// The Redis subscriber's state.
     pub redis: Rc<RedisStatus>,
     enabled: Enabled,
+    /// What triggers may name.
+    templates: Rc<TemplateStore>,
     /// Responses by `Idempotency-Key`.
     responses: Rc<StoredResponses>,
     /// What `/openapi.json` answers, made when it is first asked for.
@@ -86,16 +89,15 @@ struct Enabled {
 }
 
 impl Api {
-    /// An API that accepts the settings' keys. `store`: where responses by `Idempotency-Key`
-    /// outlive the process.
+    /// An API that accepts the settings' keys.
     #[must_use]
     pub fn new(
         router: Router,
         handshake: Arc<Handshake>,
         settings: &Settings,
         redis: Rc<RedisStatus>,
-        store: Option<ResponseStore>,
-        supervisor: &Supervisor,
+        templates: Rc<TemplateStore>,
+        responses: Rc<StoredResponses>,
     ) -> Self {
         let keyring = Keyring::new(settings.api.key.as_deref(), &settings.api.keys);
         let only_tenant =
@@ -108,7 +110,8 @@ impl Api {
             authorizer: Authorizer::new(keyring, only_tenant),
             redis,
             enabled,
-            responses: StoredResponses::new(store, supervisor),
+            templates,
+            responses,
             document: LazyCell::new(openapi::document),
         }
     }
@@ -116,11 +119,6 @@ impl Api {
     /// Takes these keys from now on, and no others.
     pub fn set_keys(&self, api: &settings::Api) {
         self.authorizer.set_keyring(Keyring::new(api.key.as_deref(), &api.keys));
-    }
-
-    /// Brings to the disk what belongs there. Blocks for it; call when nobody is served any more.
-    pub fn close(&self) {
-        self.responses.close();
     }
 
     /// `GET /openapi.json`.
@@ -172,14 +170,14 @@ impl Api {
                 serve(self, client, body).await
             }
             Handler::Operator(scope, serve) => {
-                let caller = self.caller(parts, way, scope, watch)?;
+                let caller = self.caller(parts, way, scope, route.parameters, watch)?;
                 self.authorizer.check_unbound(&caller)?;
                 let parameter = found.parameter()?;
                 let body = body::read(parts, body, route.body_bytes_max, watch).await?;
                 serve(self, Call { parts, caller, tenant: (), parameter, body }).await
             }
             Handler::Tenant(scope, serve) => {
-                let caller = self.caller(parts, way, scope, watch)?;
+                let caller = self.caller(parts, way, scope, route.parameters, watch)?;
                 let tenant = self.authorizer.tenant(&caller, &parts.headers)?;
                 let parameter = found.parameter()?;
                 let body = body::read(parts, body, route.body_bytes_max, watch).await?;
@@ -188,19 +186,20 @@ impl Api {
         }
     }
 
-    /// The caller, if its key is valid and has the scope. Only then its query is looked at: these
-    /// paths take none.
+    /// The caller, if its key is valid and has the scope. Only then its query is looked at, which may
+    /// have these parameters.
     fn caller(
         &self,
         parts: &Parts,
         way: Way,
         scope: Scope,
+        parameters: &[&'static str],
         watch: &Watch,
     ) -> Result<Caller, Refusal> {
         let caller = self.authorizer.caller(&parts.headers, way.peer)?;
         watch.key_was_valid();
         self.authorizer.check_scope(&caller, scope)?;
-        query::refuse_all(&parts.uri)?;
+        Query::parse(&parts.uri, parameters, &[])?;
         Ok(caller)
     }
 }

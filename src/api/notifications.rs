@@ -3,6 +3,7 @@
 //! **Runs on**: the router's thread. **Owns**: one request. **Never**: parses a payload.
 
 use std::borrow::Cow;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use ara_shards::base::id::NotificationId;
@@ -18,11 +19,12 @@ use super::{Api, HttpResponse, body, json_bytes};
 use crate::idempotency::{KEY_RULE, Key, Reply, Request, Response};
 use crate::intake::draft::{self, AudienceDraft, EventDraft, TargetDraft};
 use crate::intake::fault::Problem;
-use crate::intake::trigger::Payload;
+use crate::intake::trigger::JsonText;
 use crate::intake::{Draft, Fault, Trigger};
 use crate::refusal::Refusal;
 use crate::router::Router;
 use crate::router::dispatch::Receipt;
+use crate::templates::{Catalog, TemplateStore};
 
 /// Which trigger a path means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +43,12 @@ struct Body<'a> {
     target_user_ids: Option<Vec<String>>,
     channel: Option<String>,
     channels: Option<Vec<String>>,
-    event_type: String,
+    event_type: Option<String>,
+    #[serde(borrow, default, deserialize_with = "draft::any_json")]
+    payload: Option<&'a RawValue>,
+    template_id: Option<String>,
     #[serde(borrow)]
-    payload: &'a RawValue,
+    variables: Option<&'a RawValue>,
     priority: Option<String>,
     ttl: Option<u64>,
     source: Option<String>,
@@ -59,11 +64,16 @@ const SOURCE: &str = "http-api";
 pub(super) async fn serve(api: &Api, kind: Kind, call: Call<'_>) -> Result<HttpResponse, Refusal> {
     let Call { parts, tenant, body, .. } = call;
     let Some(key) = idempotency_key(&parts.headers)? else {
-        let Response { status, body } = send(&api.router, kind, tenant, &body, None).await?;
+        let trigger = read(&api.templates, kind, tenant, &body)?;
+        let Response { status, body } = send(&api.router, kind, trigger, None).await?;
         return Ok(json_bytes(status, body));
     };
-    let (router, owner, bytes) = (api.router.clone(), Arc::clone(&tenant), body.clone());
-    let work = move |id| async move { send(&router, kind, owner, &bytes, id).await };
+    let (router, templates) = (api.router.clone(), Rc::clone(&api.templates));
+    let (owner, bytes) = (Arc::clone(&tenant), body.clone());
+    let work = move |id| async move {
+        let trigger = read(&templates, kind, owner, &bytes)?;
+        send(&router, kind, trigger, id).await
+    };
     let request = Request { tenant: &tenant, key, path: parts.uri.path(), body: &body };
     let Reply { response: Response { status, body }, is_repeated } =
         api.responses.once(request, work).await?;
@@ -83,15 +93,23 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<Key>, Refusal> {
         .ok_or_else(|| Refusal::field("Idempotency-Key", format!("`Idempotency-Key` {KEY_RULE}")))
 }
 
-/// Parse, dispatch and answer; by the name of `id` if there is one.
-async fn send(
-    router: &Router,
+/// The trigger that the body of a request asks for, by the templates there are now.
+fn read(
+    templates: &TemplateStore,
     kind: Kind,
     tenant: Arc<str>,
     bytes: &Bytes,
+) -> Result<Trigger, Refusal> {
+    parse(kind, tenant, bytes, &templates.catalog()).map_err(|fault| body::refuse(&fault))
+}
+
+/// Dispatch and answer; by the name of `id` if there is one.
+async fn send(
+    router: &Router,
+    kind: Kind,
+    trigger: Trigger,
     id: Option<NotificationId>,
 ) -> Result<Response, Refusal> {
-    let trigger = parse(kind, tenant, bytes).map_err(|fault| body::refuse(&fault))?;
     let receipt = router.dispatch(trigger, id)?.receipt().await?;
     Ok(answer(kind, &receipt))
 }
@@ -103,14 +121,20 @@ fn answer(kind: Kind, receipt: &Receipt) -> Response {
     Response { status: StatusCode::OK, body: body.into() }
 }
 
-/// The trigger that the body of a request asks for.
-fn parse(kind: Kind, tenant: Arc<str>, bytes: &Bytes) -> Result<Trigger, Fault> {
+fn parse(
+    kind: Kind,
+    tenant: Arc<str>,
+    bytes: &Bytes,
+    templates: &Catalog,
+) -> Result<Trigger, Fault> {
     let mut body: Body<'_> = draft::read(bytes)?;
     let target = body.take_target(kind)?;
     let event = EventDraft {
         path: "",
         event_type: body.event_type,
-        payload: Payload::within(bytes, body.payload),
+        payload: body.payload.map(|json| JsonText::within(bytes, json)),
+        template_id: body.template_id,
+        variables: body.variables.map(|json| JsonText::within(bytes, json)),
         priority: body.priority,
         ttl: body.ttl,
         source: body.source.map_or(Cow::Borrowed(SOURCE), Cow::Owned),
@@ -118,7 +142,7 @@ fn parse(kind: Kind, tenant: Arc<str>, bytes: &Bytes) -> Result<Trigger, Fault> 
         audience: body.audience,
         queue: body.queue.unwrap_or(false),
     };
-    Draft { target, event }.into_trigger(tenant)
+    Draft { target, event }.into_trigger(tenant, templates)
 }
 
 impl Body<'_> {
@@ -256,9 +280,9 @@ mod tests {
     #[test]
     fn a_trigger_keeps_the_rules_of_every_shape() {
         let sample = r#"{"target_user_id":"u","target_user_ids":["u"],"channel":"c","channels":["c"],
-            "event_type":"e","payload":{"any":1},"priority":"Low","ttl":1,"source":"s",
+            "event_type":"e","payload":{"any":1},"template_id":"t","variables":{"any":1},"priority":"Low","ttl":1,"source":"s",
             "correlation_id":"c","audience":{"type":"Roles","value":["r"]},"queue":true}"#;
         let read = |text: &str| json::read::<Body<'_>>(text.as_bytes(), Unknown::Refused).map(drop);
-        examine(sample, &["payload"], read);
+        examine(sample, &["payload", "variables"], read);
     }
 }

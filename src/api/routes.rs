@@ -13,14 +13,15 @@ use ara_shards::link::message::{Client, Source};
 use bytes::Bytes;
 use http::Method;
 
-use super::body::{BODY_BYTES_MAX, TARGETS_BYTES_MAX};
+use super::body::{BODY_BYTES_MAX, TARGETS_BYTES_MAX, TEMPLATE_BYTES_MAX};
 use super::call::Call;
 use super::notifications::{self, Kind};
-use super::{Api, HttpResponse, health, queries, stats, user_queue};
+use super::{Api, HttpResponse, health, queries, stats, templates, user_queue};
 use crate::access::Scope;
 use crate::names;
 use crate::query;
 use crate::refusal::{Code, Refusal};
+use crate::templates::template;
 
 /// A response on its way.
 pub(super) type Pending<'a> = Pin<Box<dyn Future<Output = Result<HttpResponse, Refusal>> + 'a>>;
@@ -33,6 +34,8 @@ pub(super) struct Route {
     pub(super) path: &'static str,
     /// The most bytes of its body; `None` = it takes no body.
     pub(super) body_bytes_max: Option<usize>,
+    /// What its query may have, where its handler reads it.
+    pub(super) parameters: &'static [&'static str],
     pub(super) handler: Handler,
 }
 
@@ -137,18 +140,61 @@ pub(super) const ROUTES: &[Route] = &[
             Box::pin(user_queue::clear(api, call, Source::DeadLetters))
         }),
     ),
+    get_with(
+        "/api/v1/templates",
+        &templates::LIST_PARAMETERS,
+        Handler::Tenant(Scope::Read, |api, call| Box::pin(templates::list(api, call))),
+    ),
+    post(
+        "/api/v1/templates",
+        TEMPLATE_BYTES_MAX,
+        Handler::Tenant(Scope::Admin, |api, call| Box::pin(templates::create(api, call))),
+    ),
+    get(
+        "/api/v1/templates/{template_id}",
+        Handler::Tenant(Scope::Read, |api, call| Box::pin(templates::show(api, call))),
+    ),
+    put(
+        "/api/v1/templates/{template_id}",
+        TEMPLATE_BYTES_MAX,
+        Handler::Tenant(Scope::Admin, |api, call| Box::pin(templates::replace(api, call))),
+    ),
+    delete(
+        "/api/v1/templates/{template_id}",
+        Handler::Tenant(Scope::Admin, |api, call| Box::pin(templates::remove(api, call))),
+    ),
+    post(
+        "/api/v1/templates/{template_id}/render",
+        BODY_BYTES_MAX,
+        Handler::Tenant(Scope::Send, |api, call| Box::pin(templates::render(api, call))),
+    ),
 ];
 
 const fn get(path: &'static str, handler: Handler) -> Route {
-    Route { method: Method::GET, path, body_bytes_max: None, handler }
+    Route { method: Method::GET, path, body_bytes_max: None, parameters: &[], handler }
+}
+
+/// As [`get`], with a query.
+const fn get_with(
+    path: &'static str,
+    parameters: &'static [&'static str],
+    handler: Handler,
+) -> Route {
+    Route { method: Method::GET, path, body_bytes_max: None, parameters, handler }
+}
+
+const fn put(path: &'static str, body_bytes_max: usize, handler: Handler) -> Route {
+    let body_bytes_max = Some(body_bytes_max);
+    Route { method: Method::PUT, path, body_bytes_max, parameters: &[], handler }
 }
 
 const fn delete(path: &'static str, handler: Handler) -> Route {
-    Route { method: Method::DELETE, path, body_bytes_max: None, handler }
+    Route { method: Method::DELETE, path, body_bytes_max: None, parameters: &[], handler }
 }
 
 const fn post(path: &'static str, body_bytes_max: usize, handler: Handler) -> Route {
-    Route { method: Method::POST, path, body_bytes_max: Some(body_bytes_max), handler }
+    let body_bytes_max = Some(body_bytes_max);
+    Route { method: Method::POST, path, body_bytes_max, parameters: &[], handler }
 }
 
 /// What may stand in a path.
@@ -158,6 +204,8 @@ struct Parameter {
     is_valid: fn(&str) -> bool,
     what: &'static str,
     rule: &'static str,
+    /// What is answered where it is something else.
+    code: Code,
 }
 
 const PARAMETERS: &[Parameter] = &[
@@ -166,12 +214,21 @@ const PARAMETERS: &[Parameter] = &[
         is_valid: names::is_user,
         what: "a user id",
         rule: names::USER_RULE,
+        code: Code::Validation,
     },
     Parameter {
         name: "name",
         is_valid: names::is_channel,
         what: "a channel name",
         rule: names::CHANNEL_RULE,
+        code: Code::Validation,
+    },
+    Parameter {
+        name: "template_id",
+        is_valid: template::is_id,
+        what: "the id of a template",
+        rule: template::ID_RULE,
+        code: Code::InvalidTemplateId,
     },
 ];
 
@@ -185,13 +242,14 @@ impl Parameter {
 
     /// A segment of a path with its percent-encoding undone, if it is what it must be.
     fn read(&self, segment: &str) -> Result<String, Refusal> {
-        let Self { name, is_valid, what, rule } = self;
+        let Self { name, is_valid, what, rule, code } = self;
+        let refuse = |sentence| Refusal { code: *code, ..Refusal::field(name, sentence) };
         let value = query::decode(segment)
-            .map_err(|problem| Refusal::field(name, format!("`{name}` in the path {problem}")))?;
+            .map_err(|problem| refuse(format!("`{name}` in the path {problem}")))?;
         if is_valid(&value) {
             return Ok(value.into_owned());
         }
-        Err(Refusal::field(name, format!("not {what}: {rule}")))
+        Err(refuse(format!("not {what}: {rule}")))
     }
 }
 

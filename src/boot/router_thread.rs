@@ -20,7 +20,7 @@ use super::owners::{Change, Owners};
 use crate::api::Api;
 use crate::api::serve::Server;
 use crate::capacity::Capacity;
-use crate::idempotency::ResponseStore;
+use crate::idempotency::{ResponseStore, StoredResponses};
 use crate::listener::accept::{Arrival, refuse_detached};
 use crate::listener::handshake::Handshake;
 use crate::redis::{self, Status as RedisStatus, Tenants};
@@ -29,6 +29,7 @@ use crate::router::dispatch::Lifetimes;
 use crate::settings::Settings;
 use crate::supervise::{Supervisor, SupervisorEvent, spawn_unsupervised};
 use crate::telemetry::LogLimiter;
+use crate::templates::TemplateStore;
 
 /// At most one line about Redis triggers that were not sent in this time.
 const WARN_INTERVAL: Duration = Duration::from_secs(1);
@@ -101,13 +102,15 @@ async fn route(parts: Parts) -> io::Result<()> {
     let lifetimes = Lifetimes::new(clock, &settings.limits);
     let router = Router::new(links, handshake.placement.clone(), capacity.clients, lifetimes);
     let status = Rc::new(RedisStatus::new());
+    let responses = StoredResponses::new(parts.answers, &supervisor);
+    let templates = Rc::new(TemplateStore::default());
     let api = Api::new(
         router.clone(),
         Arc::clone(&handshake),
         &settings,
         Rc::clone(&status),
-        parts.answers,
-        &supervisor,
+        Rc::clone(&templates),
+        Rc::clone(&responses),
     );
     let api = Rc::new(api);
     let server = Server::new(Rc::clone(&api), capacity.callers, closing.subscribe());
@@ -128,8 +131,9 @@ async fn route(parts: Parts) -> io::Result<()> {
         let router = router.clone();
         let default = Arc::clone(&handshake.default_tenant);
         let tenants = Tenants { are_enabled: handshake.tenants_enabled, default };
+        let templates = Rc::clone(&templates);
         let (counts, mut limiter) = (Rc::clone(&status), LogLimiter::new(WARN_INTERVAL));
-        let subscriber = redis::run(settings, tenants, status, move |trigger| {
+        let subscriber = redis::run(settings, tenants, templates, status, move |trigger| {
             // Nobody waits for the receipt: pub/sub has no way back.
             let Err(refusal) = router.dispatch(trigger, None) else { return };
             counts.count_not_sent();
@@ -157,7 +161,7 @@ async fn route(parts: Parts) -> io::Result<()> {
         sleep(Duration::from_millis(10)).await;
     }
     router.stop_shards().await;
-    api.close();
+    responses.close();
     Ok(())
 }
 

@@ -6,11 +6,11 @@
 use std::borrow::Cow;
 
 use ara_shards::wire::json::{self, Unknown};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::fault::{Fault, Problem};
-use super::trigger::Payload;
+use super::trigger::JsonText;
 
 /// A trigger before it is checked. The tenant is not in it: each source has its own way to trust one.
 #[derive(Debug)]
@@ -57,10 +57,14 @@ pub enum TargetDraft {
 pub struct EventDraft {
     /// What the fields' names follow in their paths; empty where they stand at the top.
     pub path: &'static str,
-    /// The event's type.
-    pub event_type: String,
-    /// Any JSON.
-    pub payload: Payload,
+    /// The event's type; that of the template where there is one and nothing is said.
+    pub event_type: Option<String>,
+    /// Any JSON. Either this or a template is there.
+    pub payload: Option<JsonText>,
+    /// The id of a template, which gives the payload.
+    pub template_id: Option<String>,
+    /// What fills the template.
+    pub variables: Option<JsonText>,
     /// The name of a priority.
     pub priority: Option<String>,
     /// Seconds it stays worth delivering.
@@ -96,6 +100,16 @@ pub enum AudienceKind {
     Users,
     /// Connections that hear one of these channels.
     Channels,
+}
+
+/// Reads a field that may be left out and whose value may be any JSON: `null` is one, too. For
+/// `#[serde(borrow, default, deserialize_with = "draft::any_json")]`.
+///
+/// # Errors
+///
+/// None but what the reader has.
+pub fn any_json<'de, D: Deserializer<'de>>(field: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(field).map(Some)
 }
 
 /// Reads a source's JSON shape. An unknown field is refused everywhere: what it was to narrow would

@@ -7,6 +7,10 @@ use std::fmt;
 
 use ara_shards::wire::json;
 
+use crate::templates::pattern::PatternFault;
+use crate::templates::render::{RenderFault, VariableProblem};
+use crate::templates::template::ID_RULE;
+
 /// The first thing that is wrong, told by `Display` in a sentence without a full stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
@@ -19,6 +23,31 @@ pub enum Fault {
         /// What is wrong with it.
         problem: Problem,
     },
+    /// A field names no template.
+    Template {
+        /// The field's path: `template_id`.
+        path: String,
+        /// Why not.
+        problem: TemplateProblem,
+    },
+    /// What is to be a template's payload cannot be one.
+    Pattern(PatternFault),
+    /// What is to fill a template does not.
+    Variables {
+        /// The field's path: `variables`.
+        path: String,
+        /// Why not.
+        fault: RenderFault,
+    },
+}
+
+/// Why an id names no template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TemplateProblem {
+    /// It is no id.
+    BadId,
+    /// The tenant has none of this id.
+    Unknown,
 }
 
 /// What is wrong with a field.
@@ -63,7 +92,10 @@ impl Fault {
     pub fn field(&self) -> Option<&str> {
         match self {
             Self::Json(fault) => fault.field(),
-            Self::Field { path, .. } => Some(path),
+            Self::Pattern(fault) => Some(&fault.path),
+            Self::Field { path, .. }
+            | Self::Template { path, .. }
+            | Self::Variables { path, .. } => Some(path),
         }
     }
 }
@@ -74,11 +106,25 @@ impl From<json::Fault> for Fault {
     }
 }
 
+impl From<PatternFault> for Fault {
+    fn from(fault: PatternFault) -> Self {
+        Self::Pattern(fault)
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (path, problem) = match self {
             Self::Json(fault) => return fault.fmt(formatter),
             Self::Field { path, problem } => (path, problem),
+            Self::Template { path, problem: TemplateProblem::BadId } => {
+                return write!(formatter, "`{path}` is not the id of a template: {ID_RULE}");
+            }
+            Self::Template { path, problem: TemplateProblem::Unknown } => {
+                return write!(formatter, "there is no template of the id in `{path}`");
+            }
+            Self::Pattern(fault) => return fault.fmt(formatter),
+            Self::Variables { path, fault } => return write_render_fault(formatter, path, fault),
         };
         write!(formatter, "`{path}` ")?;
         match problem {
@@ -91,6 +137,45 @@ impl fmt::Display for Fault {
             }
             Problem::TooLong { bytes_max } => write!(formatter, "is longer than {bytes_max} bytes"),
         }
+    }
+}
+
+/// The most variables that a sentence names; a list may have all.
+const SHOWN_VARIABLES_MAX: usize = 10;
+
+fn write_render_fault(
+    formatter: &mut fmt::Formatter<'_>,
+    path: &str,
+    fault: &RenderFault,
+) -> fmt::Result {
+    let (variable, place, problem) = match fault {
+        RenderFault::NotAnObject => return write!(formatter, "`{path}` must be an object"),
+        RenderFault::Missing(names) => {
+            write!(formatter, "`{path}` lacks what the template needs: ")?;
+            for (place, name) in names.iter().take(SHOWN_VARIABLES_MAX).enumerate() {
+                let comma = if place > 0 { ", " } else { "" };
+                write!(formatter, "{comma}`{name}`")?;
+            }
+            return match names.len().checked_sub(SHOWN_VARIABLES_MAX) {
+                None | Some(0) => Ok(()),
+                Some(more) => write!(formatter, " and {more} more"),
+            };
+        }
+        RenderFault::Invalid { variable, place, problem } => (variable, place, problem),
+    };
+    write!(formatter, "`{path}.{variable}` ")?;
+    match problem {
+        VariableProblem::NoText(found) => write!(formatter, "is {found}")?,
+        VariableProblem::HalfPair => formatter.write_str("has half of a surrogate pair")?,
+        VariableProblem::Repeated => formatter.write_str("is given twice")?,
+    }
+    match place {
+        None => Ok(()),
+        Some(place) => write!(
+            formatter,
+            " and stands within a longer string at `{place}`: send text, a number or a boolean, or \
+             let `\"{{{{{variable}}}}}\"` be the whole string there"
+        ),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A request to send one notification, checked, from whichever source.
 //!
 //! **Runs on**: the router. **Owns**: its parts; the payload as a share of the text it came in.
-//! **Never**: looks into the payload: its bytes pass through as they came.
+//! **Never**: looks into the payload: its bytes pass through as they came, or are written by a template.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,6 +11,8 @@ use ara_shards::notification::{Audience, Priority};
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
+
+use crate::templates::Rendered;
 
 /// One checked trigger.
 #[derive(Debug)]
@@ -50,7 +52,7 @@ impl Target {
 pub struct Event {
     /// The event's type.
     pub event_type: String,
-    /// Any JSON, byte for byte as received.
+    /// Any JSON, byte for byte as received, or as a template gives it.
     pub payload: Payload,
     /// How urgent it is.
     pub priority: Priority,
@@ -70,9 +72,9 @@ pub struct Event {
 /// One JSON value, as it was written: a share of the text that it is a part of, so that no source
 /// copies it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Payload(Bytes);
+pub struct JsonText(Bytes);
 
-impl Payload {
+impl JsonText {
     /// The value `json`, which was read from `text`.
     ///
     /// # Panics
@@ -98,9 +100,44 @@ impl Payload {
 }
 
 /// A value of its own, not part of a text.
-impl From<Box<RawValue>> for Payload {
+impl From<Box<RawValue>> for JsonText {
     fn from(json: Box<RawValue>) -> Self {
         Self(Box::<str>::from(json).into_string().into())
+    }
+}
+
+impl From<JsonText> for Bytes {
+    fn from(JsonText(text): JsonText) -> Self {
+        text
+    }
+}
+
+/// What a notification says: one JSON value.
+#[derive(Debug, Clone)]
+pub enum Payload {
+    /// As its sender wrote it.
+    Sent(JsonText),
+    /// A template with its sender's variables.
+    Rendered(Rendered),
+}
+
+impl Payload {
+    /// How many bytes it has: at least one.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "no JSON value is empty")]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Sent(text) => text.len(),
+            Self::Rendered(rendered) => rendered.len(),
+        }
+    }
+
+    /// Writes it.
+    pub fn write_to(&self, buffer: &mut Vec<u8>) {
+        match self {
+            Self::Sent(text) => buffer.extend_from_slice(text.as_bytes()),
+            Self::Rendered(rendered) => rendered.write_to(buffer),
+        }
     }
 }
 
@@ -157,7 +194,7 @@ impl Event {
         object.member("id", &id.to_string());
         object.member("occurred_at", occurred_at);
         object.member("event_type", &self.event_type);
-        object.raw_member("payload", self.payload.as_bytes());
+        object.written_member("payload", |buffer| self.payload.write_to(buffer));
         object.member("metadata", &metadata);
         if let Some(channel) = channel {
             object.member("channel", channel);
@@ -180,10 +217,10 @@ impl ObjectWriter {
         serde_json::to_writer(&mut self.0, value).expect("memory takes whatever has string keys");
     }
 
-    /// A member whose value is JSON already.
-    fn raw_member(&mut self, name: &'static str, json: &[u8]) {
+    /// A member whose value writes itself.
+    fn written_member(&mut self, name: &'static str, write: impl FnOnce(&mut Vec<u8>)) {
         self.name(name);
-        self.0.extend_from_slice(json);
+        write(&mut self.0);
     }
 
     /// Names are ours: none needs an escape.
@@ -206,7 +243,7 @@ mod tests {
     fn event(payload: &str) -> Event {
         Event {
             event_type: "order \"paid\"".to_owned(),
-            payload: RawValue::from_string(payload.to_owned()).unwrap().into(),
+            payload: Payload::Sent(RawValue::from_string(payload.to_owned()).unwrap().into()),
             priority: Priority::Normal,
             ttl: None,
             source: "http-api".into(),
@@ -240,7 +277,7 @@ mod tests {
         let text = Bytes::from_static(b"{\"payload\": [1, 2] }");
         let read: std::collections::BTreeMap<&str, &RawValue> =
             serde_json::from_slice(&text).unwrap();
-        let payload = Payload::within(&text, read["payload"]);
+        let payload = JsonText::within(&text, read["payload"]);
         assert_eq!(payload.as_bytes(), b"[1, 2]");
         assert!(text.as_ptr_range().contains(&payload.as_bytes().as_ptr()));
     }

@@ -3,21 +3,26 @@
 //! **Runs on**: the router's thread. **Owns**: nothing. **Never**: changes a value, but for names
 //! that are given twice, which count once.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use ahash::AHashSet;
 use ara_shards::notification::{Audience, Priority};
+use bytes::Bytes;
 
 use super::draft::{AudienceDraft, AudienceKind, Draft, EventDraft, TargetDraft};
-use super::fault::{Fault, Problem};
-use super::trigger::{Event, Target, Trigger};
+use super::fault::{Fault, Problem, TemplateProblem};
+use super::trigger::{Event, Payload, Target, Trigger};
 use crate::names;
+use crate::templates::{Catalog, Rendered, Template, template};
 
 /// The longest payload, in bytes of JSON.
 pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 
 /// What a priority is, for error messages.
 const PRIORITY_ADVICE: &str = "use one of Low, Normal, High, Critical";
+/// What `variables` are for, for error messages.
+const VARIABLES_ARE_FOR: &str = "triggers with a `template_id`";
 /// What `queue` is for, for error messages.
 const QUEUE_IS_FOR: &str = "broadcasts and channels with an `audience` of users";
 
@@ -70,15 +75,45 @@ pub fn check_tenant(path: &str, tenant: &str) -> Result<(), Fault> {
     TENANT.check(|| path.to_owned(), tenant)
 }
 
+/// Checks the id of a template that the field at `path` has.
+///
+/// # Errors
+///
+/// It cannot be one.
+pub fn check_template_id(path: &str, id: &str) -> Result<(), Fault> {
+    let problem = TemplateProblem::BadId;
+    if template::is_id(id) { Ok(()) } else { Err(Fault::Template { path: path.into(), problem }) }
+}
+
+/// Checks the label that the field at `path` has: an event type, or a name for people.
+///
+/// # Errors
+///
+/// It cannot be one.
+pub fn check_label(path: &str, label: &str) -> Result<(), Fault> {
+    LABEL.check(|| path.to_owned(), label)
+}
+
+/// The priority that the field at `path` names, if it names one.
+///
+/// # Errors
+///
+/// There is none of this name.
+pub fn check_priority(path: &str, name: Option<&str>) -> Result<Option<Priority>, Fault> {
+    let Some(name) = name else { return Ok(None) };
+    let problem = Problem::Invalid { advice: PRIORITY_ADVICE };
+    Priority::from_name(name).map(Some).ok_or_else(|| Fault::at(path, problem))
+}
+
 impl Draft {
-    /// The trigger, for a tenant that may have it.
+    /// The trigger, for a tenant that may have it, by its own templates.
     ///
     /// # Errors
     ///
     /// The first field that is not as it must be.
-    pub fn into_trigger(self, tenant: Arc<str>) -> Result<Trigger, Fault> {
+    pub fn into_trigger(self, tenant: Arc<str>, templates: &Catalog) -> Result<Trigger, Fault> {
         let target = self.target.check()?;
-        let event = self.event.check(&target)?;
+        let event = self.event.check(&tenant, &target, templates)?;
         Ok(Trigger { tenant, target, event })
     }
 }
@@ -100,18 +135,34 @@ impl TargetDraft {
 }
 
 impl EventDraft {
-    fn check(self, target: &Target) -> Result<Event, Fault> {
-        let at = |field: &str| join(self.path, field);
-        LABEL.check(|| at("event_type"), &self.event_type)?;
-        if self.payload.len() > PAYLOAD_BYTES_MAX {
+    /// The event, for recipients of a tenant.
+    ///
+    /// # Errors
+    ///
+    /// The first field that is not as it must be.
+    pub fn check(
+        mut self,
+        tenant: &str,
+        target: &Target,
+        templates: &Catalog,
+    ) -> Result<Event, Fault> {
+        let path = self.path;
+        let at = |field: &str| join(path, field);
+        let template = self.take_template(tenant, templates)?;
+        let by_template = || template.as_ref().map(|template| String::from(&*template.event_type));
+        let event_type = self.event_type.take().or_else(by_template);
+        let event_type = event_type.ok_or_else(|| Fault::at(at("event_type"), Problem::Missing))?;
+        LABEL.check(|| at("event_type"), &event_type)?;
+        let default_priority = template.as_ref().map(|template| template.default_priority);
+        let default_ttl = template.as_ref().and_then(|template| template.default_ttl);
+        let payload = self.take_payload(template)?;
+        if payload.len() > PAYLOAD_BYTES_MAX {
             let problem = Problem::TooLong { bytes_max: PAYLOAD_BYTES_MAX };
             return Err(Fault::at(at("payload"), problem));
         }
         let priority = match self.priority.as_deref() {
-            None => Priority::default(),
-            Some(name) => Priority::from_name(name).ok_or_else(|| {
-                Fault::at(at("priority"), Problem::Invalid { advice: PRIORITY_ADVICE })
-            })?,
+            None => default_priority.unwrap_or_default(),
+            name => check_priority(&at("priority"), name)?.unwrap_or_default(),
         };
         LABEL.check(|| at("source"), &self.source)?;
         if let Some(id) = &self.correlation_id {
@@ -126,15 +177,54 @@ impl EventDraft {
             return Err(Fault::at(at("queue"), Problem::OnlyFor(QUEUE_IS_FOR)));
         }
         Ok(Event {
-            event_type: self.event_type,
-            payload: self.payload,
+            event_type,
+            payload,
             priority,
-            ttl: self.ttl,
+            ttl: self.ttl.or(default_ttl),
             source: self.source,
             correlation_id: self.correlation_id,
             audience,
             queue: self.queue,
         })
+    }
+
+    /// The template it names, if it names one.
+    fn take_template(
+        &mut self,
+        tenant: &str,
+        templates: &Catalog,
+    ) -> Result<Option<Rc<Template>>, Fault> {
+        let Some(id) = self.template_id.take() else {
+            return match self.variables {
+                None => Ok(None),
+                Some(_) => {
+                    let problem = Problem::OnlyFor(VARIABLES_ARE_FOR);
+                    Err(Fault::at(join(self.path, "variables"), problem))
+                }
+            };
+        };
+        if self.payload.is_some() {
+            let problem = Problem::Misplaced { beside: "a `template_id`" };
+            return Err(Fault::at(join(self.path, "payload"), problem));
+        }
+        let path = || join(self.path, "template_id");
+        check_template_id(&path(), &id)?;
+        let problem = TemplateProblem::Unknown;
+        let found = templates.find(tenant, &id);
+        found.map(Rc::clone).map(Some).ok_or_else(|| Fault::Template { path: path(), problem })
+    }
+
+    /// What it says, or what a template gives.
+    fn take_payload(&mut self, template: Option<Rc<Template>>) -> Result<Payload, Fault> {
+        let Some(template) = template else {
+            let missing = || Fault::at(join(self.path, "payload"), Problem::Missing);
+            return self.payload.take().map(Payload::Sent).ok_or_else(missing);
+        };
+        let none = || Bytes::from_static(b"{}");
+        let variables = self.variables.take().map_or_else(none, Bytes::from);
+        let rendered = Rendered::new(template, variables);
+        let fault = |fault| Fault::Variables { path: join(self.path, "variables"), fault };
+        rendered.map(Payload::Rendered).map_err(fault)
     }
 }
 

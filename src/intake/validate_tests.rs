@@ -8,9 +8,9 @@ use ara_shards::wire::json::{self, Unknown};
 use serde_json::value::RawValue;
 
 use super::*;
-use crate::intake::trigger::Payload;
+use crate::intake::trigger::JsonText;
 
-fn payload(bytes: usize) -> Payload {
+fn payload(bytes: usize) -> JsonText {
     let text = format!("\"{}\"", "x".repeat(bytes - 2));
     RawValue::from_string(text).unwrap().into()
 }
@@ -18,8 +18,10 @@ fn payload(bytes: usize) -> Payload {
 fn event() -> EventDraft {
     EventDraft {
         path: "",
-        event_type: "e".to_owned(),
-        payload: payload(2),
+        event_type: Some("e".to_owned()),
+        payload: Some(payload(2)),
+        template_id: None,
+        variables: None,
         priority: None,
         ttl: None,
         source: "test".into(),
@@ -30,7 +32,7 @@ fn event() -> EventDraft {
 }
 
 fn check(target: TargetDraft, event: EventDraft) -> Result<Trigger, Fault> {
-    Draft { target, event }.into_trigger("tenant".into())
+    Draft { target, event }.into_trigger("tenant".into(), &Catalog::default())
 }
 
 /// The path of the fault and its sentence.
@@ -56,7 +58,8 @@ fn every_field_arrives_and_a_name_given_twice_counts_once() {
     assert_eq!((&*event.event_type, &*event.source), ("e", "test"));
     assert_eq!((event.priority, event.ttl), (Priority::High, Some(0)));
     assert_eq!(event.correlation_id.as_deref(), Some("c"));
-    assert_eq!(event.payload, payload(2));
+    let Payload::Sent(sent) = event.payload else { panic!("{:?}", event.payload) };
+    assert_eq!(sent, payload(2));
     let by_default = check(TargetDraft::User("user", "u".to_owned()), self::event()).unwrap();
     assert_eq!(by_default.target, Target::Users(vec!["u".into()]));
     assert_eq!(by_default.event.priority, Priority::Normal);
@@ -111,7 +114,11 @@ fn a_target_has_its_bounds_and_its_path() {
 fn an_event_has_its_bounds_and_the_path_of_its_place() {
     let long = || "x".repeat(names::LABEL_BYTES_MAX + 1);
     for (field, rule, spoil) in [
-        ("event_type", names::LABEL_RULE, (|e, t| e.event_type = t) as fn(&mut EventDraft, String)),
+        (
+            "event_type",
+            names::LABEL_RULE,
+            (|e, t| e.event_type = Some(t)) as fn(&mut EventDraft, String),
+        ),
         ("source", names::LABEL_RULE, |e, t| e.source = t.into()),
         ("correlation_id", names::LABEL_RULE, |e, t| e.correlation_id = Some(t)),
         ("priority", PRIORITY_ADVICE, |e, t| e.priority = Some(t)),
@@ -123,9 +130,12 @@ fn an_event_has_its_bounds_and_the_path_of_its_place() {
             assert_eq!(fault(TargetDraft::Everyone, event), (path, sentence));
         }
     }
-    check(TargetDraft::Everyone, EventDraft { payload: payload(PAYLOAD_BYTES_MAX), ..event() })
-        .unwrap();
-    let long = EventDraft { payload: payload(PAYLOAD_BYTES_MAX + 1), ..event() };
+    check(
+        TargetDraft::Everyone,
+        EventDraft { payload: Some(payload(PAYLOAD_BYTES_MAX)), ..event() },
+    )
+    .unwrap();
+    let long = EventDraft { payload: Some(payload(PAYLOAD_BYTES_MAX + 1)), ..event() };
     let sentence = "`payload` is longer than 65536 bytes";
     assert_eq!(fault(TargetDraft::Everyone, long), ("payload".to_owned(), sentence.to_owned()));
 }

@@ -18,10 +18,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::intake::draft::{self, EventDraft, TargetDraft, TargetKind};
-use crate::intake::fault::Problem;
-use crate::intake::trigger::Payload;
+use crate::intake::fault::{Problem, TemplateProblem};
+use crate::intake::trigger::JsonText;
 use crate::intake::validate::{self, PAYLOAD_BYTES_MAX};
 use crate::intake::{Draft, Fault, Trigger};
+use crate::templates::Catalog;
+use crate::templates::render::RenderFault;
 
 /// The prefix of the Redis channels that carry triggers for one user.
 pub const USER_PREFIX: &str = "notification:user:";
@@ -81,7 +83,7 @@ pub enum Rejected {
     TooManyTargets,
     /// `tenant_id` is malformed.
     BadTenant,
-    /// `event` or its `payload` is missing.
+    /// `event` is missing, or what it is to say: neither a `payload` nor a `template_id`, or both.
     BadEvent,
     /// `event_type` is missing or malformed.
     BadEventType,
@@ -91,11 +93,17 @@ pub enum Rejected {
     BadTtl,
     /// `correlation_id` is malformed.
     BadCorrelationId,
+    /// `template_id` is malformed, or the tenant has no such template.
+    BadTemplate,
+    /// `variables` lacks some that the template needs.
+    MissingVariable,
+    /// `variables` is not an object, or one of them does not fit the template.
+    InvalidVariable,
 }
 
 impl Rejected {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::TooLarge,
         Self::BadJson,
         Self::UnknownField,
@@ -111,6 +119,9 @@ impl Rejected {
         Self::BadPriority,
         Self::BadTtl,
         Self::BadCorrelationId,
+        Self::BadTemplate,
+        Self::MissingVariable,
+        Self::InvalidVariable,
     ];
 
     /// The label in logs and counters.
@@ -132,6 +143,9 @@ impl Rejected {
             Self::BadPriority => "bad_priority",
             Self::BadTtl => "bad_ttl",
             Self::BadCorrelationId => "bad_correlation_id",
+            Self::BadTemplate => "bad_template",
+            Self::MissingVariable => "missing_variable",
+            Self::InvalidVariable => "invalid_variable",
         }
     }
 }
@@ -154,6 +168,13 @@ impl Rejected {
                 | JsonProblem::CutShort
                 | JsonProblem::Repeated => Self::BadJson,
             },
+            Fault::Template {
+                problem: TemplateProblem::BadId | TemplateProblem::Unknown, ..
+            } => Self::BadTemplate,
+            // No message has one.
+            Fault::Pattern(_) => Self::BadTemplate,
+            Fault::Variables { fault: RenderFault::Missing(_), .. } => Self::MissingVariable,
+            Fault::Variables { .. } => Self::InvalidVariable,
             Fault::Field { problem, .. } => match problem {
                 Problem::TooLong { .. } => Self::TooLarge,
                 Problem::Count { found, most } if found > most => Self::TooManyTargets,
@@ -179,6 +200,8 @@ impl Rejected {
             ("event.priority", _) => Self::BadPriority,
             ("event.ttl", _) => Self::BadTtl,
             ("event.correlation_id", _) => Self::BadCorrelationId,
+            ("event.template_id", _) => Self::BadTemplate,
+            ("event.variables", _) => Self::InvalidVariable,
             _ => Self::BadJson,
         }
     }
@@ -250,9 +273,12 @@ struct Message<'a> {
 
 #[derive(Deserialize)]
 struct Event<'a> {
-    event_type: String,
+    event_type: Option<String>,
+    #[serde(borrow, default, deserialize_with = "draft::any_json")]
+    payload: Option<&'a RawValue>,
+    template_id: Option<String>,
     #[serde(borrow)]
-    payload: &'a RawValue,
+    variables: Option<&'a RawValue>,
     priority: Option<String>,
     ttl: Option<u64>,
     correlation_id: Option<String>,
@@ -262,15 +288,20 @@ struct Event<'a> {
 ///
 /// # Errors
 /// The first fault found; see [`Rejected`].
-pub fn parse(redis_channel: &[u8], bytes: &Bytes, tenants: &Tenants) -> Result<Trigger, Rejection> {
+pub fn parse(
+    redis_channel: &[u8],
+    bytes: &Bytes,
+    tenants: &Tenants,
+    templates: &Catalog,
+) -> Result<Trigger, Rejection> {
     if bytes.len() > MESSAGE_BYTES_MAX {
         return Err(Rejection::TooLarge);
     }
     let message: Message<'_> = draft::read(bytes).map_err(|fault| Rejection::fault(fault, None))?;
     let kind = message.kind;
     let suffix = travels_on(kind, redis_channel).ok_or(Rejection::WrongTarget)?;
-    let trigger =
-        trigger(message, bytes, tenants).map_err(|fault| Rejection::fault(fault, Some(kind)))?;
+    let trigger = trigger(message, bytes, tenants, templates)
+        .map_err(|fault| Rejection::fault(fault, Some(kind)))?;
     match (suffix, trigger.target.names()) {
         (Suffix::IsTarget(suffix), [name]) if name.as_bytes() == suffix => Ok(trigger),
         (Suffix::IsTarget(_), _) => Err(Rejection::TargetMismatch),
@@ -300,14 +331,21 @@ fn travels_on(kind: TargetKind, redis_channel: &[u8]) -> Option<Suffix<'_>> {
     }
 }
 
-fn trigger(message: Message<'_>, bytes: &Bytes, tenants: &Tenants) -> Result<Trigger, Fault> {
+fn trigger(
+    message: Message<'_>,
+    bytes: &Bytes,
+    tenants: &Tenants,
+    templates: &Catalog,
+) -> Result<Trigger, Fault> {
     let Message { kind, target, tenant_id, event } = message;
     let target = TargetDraft::read(kind, "target", target)?;
     let tenant = tenants.of(tenant_id.as_deref())?;
     let event = EventDraft {
         path: "event",
         event_type: event.event_type,
-        payload: Payload::within(bytes, event.payload),
+        payload: event.payload.map(|json| JsonText::within(bytes, json)),
+        template_id: event.template_id,
+        variables: event.variables.map(|json| JsonText::within(bytes, json)),
         priority: event.priority,
         ttl: event.ttl,
         source: SOURCE.into(),
@@ -315,7 +353,7 @@ fn trigger(message: Message<'_>, bytes: &Bytes, tenants: &Tenants) -> Result<Tri
         audience: None,
         queue: false,
     };
-    Draft { target, event }.into_trigger(tenant)
+    Draft { target, event }.into_trigger(tenant, templates)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use super::*;
-use crate::intake::trigger::Target;
+use crate::intake::trigger::{Payload, Target};
 use crate::names::{CHANNELS_MAX, LABEL_BYTES_MAX, USERS_MAX};
 use ara_shards::notification::Priority;
 use ara_shards::wire::json::{self, Unknown};
@@ -17,7 +17,7 @@ const EVENT: &str = r#"{"event_type":"t","payload":1}"#;
 /// With tenants on.
 fn read(channel: &[u8], text: impl Into<Bytes>) -> Result<Trigger, Rejection> {
     let tenants = Tenants { are_enabled: true, default: "default".into() };
-    parse(channel, &text.into(), &tenants)
+    parse(channel, &text.into(), &tenants, &Catalog::default())
 }
 
 fn reason(channel: &str, text: &str) -> &'static str {
@@ -36,6 +36,12 @@ fn list(name: &str, count: usize) -> String {
     serde_json::to_string(&vec![name; count]).unwrap()
 }
 
+fn bytes(payload: &Payload) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    payload.write_to(&mut bytes);
+    bytes
+}
+
 #[test]
 fn reads_every_field() {
     let text = r#" {"type":"user","target":"u\u00e9","tenant_id":"acme.eu",
@@ -46,7 +52,7 @@ fn reads_every_field() {
     assert_eq!(&*trigger.tenant, "acme.eu");
     let event = trigger.event;
     assert_eq!(event.event_type, "order.paid");
-    assert_eq!(event.payload.as_bytes(), br#"{"b":1.10, "a":[1e400,"\u0041"],"a":0}"#);
+    assert_eq!(bytes(&event.payload), br#"{"b":1.10, "a":[1e400,"\u0041"],"a":0}"#);
     assert_eq!((event.priority, event.ttl), (Priority::Critical, Some(0)));
     assert_eq!(event.correlation_id.as_deref(), Some("c-1"));
     assert_eq!((event.source, event.audience, event.queue), (Cow::Borrowed("redis"), None, false));
@@ -64,21 +70,24 @@ fn a_message_is_for_the_tenant_it_names_where_there_are_tenants() {
         (false, "null", "default"),
     ] {
         let tenants = Tenants { are_enabled, default: "default".into() };
-        let trigger = parse(BROADCAST.as_bytes(), &with(tenant), &tenants).unwrap();
+        let trigger =
+            parse(BROADCAST.as_bytes(), &with(tenant), &tenants, &Catalog::default()).unwrap();
         assert_eq!(&*trigger.tenant, expected, "{are_enabled} {tenant}");
     }
     // A malformed one is counted in both cases.
     let tenants = Tenants { are_enabled: false, default: "default".into() };
-    let rejection = parse(BROADCAST.as_bytes(), &with(r#""a/b""#), &tenants).unwrap_err();
+    let rejection =
+        parse(BROADCAST.as_bytes(), &with(r#""a/b""#), &tenants, &Catalog::default()).unwrap_err();
     assert_eq!(rejection.reason(), Rejected::BadTenant);
 }
 
 #[test]
 fn a_message_keeps_the_rules_of_every_shape() {
     let sample = r#"{"type":"user","target":"u","tenant_id":"t","event":{"event_type":"e",
-        "payload":{"any":1},"priority":"Low","ttl":1,"correlation_id":"c"}}"#;
+        "payload":{"any":1},"template_id":"t","variables":{"any":1},"priority":"Low","ttl":1,
+        "correlation_id":"c"}}"#;
     let read = |text: &str| json::read::<Message<'_>>(text.as_bytes(), Unknown::Refused).map(drop);
-    crate::json_shape_tests::examine(sample, &["payload"], read);
+    crate::json_shape_tests::examine(sample, &["payload", "variables"], read);
 }
 
 #[test]
@@ -308,7 +317,7 @@ proptest! {
             serde_json::to_string(&number).unwrap()] {
             let text = format!(r#"{{"type":"broadcast","event":{{"event_type":"e","payload":{payload}}}}}"#);
             let trigger = read(BROADCAST.as_bytes(), text).unwrap();
-            prop_assert_eq!(trigger.event.payload.as_bytes(), payload.as_bytes());
+            prop_assert_eq!(bytes(&trigger.event.payload), payload.as_bytes());
         }
     }
 }

@@ -30,6 +30,7 @@ use super::{State, Status, add_one};
 use crate::intake::Trigger;
 use crate::settings::Redis;
 use crate::telemetry::LogLimiter;
+use crate::templates::TemplateStore;
 
 /// Messages handled before other tasks have their turn: about a tenth of a millisecond of parsing.
 const BURST: u32 = 64;
@@ -71,22 +72,24 @@ pub struct Options {
 pub async fn run(
     settings: Redis,
     tenants: Tenants,
+    templates: Rc<TemplateStore>,
     status: Rc<Status>,
     sink: impl FnMut(Trigger),
 ) -> Infallible {
-    run_with(settings, tenants, Options::default(), status, sink).await
+    run_with(settings, tenants, templates, Options::default(), status, sink).await
 }
 
 /// As [`run`], with other deadlines and intervals.
 pub async fn run_with(
     settings: Redis,
     tenants: Tenants,
+    templates: Rc<TemplateStore>,
     options: Options,
     status: Rc<Status>,
     sink: impl FnMut(Trigger),
 ) -> Infallible {
     let limiter = LogLimiter::new(WARN_INTERVAL);
-    let receiver = Receiver { tenants, status: Rc::clone(&status), limiter, sink };
+    let receiver = Receiver { tenants, templates, status: Rc::clone(&status), limiter, sink };
     let mut subscriber = Subscriber {
         endpoint: Endpoint::parse(&settings.url),
         timing: options.timing,
@@ -258,6 +261,7 @@ impl<S: FnMut(Trigger)> Subscriber<S> {
 /// Takes received messages: counts and checks them, and hands them on or logs why not.
 struct Receiver<S> {
     tenants: Tenants,
+    templates: Rc<TemplateStore>,
     status: Rc<Status>,
     limiter: LogLimiter,
     sink: S,
@@ -268,7 +272,10 @@ impl<S: FnMut(Trigger)> Receiver<S> {
         match frame {
             Frame::Message { channel, payload } => {
                 add_one(&self.status.messages_received);
-                match message::parse(&channel, &payload, &self.tenants) {
+                let templates = self.templates.catalog();
+                let parsed = message::parse(&channel, &payload, &self.tenants, &templates);
+                drop(templates);
+                match parsed {
                     Ok(trigger) => (self.sink)(trigger),
                     Err(rejection) => self.reject(&rejection, &channel, payload.len()),
                 }

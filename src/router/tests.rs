@@ -18,6 +18,7 @@ use ara_shards::worker::{self, ShardSetup, Unstarted};
 use serde_json::value::RawValue;
 
 use super::*;
+use crate::intake::trigger::Payload;
 use crate::intake::trigger::{Event, Target, Trigger};
 use crate::listener::stream::Responder;
 
@@ -43,7 +44,7 @@ fn rig(shards: usize) -> (Router, Vec<Unstarted>) {
 }
 
 fn trigger(target: Target) -> Trigger {
-    let payload = RawValue::from_string("{}".into()).unwrap().into();
+    let payload = Payload::Sent(RawValue::from_string("{}".into()).unwrap().into());
     let event = Event {
         event_type: "e".to_owned(),
         payload,

@@ -191,7 +191,8 @@ impl Subscriber {
         let sink = move |trigger| taken.borrow_mut().push(trigger);
         let options = Options { timing };
         let tenants = Tenants { are_enabled: true, default: "default".into() };
-        let subscriber = run_with(settings, tenants, options, Rc::clone(&status), sink);
+        let subscriber =
+            run_with(settings, tenants, Rc::default(), options, Rc::clone(&status), sink);
         let task = spawn_unsupervised(subscriber);
         Self { status, triggers, task }
     }

@@ -66,6 +66,46 @@ pub fn read_field<'a, T: Deserialize<'a>>(
     T::deserialize(Reader { json: value.get(), unknown }).map_err(|fault| fault.in_field(name))
 }
 
+/// Shows each member of an object whose names are the writer's own, in order, one level deep.
+///
+/// # Errors
+///
+/// It is not an object.
+pub fn members<'a>(
+    object: &'a str,
+    on_member: impl FnMut(&str, &'a RawValue),
+) -> Result<(), Fault> {
+    let reader = Reader { json: object, unknown: Unknown::Ignored };
+    if reader.first() != Some(b'{') {
+        return Err(reader.mismatch("an object"));
+    }
+    let mut deserializer = serde_json::Deserializer::from_str(object);
+    let read = deserializer.deserialize_map(EachMember(on_member));
+    read.map_err(|error| Fault::malformed(object, &error))
+}
+
+/// Shows each member of an object.
+struct EachMember<F>(F);
+
+impl<'a, F: FnMut(&str, &'a RawValue)> Visitor<'a> for EachMember<F> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(AnyKey(name)) = map.next_key()? {
+            (self.0)(&name, map.next_value()?);
+        }
+        Ok(())
+    }
+}
+
+/// A key that is not copied unless it has an escape.
+#[derive(Deserialize)]
+struct AnyKey<'a>(#[serde(borrow)] Cow<'a, str>);
+
 /// The known fields of an object, each once, in the order they came.
 type Fields<'a> = SmallVec<[(&'static str, &'a RawValue); 8]>;
 

@@ -24,6 +24,7 @@ const BASE: &str = include_str!("base.json");
 /// Paths, and the schemas and parameters they use.
 const RESOURCES: &[&str] = &[
     include_str!("notifications.json"),
+    include_str!("templates.json"),
     include_str!("queries.json"),
     include_str!("user_queue.json"),
     include_str!("clients.json"),

@@ -6,6 +6,7 @@ use super::*;
 use crate::access::Scope;
 use crate::api::user_queue::IDS_MAX;
 use crate::names;
+use crate::templates::template::is_id as is_template_id;
 
 /// The operations: `GET /health` and so on.
 fn operations(document: &Value) -> BTreeMap<String, Value> {
@@ -99,7 +100,9 @@ fn every_object_says_which_fields_it_has() {
             return;
         }
         objects += 1;
-        let is_part = ["/schemas/Event", "/schemas/Counts"].iter().any(|part| path.ends_with(part));
+        let is_part = ["/schemas/Event", "/schemas/Counts", "/schemas/TemplateFields"]
+            .iter()
+            .any(|part| path.ends_with(part));
         let is_closed = ["additionalProperties", "unevaluatedProperties"]
             .iter()
             .any(|word| members.contains_key(*word));
@@ -147,6 +150,7 @@ fn the_bounds_are_those_of_the_code() {
         ("Label", names::is_label),
         ("TenantId", names::is_tenant),
         ("ChannelName", names::is_channel),
+        ("TemplateId", is_template_id),
     ] {
         let bound = |word| usize::try_from(schemas[name][word].as_u64().unwrap()).unwrap();
         let (shortest, longest) = (bound("minLength"), bound("maxLength"));
