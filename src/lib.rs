@@ -16,10 +16,12 @@ pub mod failure;
 pub mod figures;
 pub mod idempotency;
 pub mod intake;
+pub mod journal_task;
 pub mod listener;
 pub mod names;
 pub mod origin;
 pub mod query;
+pub mod record_reader;
 pub mod redis;
 pub mod refusal;
 pub mod router;
@@ -30,5 +32,7 @@ pub mod telemetry;
 pub mod templates;
 pub mod welcome;
 
+#[cfg(test)]
+mod failing_storage_tests;
 #[cfg(test)]
 mod json_shape_tests;

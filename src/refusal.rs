@@ -67,6 +67,8 @@ pub enum Code {
     Overloaded,
     /// The disk does not take what should wait: make room, or try again.
     QueueUnavailable,
+    /// The disk does not take a change of the templates: make room, or try again.
+    TemplatesUnavailable,
     /// Going away: try another.
     ShuttingDown,
 }
@@ -107,6 +109,9 @@ impl Code {
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR"),
             Self::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED"),
             Self::QueueUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "QUEUE_UNAVAILABLE"),
+            Self::TemplatesUnavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "TEMPLATES_UNAVAILABLE")
+            }
             Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "SHUTTING_DOWN"),
         }
     }
@@ -148,7 +153,7 @@ impl Refusal {
     /// A refusal without particulars.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let headers = match code {
-            Code::Overloaded | Code::QueueUnavailable => {
+            Code::Overloaded | Code::QueueUnavailable | Code::TemplatesUnavailable => {
                 vec![("retry-after", "1".to_owned())]
             }
             Code::Unauthorized => vec![("www-authenticate", "Bearer".to_owned())],

@@ -170,6 +170,15 @@ impl Api {
         self.request("send", &format!(r#""target_user_id":"u{number}""#), seq)
     }
 
+    /// To a user by a template, whose payload is then that of a plain one.
+    pub(crate) fn to_user_by(&self, template: &Template, number: u32, seq: u32) -> Vec<u8> {
+        let Template { variables, .. } = template;
+        let body = format!(
+            r#"{{"target_user_id":"u{number}","template_id":"bench","variables":{{"seq":"{seq:0SEQ_DIGITS$}"{variables}}}}}"#
+        );
+        self.post("send", &body)
+    }
+
     /// To all of these at once, waiting at most `ttl` seconds where it is given.
     pub(crate) fn to_users(&self, users: &Users, seq: u32, ttl: Option<u32>) -> Vec<u8> {
         let ttl = ttl.map_or(String::new(), |ttl| format!(r#","ttl":{ttl}"#));
@@ -184,6 +193,10 @@ impl Api {
 
     fn request(&self, path: &str, target: &str, seq: u32) -> Vec<u8> {
         let body = format!(r#"{{{target},"event_type":"bench","payload":{}}}"#, self.payload(seq));
+        self.post(path, &body)
+    }
+
+    fn post(&self, path: &str, body: &str) -> Vec<u8> {
         format!(
             "POST /api/v1/notifications/{path} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {}\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
@@ -205,6 +218,38 @@ impl Api {
         format!(r#"{{"ara_seq":"{seq:0SEQ_DIGITS$}","pad":"{pad}"}}"#)
     }
 }
+
+/// A template that gives the payload of a plain trigger: the number, and a text with variables in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Template {
+    /// What makes it.
+    pub(crate) definition: String,
+    /// All variables but the number, as members that follow it.
+    variables: String,
+}
+
+impl Template {
+    /// For payloads of `payload_bytes`, which have room for so many variables beside the number.
+    pub(crate) fn new(payload_bytes: usize, variables: usize) -> Self {
+        let text_bytes = payload_bytes - PAYLOAD_BYTES_MIN - variables * VARIABLE_BYTES;
+        let (mut text, mut members) = (String::new(), String::new());
+        let mut left = text_bytes;
+        for number in 0..variables {
+            let part = left / (variables - number + 1);
+            left -= part;
+            text += &format!("{}{{{{v{number}}}}}", "x".repeat(part));
+            members += &format!(r#","v{number}":"{}""#, "y".repeat(VARIABLE_BYTES));
+        }
+        text += &"x".repeat(left);
+        let definition = format!(
+            r#"{{"id":"bench","event_type":"bench","payload_template":{{"ara_seq":"{{{{seq}}}}","pad":"{text}"}}}}"#
+        );
+        Self { definition, variables: members }
+    }
+}
+
+/// The length of each variable of a [`Template`] but the number.
+pub(crate) const VARIABLE_BYTES: usize = 8;
 
 /// The users of a trigger to many, written once for all its repetitions.
 #[derive(Clone, Debug)]
@@ -234,6 +279,20 @@ pub(crate) const PAYLOAD_BYTES_MIN: usize = r#"{"ara_seq":"00000000","pad":""}"#
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_template_gives_as_many_bytes_as_a_plain_payload_has() {
+        for (payload_bytes, variables) in [(150, 4), (150, 0), (PAYLOAD_BYTES_MIN + 8, 1)] {
+            let template = Template::new(payload_bytes, variables);
+            let json: serde_json::Value = serde_json::from_str(&template.definition).expect("JSON");
+            let text = json.get("payload_template").expect("a payload").to_string();
+            let holes = text.matches("{{v").count();
+            assert_eq!(holes, variables);
+            let names = variables * "{{v0}}".len() + "{{seq}}".len();
+            let filled = text.len() - names + variables * VARIABLE_BYTES + SEQ_DIGITS;
+            assert_eq!(filled, payload_bytes);
+        }
+    }
 
     #[test]
     fn payloads_are_json_of_exactly_the_length_asked_for() {

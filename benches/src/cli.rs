@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Shards(ShardsArgs),
     /// What waits and what awaits its Ack: rates, memory, recovery, the cost to who is connected
     Queue(QueueArgs),
+    /// Triggers by a template beside plain ones of as many bytes: CPU per publish, and their ratio
+    Templates(TemplatesArgs),
     /// The reference server of `fanout`; started by the tool itself
     #[command(hide = true)]
     BareServer,
@@ -207,6 +209,30 @@ pub(crate) struct UnicastArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct TemplatesArgs {
+    /// Connected users
+    #[arg(long, default_value_t = 1_000, value_parser = connections())]
+    pub(crate) connections: u32,
+    /// Keep-alive connections that publish
+    #[arg(long, default_value_t = 64, value_parser = value_parser!(u32).range(1..=1_000))]
+    pub(crate) callers: u32,
+    /// How long to publish in each of a round's four stretches: plain, by the template, and again
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u64).range(1..=600))]
+    pub(crate) seconds: u64,
+    /// Length of the notification's payload, as JSON, by the template or not
+    #[arg(long, default_value_t = 300, value_parser = value_parser!(u32).range(300..=60_000))]
+    pub(crate) payload_bytes: u32,
+    /// Variables of eight characters within the payload's text, beside one that is a value
+    #[arg(long, default_value_t = 4, value_parser = value_parser!(u32).range(0..=30))]
+    pub(crate) variables: u32,
+    /// Rounds, each with a fresh gateway
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ChurnArgs {
     /// Connections kept up while single ones come and go
     #[arg(long, default_value_t = 2_000, value_parser = connections())]
@@ -301,6 +327,8 @@ mod tests {
             &["ara-bench", "idle", "--no-subscribe", "--distinct"],
             &["ara-bench", "queue", "--users", "10001"],
             &["ara-bench", "queue", "--stores", "tape"],
+            &["ara-bench", "templates", "--payload-bytes", "299"],
+            &["ara-bench", "templates", "--variables", "31"],
         ] {
             assert!(Cli::try_parse_from(args).is_err(), "{args:?}");
         }

@@ -140,11 +140,31 @@ impl Chunks {
 
 /// One GET on a connection of its own. For readiness and final checks, never inside a measurement.
 pub(crate) fn get(address: SocketAddr, path: &str, api_key: &str) -> Outcome<(u16, Vec<u8>)> {
+    ask(address, &format!("GET {path}"), api_key, "")
+}
+
+/// One POST of JSON on a connection of its own, to set up a measurement.
+pub(crate) fn post(
+    address: SocketAddr,
+    path: &str,
+    api_key: &str,
+    body: &str,
+) -> Outcome<(u16, Vec<u8>)> {
+    ask(address, &format!("POST {path}"), api_key, body)
+}
+
+fn ask(address: SocketAddr, what: &str, api_key: &str, body: &str) -> Outcome<(u16, Vec<u8>)> {
     let limit = Duration::from_secs(2);
     let mut stream = TcpStream::connect_timeout(&address, limit).context("cannot connect")?;
     stream.set_read_timeout(Some(limit)).context("cannot set a read timeout")?;
+    let of_body = if body.is_empty() {
+        String::new()
+    } else {
+        format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len())
+    };
     let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nX-API-Key: {api_key}\r\nConnection: close\r\n\r\n"
+        "{what} HTTP/1.1\r\nHost: {address}\r\nX-API-Key: {api_key}\r\n{of_body}\
+         Connection: close\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).context("cannot send a request")?;
     let mut answer = Vec::new();
@@ -160,8 +180,8 @@ pub(crate) fn get(address: SocketAddr, path: &str, api_key: &str) -> Outcome<(u1
             }
             Ok((head.status, body))
         }
-        Ok(None) => failed(format!("GET {path}: the response ended in its head")),
-        Err(why) => failed(format!("GET {path}: {why}")),
+        Ok(None) => failed(format!("{what}: the response ended in its head")),
+        Err(why) => failed(format!("{what}: {why}")),
     }
 }
 

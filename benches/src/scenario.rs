@@ -6,6 +6,7 @@ pub(crate) mod fanout;
 pub(crate) mod idle;
 pub(crate) mod queue;
 pub(crate) mod shards;
+pub(crate) mod templates;
 pub(crate) mod unicast;
 
 use std::time::Duration;

@@ -21,6 +21,7 @@ use crate::intake::validate;
 use crate::query::Query;
 use crate::refusal::{Code, Refusal};
 use crate::templates::catalog::{self, CatalogFault, Page};
+use crate::templates::store::ChangeFault;
 use crate::templates::{Pattern, Template, template};
 
 /// The parameters of the list's query.
@@ -132,7 +133,7 @@ pub(super) async fn create(api: &Api, call: Call<'_>) -> Result<HttpResponse, Re
     let body: Body<'_> = body::parse(&call.body)?;
     let template = template(body, None).map_err(|fault| body::refuse(&fault))?;
     let created = api.templates.create(&call.tenant, template).await;
-    let template = created.map_err(refuse)?;
+    let template = created.map_err(refuse_change)?;
     record(Event::TemplateCreated, &call, &template.id);
     Ok(json(StatusCode::CREATED, &Shown::new(&template)))
 }
@@ -148,14 +149,14 @@ pub(super) async fn replace(api: &Api, call: Call<'_>) -> Result<HttpResponse, R
     let body: Body<'_> = body::parse(&call.body)?;
     let template = template(body, Some(call.parameter())).map_err(|fault| body::refuse(&fault))?;
     let replaced = api.templates.replace(&call.tenant, template).await;
-    let template = replaced.map_err(refuse)?;
+    let template = replaced.map_err(refuse_change)?;
     record(Event::TemplateChanged, &call, &template.id);
     Ok(json(StatusCode::OK, &Shown::new(&template)))
 }
 
 /// `DELETE /api/v1/templates/{template_id}`.
 pub(super) async fn remove(api: &Api, call: Call<'_>) -> Result<HttpResponse, Refusal> {
-    api.templates.remove(&call.tenant, call.parameter()).await.map_err(refuse)?;
+    api.templates.remove(&call.tenant, call.parameter()).await.map_err(refuse_change)?;
     record(Event::TemplateDeleted, &call, call.parameter());
     let mut reply = HttpResponse::new(Full::default());
     *reply.status_mut() = StatusCode::NO_CONTENT;
@@ -233,6 +234,20 @@ fn template(body: Body<'_>, path_id: Option<&str>) -> Result<Template, Fault> {
 }
 
 /// What a change that was not made is answered.
+fn refuse_change(fault: ChangeFault) -> Refusal {
+    match fault {
+        ChangeFault::Refused(fault) => refuse(fault),
+        ChangeFault::NotOnDisk(reason) => {
+            let sentence = format!("the change is not made, since it is not on the disk: {reason}");
+            Refusal::new(Code::TemplatesUnavailable, sentence)
+        }
+        ChangeFault::Unknown => {
+            Refusal::new(Code::Internal, "the change was not finished; it may have been made")
+        }
+    }
+}
+
+/// What is answered where the catalog says no.
 fn refuse(fault: CatalogFault) -> Refusal {
     let (code, sentence) = match fault {
         CatalogFault::Exists => {

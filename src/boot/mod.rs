@@ -47,6 +47,7 @@ use crate::names::DEFAULT_TENANT;
 use crate::settings::Settings;
 use crate::storage::{self, Storage};
 use crate::supervise::{Supervisor, SupervisorEvent};
+use crate::templates::TemplateFiles;
 use crate::welcome;
 pub use owners::Change;
 pub use reloads::{Hangups, Reloads};
@@ -146,7 +147,8 @@ fn start(
     let clock = Clock::start();
     let disk = settings.disk.as_ref();
     let storage = disk.map(|disk| Storage::open(disk, count, clock)).transpose()?;
-    let answers = open_query(&settings)?;
+    let answers = open_responses(&settings)?;
+    let templates = open_templates(&settings)?;
     let placement = storage.as_ref().map(|storage| storage.placement().clone());
     let placement = placement.unwrap_or_else(|| Placement::new(count));
     let handshake = Arc::new(make_handshake(&settings, verifier, placement));
@@ -185,6 +187,7 @@ fn start(
         closing,
         api_listener,
         answers,
+        templates,
         stop: stop_out,
         changes: changes_out,
         supervisor,
@@ -300,9 +303,16 @@ fn log_start(settings: &Settings, shards: usize, cores: usize, capacity: Capacit
 }
 
 /// The store of answers by `Idempotency-Key`, where the queue is on disk too.
-fn open_query(settings: &Settings) -> Result<Option<ResponseStore>, Failure> {
+fn open_responses(settings: &Settings) -> Result<Option<ResponseStore>, Failure> {
     let disk = settings.disk.as_ref();
     let opened = disk.map(|disk| ResponseStore::open(&disk.path, disk.fsync)).transpose();
+    opened.map_err(|error| Failure::new(format!("queue.path: {error}")))
+}
+
+/// The templates' files, where the queue is on disk too.
+fn open_templates(settings: &Settings) -> Result<Option<TemplateFiles>, Failure> {
+    let disk = settings.disk.as_ref();
+    let opened = disk.map(|disk| TemplateFiles::open(&disk.path, disk.fsync)).transpose();
     opened.map_err(|error| Failure::new(format!("queue.path: {error}")))
 }
 

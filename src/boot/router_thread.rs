@@ -29,7 +29,7 @@ use crate::router::dispatch::Lifetimes;
 use crate::settings::Settings;
 use crate::supervise::{Supervisor, SupervisorEvent, spawn_unsupervised};
 use crate::telemetry::LogLimiter;
-use crate::templates::TemplateStore;
+use crate::templates::{TemplateFiles, TemplateStore};
 
 /// At most one line about Redis triggers that were not sent in this time.
 const WARN_INTERVAL: Duration = Duration::from_secs(1);
@@ -61,6 +61,8 @@ pub struct Parts {
     pub api_listener: Option<std::net::TcpListener>,
     /// Where answers by `Idempotency-Key` outlive the process, if they do.
     pub answers: Option<ResponseStore>,
+    /// Where templates outlive the process, if they do.
+    pub templates: Option<TemplateFiles>,
     /// Main's word to stop.
     pub stop: mpsc::Receiver<()>,
     /// What main has read anew.
@@ -103,7 +105,7 @@ async fn route(parts: Parts) -> io::Result<()> {
     let router = Router::new(links, handshake.placement.clone(), capacity.clients, lifetimes);
     let status = Rc::new(RedisStatus::new());
     let responses = StoredResponses::new(parts.answers, &supervisor);
-    let templates = Rc::new(TemplateStore::default());
+    let templates = TemplateStore::new(parts.templates, &supervisor);
     let api = Api::new(
         router.clone(),
         Arc::clone(&handshake),
@@ -162,6 +164,7 @@ async fn route(parts: Parts) -> io::Result<()> {
     }
     router.stop_shards().await;
     responses.close();
+    templates.close();
     Ok(())
 }
 

@@ -122,6 +122,7 @@ fn a_panic_of_any_door_takes_the_process_down() {
 #[test]
 fn a_panic_of_the_idempotency_writer_takes_the_process_down() {
     assert_taken_down("idempotency-writer");
+    assert_taken_down("template-writer");
 }
 
 /// Invariant 9: whatever ends a thread or a task unasked, main goes, and says so with its exit code.

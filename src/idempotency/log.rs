@@ -11,6 +11,7 @@ use ara_shards::journal::{AppendError, CommitPoint, Condition, Journal, Position
 use super::Response;
 use super::record::{Record, RequestRecord, Serial};
 use super::recovery::{Places, Recovered};
+use crate::journal_task::{self, Log as _, Progress};
 
 /// Bytes compaction copies between two looks at everything else.
 const COMPACTION_BYTES: usize = 256 * 1024;
@@ -30,15 +31,6 @@ pub(super) struct Log {
     committed: CommitPoint,
     condition: Condition,
     scratch: Vec<u8>,
-}
-
-/// How far a record has come.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Progress {
-    Waiting,
-    Committed,
-    /// The files cannot be written.
-    Failing(Condition),
 }
 
 impl Log {
@@ -107,56 +99,6 @@ impl Log {
         self.note_the_dead();
     }
 
-    /// What is to be done once per turn. Whether there is more to do at once.
-    pub(super) fn turn(&mut self) -> bool {
-        self.committed = self.journal.poll();
-        while let Some((commit_point, serial)) = self.answers.front().copied()
-            && commit_point <= self.committed
-        {
-            self.answers.pop_front();
-            let begun = self.places.get_mut(&serial).and_then(|places| places.begun.take());
-            self.release(Places { begun, answered: None });
-        }
-        self.note_the_dead();
-        let mut strays = Vec::new();
-        let places = &mut self.places;
-        let more = self.journal.compact(COMPACTION_BYTES, |old, new, record| {
-            let place = match Record::decode(record) {
-                Some(Record::Begun(head)) => {
-                    places.get_mut(&head.serial).map(|places| &mut places.begun)
-                }
-                Some(Record::Answered(head, ..)) => {
-                    places.get_mut(&head.serial).map(|places| &mut places.answered)
-                }
-                _ => None,
-            };
-            match place.filter(|place| **place == Some(old)) {
-                Some(place) => *place = Some(new),
-                None => strays.push(new),
-            }
-        });
-        for stray in strays {
-            self.journal.release(stray);
-        }
-        self.journal.flush();
-        self.condition = self.journal.stats().condition;
-        more
-    }
-
-    /// That there is somebody who writes.
-    pub(super) fn check(&self) -> io::Result<()> {
-        self.journal.check()
-    }
-
-    /// How far the records under this commit_point have come, as of the last turn.
-    pub(super) fn progress(&self, commit_point: CommitPoint) -> Progress {
-        match &self.condition {
-            _ if commit_point <= self.committed => Progress::Committed,
-            Condition::Sound => Progress::Waiting,
-            condition => Progress::Failing(condition.clone()),
-        }
-    }
-
     /// Writes what is left and gives the directory back. Blocks. With a time, the next process
     /// starts no earlier.
     pub(super) fn close(mut self, now_ms: Option<u64>) -> io::Result<()> {
@@ -214,5 +156,50 @@ impl Log {
         for position in [places.begun, places.answered].into_iter().flatten() {
             self.journal.release(position);
         }
+    }
+}
+
+impl journal_task::Log for Log {
+    fn turn(&mut self) -> bool {
+        self.committed = self.journal.poll();
+        while let Some((commit_point, serial)) = self.answers.front().copied()
+            && commit_point <= self.committed
+        {
+            self.answers.pop_front();
+            let begun = self.places.get_mut(&serial).and_then(|places| places.begun.take());
+            self.release(Places { begun, answered: None });
+        }
+        self.note_the_dead();
+        let mut strays = Vec::new();
+        let places = &mut self.places;
+        let more = self.journal.compact(COMPACTION_BYTES, |old, new, record| {
+            let place = match Record::decode(record) {
+                Some(Record::Begun(head)) => {
+                    places.get_mut(&head.serial).map(|places| &mut places.begun)
+                }
+                Some(Record::Answered(head, ..)) => {
+                    places.get_mut(&head.serial).map(|places| &mut places.answered)
+                }
+                _ => None,
+            };
+            match place.filter(|place| **place == Some(old)) {
+                Some(place) => *place = Some(new),
+                None => strays.push(new),
+            }
+        });
+        for stray in strays {
+            self.journal.release(stray);
+        }
+        self.journal.flush();
+        self.condition = self.journal.stats().condition;
+        more
+    }
+
+    fn check(&self) -> io::Result<()> {
+        self.journal.check()
+    }
+
+    fn progress(&self, commit_point: CommitPoint) -> Progress {
+        Progress::of(commit_point, self.committed, &self.condition)
     }
 }

@@ -108,9 +108,9 @@ impl StoredResponses {
         let Some(store) = store else {
             return Rc::new(Self { keys: RefCell::default(), writer: None });
         };
-        let ResponseStore { log, known, next_serial, clock, bell, wake } = store;
+        let ResponseStore { log, known, next_serial, clock, bell } = store;
         let keys = KnownKeys::recovered(known, next_serial, Instant::now());
-        let writer = Some(LogWriter::start(log, clock, (bell, wake), supervisor));
+        let writer = Some(LogWriter::start(log, clock, bell, supervisor));
         Rc::new(Self { keys: RefCell::new(keys), writer })
     }
 

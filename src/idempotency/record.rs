@@ -17,6 +17,7 @@ use ara_shards::base::id::NotificationId;
 use http::StatusCode;
 
 use super::Digest;
+use crate::record_reader::RecordReader;
 
 /// In the high four bits of the first byte.
 const VERSION: u8 = 1 << 4;
@@ -111,21 +112,20 @@ impl<'a> Record<'a> {
     /// The record these bytes are, if they are exactly one that this version knows.
     pub(super) fn decode(bytes: &'a [u8]) -> Option<Self> {
         let (kind, bytes) = bytes.split_first()?;
-        let mut reader = Reader(bytes);
+        let mut reader = RecordReader(bytes);
         let record = match *kind {
-            BEGUN => Self::Begun(reader.head()?),
+            BEGUN => Self::Begun(head(&mut reader)?),
             ANSWERED => {
-                let head = reader.head()?;
+                let head = head(&mut reader)?;
                 let status = StatusCode::from_u16(u16::from_le_bytes(reader.array()?)).ok()?;
-                let bytes = u32::from_le_bytes(reader.array()?);
-                Self::Answered(head, status, reader.slice(usize::try_from(bytes).ok()?)?)
+                Self::Answered(head, status, reader.bytes()?)
             }
             ABANDONED => Self::Abandoned { serial: Serial(reader.number()?) },
             FORGOTTEN => Self::Forgotten { below: Serial(reader.number()?) },
             CLOCK => Self::Clock { ms: reader.number()? },
             _ => return None,
         };
-        reader.0.is_empty().then_some(record)
+        reader.is_at_end().then_some(record)
     }
 }
 
@@ -142,37 +142,13 @@ impl RequestRecord<'_> {
     }
 }
 
-/// What is left to read.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn slice(&mut self, bytes: usize) -> Option<&'a [u8]> {
-        let (slice, rest) = self.0.split_at_checked(bytes)?;
-        self.0 = rest;
-        Some(slice)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.slice(N)?.try_into().ok()
-    }
-
-    fn number(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn text(&mut self) -> Option<&'a str> {
-        let [bytes] = self.array()?;
-        std::str::from_utf8(self.slice(usize::from(bytes))?).ok()
-    }
-
-    fn head(&mut self) -> Option<RequestRecord<'a>> {
-        Some(RequestRecord {
-            serial: Serial(self.number()?),
-            since_ms: self.number()?,
-            id: NotificationId(self.array()?),
-            digest: self.array()?,
-            tenant: self.text()?,
-            key: self.text()?,
-        })
-    }
+fn head<'a>(reader: &mut RecordReader<'a>) -> Option<RequestRecord<'a>> {
+    Some(RequestRecord {
+        serial: Serial(reader.number()?),
+        since_ms: reader.number()?,
+        id: NotificationId(reader.array()?),
+        digest: reader.array()?,
+        tenant: reader.text()?,
+        key: reader.text()?,
+    })
 }

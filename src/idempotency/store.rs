@@ -12,13 +12,13 @@ use std::time::Instant;
 use ara_shards::journal::storage::file_system_bytes;
 use ara_shards::journal::{Fsync, Journal, OpenError, Options, Position, RecoveryReport};
 use ara_shards::link::doorbell::Doorbell;
-use tokio::sync::Notify;
 
 use super::clock::{Clock, wall_ms};
 use super::keys::KnownRequest;
 use super::log::Log;
 use super::record::Serial;
 use super::recovery::Recovery;
+use crate::journal_task::Bell;
 
 /// Where the store is, below `queue.path`.
 const DIRECTORY: &str = "answers";
@@ -38,9 +38,7 @@ pub struct ResponseStore {
     pub(super) next_serial: Serial,
     pub(super) clock: Clock,
     /// Rung by the journal's writer.
-    pub(super) bell: Arc<Doorbell>,
-    /// What the bell wakes.
-    pub(super) wake: Arc<Notify>,
+    pub(super) bell: Bell,
 }
 
 impl ResponseStore {
@@ -73,20 +71,16 @@ impl ResponseStore {
             Arc<Doorbell>,
         ) -> Result<(Journal, RecoveryReport), OpenError>,
     ) -> Result<Self, OpenError> {
-        let wake = Arc::new(Notify::new());
-        let waker = Arc::clone(&wake);
-        let bell = Arc::new(Doorbell::new(move || waker.notify_one()));
+        let bell = Bell::new();
         let mut recovery = Recovery::default();
         let mut take = |position, bytes: &[u8]| recovery.take(position, bytes);
-        let (journal, report) = open(&mut take, Arc::clone(&bell))?;
+        let (journal, report) = open(&mut take, Arc::clone(&bell.doorbell))?;
         let mut recovered = recovery.conclude(wall_ms);
         let known = std::mem::take(&mut recovered.known);
         tell(&report, known.len(), recovered.unknown);
         let next_serial = recovered.next_serial;
         let clock = Clock::new(recovered.now_ms, Instant::now());
-        // The log has notes and releases to hand over.
-        wake.notify_one();
-        Ok(Self { log: Log::new(journal, recovered), known, next_serial, clock, bell, wake })
+        Ok(Self { log: Log::new(journal, recovered), known, next_serial, clock, bell })
     }
 }
 

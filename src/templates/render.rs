@@ -185,3 +185,7 @@ impl Pattern {
         scan::path_of(FIELD, self.text().get(), offset as usize)
     }
 }
+
+#[cfg(test)]
+#[path = "render_tests.rs"]
+mod tests;

@@ -1,19 +1,24 @@
 """Templates: a trigger names one and brings variables, and clients get what the template and the variables say, byte for byte.
 
-Set-up: real clients, two shards, two tenants; templates made, changed and deleted over HTTP, used over HTTP and Redis.
+Set-up: real clients, two shards, two tenants; templates made, changed and deleted over HTTP, used over HTTP and Redis; with
+the disk backend restarts, kill -9, torn files, and a disk that fails (faulty_disk.c).
 """
 
+import asyncio
 import contextlib
+import errno
 import hashlib
 import json
 import random
 import string
 
+import httpx
 import pytest
 import pytest_asyncio
 
 from clients import EventStream, WebSocket
 from conftest import folder_numbers, gateway_module_fixture
+from durable import FaultyDisk
 from gateway import Gateway, assert_error, wait_until
 from redis_server import RedisServer
 
@@ -401,3 +406,141 @@ async def test_a_message_over_redis_takes_a_template(over_redis, user):
     rejected = (await gateway.get_ok("/stats"))["redis"]["messages_rejected"]
     assert {reason: rejected[reason] for reason in faults} == {reason: len(events) for reason, events in faults.items()}
     assert "rejected a message from Redis" in gateway.log()
+
+
+# --- the disk backend
+
+async def delete(gateway, template_id: str, tenant: str | None = None):
+    return await gateway.client.delete(f"{TEMPLATES}/{template_id}", headers=gateway.headers(tenant))
+
+
+async def replace(gateway, template_id: str, payload_template, tenant: str | None = None):
+    body = {"event_type": "replaced", "payload_template": payload_template}
+    return await put(gateway, "PUT", f"{TEMPLATES}/{template_id}", body, tenant)
+
+
+def journals_of_templates(store) -> list:
+    return [path for path in store.journals() if path.parent.name == "templates"]
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+@pytest.mark.parametrize("fsync", ["always", "never"])
+async def test_templates_are_there_after_a_restart(new_store, user, how, fsync):
+    store = new_store(QUEUE_FSYNC=fsync, TENANT_ENABLED="true")
+    gateway = await store.start()
+    text = '{"b":1.10, "a" : ["{{x}}", 1e400,"\\u0041"]}'
+    await make(gateway, "kept", text, "red", name="Ä name", default_priority="Critical", default_ttl=0)
+    await make(gateway, "kept", '"blue {{x}}"', "blue")
+    await make(gateway, "changed", '"first {{x}}"', "red")
+    await make(gateway, "deleted", "1", "red")
+    assert (await send(gateway, user, "changed", {"x": 1}, "red")).json()["queued"] is True
+    assert (await replace(gateway, "changed", "second {{x}}", "red")).status_code == 200
+    assert (await delete(gateway, "deleted", "red")).status_code == 204
+    before = {tenant: await gateway.get_ok(TEMPLATES, tenant) for tenant in ("red", "blue")}
+
+    for _ in range(2):
+        gateway = await store.restart(how)
+        assert {tenant: await gateway.get_ok(TEMPLATES, tenant) for tenant in ("red", "blue")} == before
+    assert f'"payload_template":{text},' in (await gateway.get(f"{TEMPLATES}/kept", "red")).text
+    assert_error(await gateway.get(f"{TEMPLATES}/deleted", "red"), 404, "TEMPLATE_NOT_FOUND")
+    # What waited was written before the change, and is as it was.
+    await send(gateway, user, "changed", {"x": 2}, "red")
+    async with WebSocket(gateway, user, claims={"tenant_id": "red"}) as client:
+        assert [(await client.notification())["payload"] for _ in range(2)] == ["first 1", "second 2"]
+
+
+async def test_a_kill_costs_no_change_that_was_answered(new_store):
+    """Killed while callers change templates: what was answered is there, and of what was not, the old or the new."""
+    store = new_store()
+    gateway = await store.start()
+    # What each template is, and what it may be as well: its text, or None where there is none.
+    sure, perhaps = {}, {}
+
+    async def change_for_ever(caller: int):
+        for count in range(1_000_000):
+            template_id = f"t-{caller}-{count % 3}"
+            is_there = sure.get(template_id) is not None
+            perhaps[template_id] = None if is_there and count % 7 == 6 else f"{caller} {count}"
+            try:
+                if not is_there:
+                    await make(gateway, template_id, json.dumps(perhaps[template_id]))
+                elif perhaps[template_id] is None:
+                    assert (await delete(gateway, template_id)).status_code == 204
+                else:
+                    assert (await replace(gateway, template_id, perhaps[template_id])).status_code == 200
+            except httpx.TransportError:
+                return
+            sure[template_id] = perhaps[template_id]
+
+    for _ in range(3):
+        callers = [asyncio.create_task(change_for_ever(caller)) for caller in range(4)]
+        await wait_until(lambda: gateway.log().count("template_changed") > 50, 20, "changes")
+        gateway.kill()
+        await asyncio.gather(*callers)
+        gateway = await store.restart("killed")
+        page = await gateway.get_ok(f"{TEMPLATES}?limit=100")
+        found = {template["id"]: template["payload_template"] for template in page["templates"]}
+        assert found.keys() <= perhaps.keys()
+        for template_id in perhaps:
+            assert found.get(template_id) in (sure.get(template_id), perhaps[template_id]), template_id
+        sure = {template_id: found.get(template_id) for template_id in perhaps}
+
+
+@pytest.mark.parametrize("cut", [1, 7, 40])
+async def test_a_torn_end_costs_only_what_was_torn(new_store, cut):
+    store = new_store()
+    gateway = await store.start()
+    await make(gateway, "first", '"{{x}}"')
+    await make(gateway, "last", '"{{y}}"')
+    await store.kill()
+    [journal] = journals_of_templates(store)
+    # The file may be longer than what is in it.
+    content = journal.read_bytes().rstrip(b"\0")
+    journal.write_bytes(content[:-cut])
+    gateway = await store.start()
+    assert [template["id"] for template in (await gateway.get_ok(TEMPLATES))["templates"]] == ["first"]
+    await make(gateway, "last", '"{{z}}"')
+    gateway = await store.restart("killed")
+    assert [template["id"] for template in (await gateway.get_ok(TEMPLATES))["templates"]] == ["first", "last"]
+
+
+@pytest.fixture(scope="module")
+def library(new_folder):
+    return FaultyDisk.compile(new_folder("library"))
+
+
+@pytest.mark.parametrize("what, error", [("write", errno.ENOSPC), ("write", errno.EIO), ("sync", errno.EIO)],
+                         ids=["full", "broken", "sync-fails"])
+async def test_what_the_disk_does_not_take_is_not_changed(new_store, library, user, what, error):
+    store = new_store()
+    disk = FaultyDisk(store, library)
+    gateway = await store.start()
+    await make(gateway, "kept", '"{{x}}"')
+    await make(gateway, "other", '"{{x}}"')
+    before = await gateway.get_ok(TEMPLATES)
+    with disk.does(what, error):
+        new = {"id": "new", "event_type": "e", "payload_template": 1}
+        for response in (await gateway.post(TEMPLATES, new), await replace(gateway, "kept", 2), await delete(gateway, "other")):
+            refused = assert_error(response, 503, "TEMPLATES_UNAVAILABLE")
+            assert response.headers["retry-after"] == "1" and "not made" in refused["message"]
+        assert await gateway.get_ok(TEMPLATES) == before
+        # Templates are used and shown as before.
+        async with WebSocket(gateway, user) as client:
+            assert (await send(gateway, user, "kept", {"x": 3})).status_code == 200
+            assert (await client.notification())["payload"] == 3
+
+    async def is_taken():
+        return (await replace(gateway, "kept", 4)).status_code == 200
+
+    # The journal tries again by itself.
+    await wait_until(is_taken, 10, "the disk is used again")
+    gateway = await store.restart("killed")
+    after = {template["id"]: template["payload_template"] for template in (await gateway.get_ok(TEMPLATES))["templates"]}
+    assert after == {"kept": 4, "other": "{{x}}"}
+
+
+async def test_without_the_disk_they_end_with_the_process(new_store):
+    store = new_store(QUEUE_BACKEND="memory")
+    await make(await store.start(), "gone", "1")
+    gateway = await store.restart("stopped")
+    assert await gateway.get_ok(TEMPLATES) == {"templates": [], "total": 0}

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::{LATE, check_no_strays, quiet_cpu_ns, us_each};
-use crate::caller::{Answer, Api};
+use crate::caller::{Answer, Api, Template};
 use crate::cli::{Common, UnicastArgs, UnicastLoad};
 use crate::fault::{Outcome, failed};
 use crate::figures::{Figure, join, percentile_us};
@@ -15,22 +15,24 @@ use crate::subscriber::{Reply, Transport};
 use crate::swarm::Swarm;
 use crate::{limits, progress};
 
-const WARM_UP: Duration = Duration::from_millis(500);
+pub(super) const WARM_UP: Duration = Duration::from_millis(500);
 
 /// The publishing side of a round.
-struct Drive<'a> {
-    swarm: &'a mut Swarm,
-    api: Api,
-    users: u32,
-    callers: u32,
+pub(super) struct Drive<'a> {
+    pub(super) swarm: &'a mut Swarm,
+    pub(super) api: Api,
+    /// What triggers name instead of having a payload.
+    pub(super) template: Option<Template>,
+    pub(super) users: u32,
+    pub(super) callers: u32,
     /// Whether a notification is answered, and that answered in turn.
-    replies: bool,
-    next_seq: u32,
+    pub(super) replies: bool,
+    pub(super) next_seq: u32,
 }
 
 /// One stretch of publishing, all of it delivered.
-struct Stretch {
-    publishes: u64,
+pub(super) struct Stretch {
+    pub(super) publishes: u64,
     took: Duration,
     /// Request to response.
     responses: Vec<Duration>,
@@ -73,6 +75,7 @@ pub(crate) fn round(
     let mut drive = Drive {
         swarm: &mut swarm,
         api: gateway.api(load.payload_bytes as usize),
+        template: None,
         users: load.connections,
         callers: load.callers,
         replies: load.reply != Reply::None,
@@ -109,7 +112,7 @@ pub(crate) fn round(
 
 impl Drive<'_> {
     /// Keeps every caller busy for `time`, then waits until all has been answered and has arrived.
-    fn publish(&mut self, time: Duration) -> Outcome<Stretch> {
+    pub(super) fn publish(&mut self, time: Duration) -> Outcome<Stretch> {
         let (base, start) = (self.next_seq, Instant::now());
         let mut responses = Vec::new();
         self.swarm.arrivals().latencies.clear();
@@ -147,7 +150,10 @@ impl Drive<'_> {
 
     fn post(&mut self, caller: usize) -> Outcome<()> {
         let user = fastrand::u32(0..self.users);
-        let request = self.api.to_user(user, self.next_seq);
+        let request = match &self.template {
+            None => self.api.to_user(user, self.next_seq),
+            Some(template) => self.api.to_user_by(template, user, self.next_seq),
+        };
         self.next_seq += 1;
         self.swarm.arrivals().sent(user);
         self.swarm.post(caller, &request)

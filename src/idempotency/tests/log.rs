@@ -15,6 +15,7 @@ use super::super::keys::{BYTES_MAX, REMEMBERED, RESPONSES_MAX};
 use super::super::log::Log;
 use super::super::*;
 use super::options;
+use crate::journal_task::Log as _;
 
 const HOUR_MS: u64 = 3_600_000;
 /// Some time, by the wall clock.

@@ -214,3 +214,14 @@ proptest! {
         prop_assert_eq!(read.list.unwrap(), [text]);
     }
 }
+
+#[test]
+fn the_members_of_an_object_are_shown_with_their_bytes() {
+    let text = r#" {"a" : 1.50, "\u0062":{ "c":[] },"a":null} "#;
+    let mut found = Vec::new();
+    members(text, |name, value| found.push((name.to_owned(), value.get()))).unwrap();
+    assert_eq!(found, [("a".into(), "1.50"), ("b".into(), r#"{ "c":[] }"#), ("a".into(), "null")]);
+    for other in ["[]", "1", "null", ""] {
+        assert!(members(other, |_, _| panic!("{other}")).is_err());
+    }
+}
