@@ -160,6 +160,14 @@ impl Pattern {
         Ok(Self { pieces, literal_bytes, slots, roots, text })
     }
 
+    /// What it takes in memory, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let slots = self.slots.iter().map(|slot| size_of::<Slot>() + slot.path.len());
+        let pieces = self.pieces.len() * size_of::<Piece>();
+        self.text.get().len() + pieces + slots.sum::<usize>() + bytes_of(&self.roots)
+    }
+
     /// The text as it came.
     #[must_use]
     pub fn text(&self) -> &RawValue {
@@ -170,6 +178,12 @@ impl Pattern {
         let place = place.start as usize..place.end as usize;
         self.text.get().as_bytes().get(place).expect("pieces are of this text")
     }
+}
+
+/// What nodes take in memory; no deeper than a path is long.
+fn bytes_of(nodes: &[Node]) -> usize {
+    let each = |node: &Node| size_of::<Node>() + node.name.len() + bytes_of(&node.children);
+    nodes.iter().map(each).sum()
 }
 
 /// Nodes for paths in ascending order, without those that are at their end.

@@ -100,6 +100,17 @@ fn a_pattern_has_its_bounds() {
 }
 
 #[test]
+fn a_pattern_counts_with_what_it_takes() {
+    let plain = parse(r#""text""#).unwrap().bytes();
+    assert!((6..100).contains(&plain), "{plain}");
+    let each = (parse(r#"["{{a}}","{{b}}"]"#).unwrap().bytes() - plain) / 2;
+    let many: Vec<String> = (0..1000).map(|count| format!("\"{{{{v{count}}}}}\"")).collect();
+    let many = parse(&format!("[{}]", many.join(","))).unwrap().bytes();
+    assert!((each * 900..each * 1300).contains(&many), "{many} bytes, {each} each");
+    assert!(each > size_of::<Slot>() + size_of::<Node>() + size_of::<Piece>());
+}
+
+#[test]
 fn no_depth_of_a_text_costs_stack() {
     let depth = 30_000;
     let text = format!("{}\"{{{{a}}}}\"{}", "[".repeat(depth), "]".repeat(depth));

@@ -11,7 +11,7 @@ use super::pattern::Pattern;
 const ID_CHARS_MAX: usize = 64;
 /// What an id is, for error messages.
 pub const ID_RULE: &str = "use 1 to 64 of A-Z a-z 0-9 _ -";
-/// What one costs in memory beyond its text, about.
+/// What one takes in memory beyond its pattern, at most: its names, and its places in maps.
 const OVERHEAD_BYTES: usize = 1024;
 
 /// Whether this is the id of a template.
@@ -46,7 +46,7 @@ impl Template {
     /// What it counts in the bound of all templates.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.pattern.text().get().len() + OVERHEAD_BYTES
+        self.pattern.bytes() + OVERHEAD_BYTES
     }
 }
 

@@ -221,3 +221,24 @@ async def test_the_redis_publisher_reaches_a_user(start_gateway, new_folder, use
             assert (await client.notification())["payload"] == {"n": 1}
     finally:
         server.kill()
+
+
+async def test_the_template_of_the_example_is_kept_and_sent_by(gateway, user):
+    async def call(*arguments: str) -> dict:
+        process = await asyncio.create_subprocess_exec(
+            need("bash"), str(EXAMPLES / "curl/templates.sh"), *arguments, stdout=asyncio.subprocess.PIPE,
+            env=os.environ | {"ARA_URL": gateway.url, "ARA_API_KEY": API_KEY})
+        output, _ = await process.communicate()
+        assert process.returncode == 0, output
+        return json.loads(output)
+
+    text = "Dear {{customer.name}}, order {{order}} is on its way."
+    made = await call("put", "shipped", "order.shipped", json.dumps({"order": "{{order}}", "text": "soon"}))
+    changed = await call("put", "shipped", "order.shipped", json.dumps({"order": "{{order}}", "text": text}))
+    assert changed["created_at"] == made["created_at"] and changed["payload_template"]["text"] == text
+    variables = json.dumps({"order": 1815, "customer": {"name": "Anna"}})
+    payload = {"order": 1815, "text": "Dear Anna, order 1815 is on its way."}
+    assert (await call("render", "shipped", variables))["payload"] == payload
+    async with WebSocket(gateway, user) as client:
+        assert (await call("send", user, "shipped", variables))["delivered_to"] == 1
+        assert (await client.notification())["payload"] == payload

@@ -295,6 +295,23 @@ async def test_a_change_does_not_reach_what_waits(gateway, user, template_id):
         assert [(await client.notification())["payload"] for _ in range(2)] == ["first 1", "second 2"]
 
 
+async def test_a_repeated_request_is_answered_again_whatever_the_template_is_now(gateway, user, template_id):
+    await make(gateway, template_id, '"first {{x}}"')
+    body = {"target_user_id": user, "template_id": template_id, "variables": {"x": 1}}
+    async with WebSocket(gateway, user) as client:
+        key = {"Idempotency-Key": f"key-{template_id}"}
+        first = await gateway.post(SEND, body, **key)
+        assert (await client.notification())["payload"] == "first 1"
+        # A refusal is not remembered: nothing was sent.
+        wrong = body | {"variables": {}}
+        for _ in range(2):
+            assert_error(await gateway.post(SEND, wrong, **{"Idempotency-Key": f"other-{template_id}"}), 422, "MISSING_VARIABLE")
+        await delete(gateway, template_id)
+        again = await gateway.post(SEND, body, **key)
+        assert again.json() == first.json() and again.headers["idempotent-replayed"] == "true"
+        await client.assert_nothing_waits()
+
+
 async def test_tenants_have_templates_of_their_own(gateway, user, template_id):
     red, blue = (f"{colour}-{next(folder_numbers)}" for colour in ("red", "blue"))
     await make(gateway, template_id, '"red {{x}}"', red, name="of red")

@@ -12,11 +12,13 @@ mod log;
 mod record;
 mod recovery;
 
+use std::cell::RefCell;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ara_shards::journal::storage::file_system_bytes;
 use ara_shards::journal::{
@@ -28,6 +30,7 @@ use super::catalog::BYTES_MAX;
 use super::template::Template;
 use crate::journal_task::{Bell, JournalTask};
 use crate::supervise::Supervisor;
+use crate::telemetry::LogLimiter;
 use log::Log;
 use recovery::Recovery;
 
@@ -37,6 +40,8 @@ const DIRECTORY: &str = "templates";
 const SEGMENT_BYTES: u64 = 1024 * 1024;
 /// Still longer than the longest record, for small file systems.
 const SEGMENT_BYTES_MIN: u64 = 256 * 1024;
+/// At most one line about changes that were not made in this time.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
 /// What is live is counted with more than it is long here. A journal wants twice that and some
 /// segments.
 const DISK_BYTES_MAX: u64 = 2 * BYTES_MAX as u64 + 16 * SEGMENT_BYTES;
@@ -95,13 +100,17 @@ impl TemplateFiles {
     ) -> (Vec<(Arc<str>, Template)>, TemplateWriter) {
         let Self { log, templates, bell } = self;
         let task = JournalTask::start("template-writer", log, bell, supervisor);
-        (templates, TemplateWriter(task))
+        let limiter = RefCell::new(LogLimiter::new(WARN_INTERVAL));
+        (templates, TemplateWriter { task, limiter })
     }
 }
 
 /// Writes changes, one at a time.
-#[derive(Debug, Clone)]
-pub(super) struct TemplateWriter(Rc<JournalTask<Log>>);
+#[derive(Debug)]
+pub(super) struct TemplateWriter {
+    task: Rc<JournalTask<Log>>,
+    limiter: RefCell<LogLimiter>,
+}
 
 impl TemplateWriter {
     /// Writes that a template is this from now on.
@@ -129,18 +138,23 @@ impl TemplateWriter {
         put: impl Fn(&mut Log, record::Change) -> Result<CommitPoint, AppendError>,
     ) -> Result<(), String> {
         let change =
-            self.0.change(Log::begin).ok_or_else(|| "the gateway is stopping".to_owned())?;
-        let written = self.0.persist(|log| put(log, change)).await;
-        self.0.change(|log| match &written {
+            self.task.change(Log::begin).ok_or_else(|| "the gateway is stopping".to_owned())?;
+        let written = self.task.persist(|log| put(log, change)).await;
+        self.task.change(|log| match &written {
             Ok(()) => log.confirm(change, tenant, id),
             Err(_reason) => log.undo(change),
         });
+        if let Err(reason) = &written
+            && let Some(suppressed) = self.limiter.borrow_mut().admit(Instant::now())
+        {
+            tracing::warn!(%reason, suppressed, "a template is not changed: the disk has not taken it");
+        }
         written
     }
 
     /// Writes what is left and gives the directory back. Blocks, for the disk only.
     pub(super) fn close(&self) {
-        let Some(log) = self.0.take() else { return };
+        let Some(log) = self.task.take() else { return };
         if let Err(error) = log.close() {
             tracing::error!(%error, "the last changes of templates are not on disk");
         }

@@ -154,7 +154,7 @@ fn a_template_that_is_changed_for_ever_needs_no_more_room() {
             let text = format!("[{count},\"{long}\"]");
             writer.store(&tenant, &template("changes", &text)).await.unwrap();
         }
-        let stats = writer.0.change(|log| log.stats()).unwrap();
+        let stats = writer.task.change(|log| log.stats()).unwrap();
         assert_eq!(stats.live_records, 2);
         assert!(stats.disk_bytes <= options.max_disk_bytes, "{stats:?}");
         assert!(stats.moved_records > 0, "what stays was moved: {stats:?}");
@@ -208,7 +208,7 @@ fn what_a_full_broken_or_stuck_disk_does_not_take_is_not_changed_and_never_comes
             let found = open(crashed.path());
             assert_eq!(contents(&found, &["tenant"]), contents(&store, &["tenant"]), "{mood}");
             let writer = store.writer.as_ref().unwrap();
-            let live = writer.0.change(|log| log.stats().live_records);
+            let live = writer.task.change(|log| log.stats().live_records);
             assert_eq!(live, Some(3), "what is undone takes no room");
             found.close();
             store.close();
