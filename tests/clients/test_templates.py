@@ -347,6 +347,27 @@ async def test_a_tenant_has_at_most_a_thousand(gateway):
     assert (await gateway.get_ok(TEMPLATES, tenant))["total"] == 1000
 
 
+@pytest.mark.parametrize("backend", ["memory", "disk"])
+async def test_of_many_at_once_only_so_many_are_made_as_may_be(new_store, backend):
+    store = new_store(QUEUE_BACKEND=backend, QUEUE_FSYNC="never")
+    gateway = await store.start()
+    answers = await asyncio.gather(*(gateway.post(TEMPLATES, {"id": "same", "event_type": "e", "payload_template": n}) for n in range(20)))
+    [made] = [answer for answer in answers if answer.status_code == 201]
+    for answer in answers:
+        if answer is not made:
+            assert_error(answer, 409, "TEMPLATE_EXISTS")
+    assert (await gateway.get_ok(f"{TEMPLATES}/same")) == made.json()
+    for start in range(1, 990, 43):
+        await asyncio.gather(*(make(gateway, f"t-{number}", "1") for number in range(start, start + 43)))
+    assert (await gateway.get_ok(TEMPLATES))["total"] == 990
+    answers = await asyncio.gather(*(gateway.post(TEMPLATES, {"id": f"n-{n}", "event_type": "e", "payload_template": 1}) for n in range(30)))
+    assert [answer.status_code for answer in answers].count(201) == 10
+    for answer in answers:
+        if answer.status_code != 201:
+            assert_error(answer, 409, "TEMPLATE_LIMIT")
+    assert (await gateway.get_ok(TEMPLATES))["total"] == 1000
+
+
 async def test_scopes(start_gateway):
     keys = {name: new_key(name) for name in ("read", "send", "admin")}
     config = "".join(f'[[api.keys]]\nname = "{name}"\nsha256 = "{digest}"\nscopes = ["{name}"]\n'

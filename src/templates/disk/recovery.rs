@@ -4,7 +4,8 @@
 //! fails because of what it reads.
 //!
 //! A change is told from others by its number, so it matters neither in which order copies come nor
-//! how often.
+//! how often. Only what counts in the end is taken apart: there may be many times as much that was
+//! replaced.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use ahash::{AHashMap, AHashSet};
 use ara_shards::journal::Position;
 use serde_json::value::RawValue;
 
-use super::record::{Change, Fields, Name, Record};
+use super::record::{Change, Record};
 use crate::templates::pattern::Pattern;
 use crate::templates::template::Template;
 
@@ -34,8 +35,8 @@ pub(super) struct Recovery {
 #[derive(Debug)]
 struct Stored {
     position: Position,
-    tenant: Arc<str>,
-    template: Template,
+    name: OwnedName,
+    record: Box<[u8]>,
 }
 
 /// What a former process leaves behind.
@@ -55,18 +56,13 @@ impl Recovery {
     /// Takes a record or note, in the journal's order.
     pub(super) fn take(&mut self, position: Position, bytes: &[u8]) {
         match Record::decode(bytes) {
-            Some(Record::Stored(change, name, fields)) => {
+            Some(Record::Stored(change, name, _)) => {
                 self.used(change);
-                match template(name, fields) {
-                    Some(template) => {
-                        let tenant = name.tenant.into();
-                        let stored = Stored { position, tenant, template };
-                        // A copy that was interrupted: the later one stays.
-                        let earlier = self.stored.insert(change, stored);
-                        self.dead.extend(earlier.map(|earlier| earlier.position));
-                    }
-                    None => self.cannot_read(position),
-                }
+                let name = (name.tenant.into(), name.id.into());
+                let stored = Stored { position, name, record: bytes.into() };
+                // A copy that was interrupted: the later one stays.
+                let earlier = self.stored.insert(change, stored);
+                self.dead.extend(earlier.map(|earlier| earlier.position));
             }
             Some(Record::Deleted(change, name)) => {
                 self.used(change);
@@ -76,13 +72,11 @@ impl Recovery {
                 self.used(change);
                 self.undone.insert(change);
             }
-            None => self.cannot_read(position),
+            None => {
+                self.unknown += 1;
+                self.dead.push(position);
+            }
         }
-    }
-
-    fn cannot_read(&mut self, position: Position) {
-        self.unknown += 1;
-        self.dead.push(position);
     }
 
     fn used(&mut self, change: Change) {
@@ -91,7 +85,7 @@ impl Recovery {
 
     /// All has been read.
     pub(super) fn conclude(self) -> Recovered {
-        let Self { stored, deleted, undone, next_change, mut dead, unknown } = self;
+        let Self { stored, deleted, undone, next_change, mut dead, mut unknown } = self;
         // What each name is by its last change: a template, or nothing.
         let mut last: AHashMap<OwnedName, Change> = AHashMap::new();
         let mut note = |change: Change, name: OwnedName| {
@@ -103,17 +97,19 @@ impl Recovery {
                 note(change, name);
             }
         }
-        for (change, Stored { tenant, template, .. }) in &stored {
+        for (change, Stored { name, .. }) in &stored {
             if !undone.contains(change) {
-                note(*change, (Arc::clone(tenant), template.id.clone()));
+                note(*change, name.clone());
             }
         }
         let mut templates = Vec::new();
-        for (change, Stored { position, tenant, template }) in stored {
-            let name = (Arc::clone(&tenant), template.id.clone());
-            if last.get(&name) == Some(&change) {
-                templates.push((change, position, tenant, template));
+        for (change, Stored { position, name, record }) in stored {
+            if last.get(&name) != Some(&change) {
+                dead.push(position);
+            } else if let Some(template) = template(&record) {
+                templates.push((change, position, name.0, template));
             } else {
+                unknown += 1;
                 dead.push(position);
             }
         }
@@ -122,7 +118,8 @@ impl Recovery {
 }
 
 /// The template of a record, if it still is one.
-fn template(name: Name<'_>, fields: Fields<'_>) -> Option<Template> {
+fn template(record: &[u8]) -> Option<Template> {
+    let Record::Stored(_, name, fields) = Record::decode(record)? else { return None };
     let text = RawValue::from_string(fields.payload_template.to_owned()).ok()?;
     Some(Template {
         id: name.id.into(),

@@ -168,6 +168,37 @@ fn a_template_that_is_changed_for_ever_needs_no_more_room() {
 }
 
 #[test]
+fn a_change_whose_caller_has_gone_is_made_to_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(DIRECTORY);
+    fs::create_dir(&path).unwrap();
+    let options = Options { directory: path.clone(), fsync: Fsync::Always, ..Options::default() };
+    let mood_of_disk = Arc::new(AtomicU8::new(0));
+    let storage =
+        FailingStorage { disk: Disk::open(&path).unwrap(), mood: Arc::clone(&mood_of_disk) };
+    let files =
+        TemplateFiles::open_with(|take, bell| Journal::open_on(storage, &options, take, bell));
+    let tenant = "tenant".into();
+    on_a_runtime(async {
+        let store = start(files);
+        mood_of_disk.store(2, Ordering::SeqCst);
+        let waiting = store.create(&tenant, template("left", "1"));
+        let gone = tokio::time::timeout(Duration::from_millis(50), waiting).await;
+        assert!(gone.is_err(), "the disk has not answered");
+        assert!(store.catalog().is_empty());
+        mood_of_disk.store(0, Ordering::SeqCst);
+        // Changes are made one at a time: this one comes after.
+        store.create(&tenant, template("after", "2")).await.unwrap();
+        assert_eq!(store.catalog().len(), 2);
+        let crashed = crash(directory.path());
+        let found = open(crashed.path());
+        assert_eq!(contents(&found, &["tenant"]), contents(&store, &["tenant"]));
+        found.close();
+        store.close();
+    });
+}
+
+#[test]
 fn what_a_full_broken_or_stuck_disk_does_not_take_is_not_changed_and_never_comes() {
     for mood in 1..=3 {
         let directory = tempfile::tempdir().unwrap();
