@@ -199,6 +199,37 @@ fn a_change_whose_caller_has_gone_is_made_to_its_end() {
 }
 
 #[test]
+fn a_change_that_is_under_way_at_the_end_is_not_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(DIRECTORY);
+    fs::create_dir(&path).unwrap();
+    let options = Options { directory: path.clone(), fsync: Fsync::Always, ..Options::default() };
+    let mood_of_disk = Arc::new(AtomicU8::new(0));
+    let storage =
+        FailingStorage { disk: Disk::open(&path).unwrap(), mood: Arc::clone(&mood_of_disk) };
+    let files =
+        TemplateFiles::open_with(|take, bell| Journal::open_on(storage, &options, take, bell));
+    let tenant: Arc<str> = "tenant".into();
+    on_a_runtime(async {
+        let store = start(files);
+        store.create(&tenant, template("before", "1")).await.unwrap();
+        mood_of_disk.store(2, Ordering::SeqCst);
+        let mut late = std::pin::pin!(store.create(&tenant, template("late", "2")));
+        let answered = tokio::time::timeout(Duration::from_millis(50), &mut late).await;
+        assert!(answered.is_err(), "the disk has not answered");
+        mood_of_disk.store(0, Ordering::SeqCst);
+        // It writes all that it was given.
+        store.close();
+        assert!(matches!(late.await, Err(ChangeFault::NotOnDisk(_))));
+        let before = contents(&store, &["tenant"]);
+        let found = open(directory.path());
+        assert_eq!(contents(&found, &["tenant"]), before);
+        assert_eq!(found.catalog().len(), 1);
+        found.close();
+    });
+}
+
+#[test]
 fn what_a_full_broken_or_stuck_disk_does_not_take_is_not_changed_and_never_comes() {
     for mood in 1..=3 {
         let directory = tempfile::tempdir().unwrap();
