@@ -273,6 +273,33 @@ mod tests {
     }
 
     #[test]
+    fn what_a_template_gives_is_written_as_if_it_had_been_sent() {
+        let variables = Bytes::from_static(br#"{"n":1.50,"name":"\"A\""}"#);
+        let text =
+            RawValue::from_string(r#"{"a" :"{{n}}","b":"Dear {{name}}"}"#.to_owned()).unwrap();
+        let template = crate::templates::Template {
+            id: "t".into(),
+            name: None,
+            event_type: "e".into(),
+            pattern: crate::templates::Pattern::parse(text).unwrap(),
+            default_priority: Priority::Normal,
+            default_ttl: None,
+            created_ms: 0,
+            updated_ms: 0,
+        };
+        let rendered = Rendered::new(std::rc::Rc::new(template), variables).unwrap();
+        let sent = event(r#"{"a" :1.50,"b":"Dear \"A\""}"#);
+        let mut by_template = event("0");
+        by_template.payload = Payload::Rendered(rendered);
+        assert_eq!(by_template.payload.len(), sent.payload.len());
+        let id = NotificationId([0x11; 16]);
+        for channel in [None, Some("news")] {
+            let json = |event: &Event| event.to_json(id, "now", channel, None);
+            assert_eq!(json(&by_template), json(&sent));
+        }
+    }
+
+    #[test]
     fn a_payload_shares_the_text_it_was_read_from() {
         let text = Bytes::from_static(b"{\"payload\": [1, 2] }");
         let read: std::collections::BTreeMap<&str, &RawValue> =
