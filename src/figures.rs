@@ -185,6 +185,10 @@ figures! {
         Router(|r| r.counters.refused_full), "Clients refused because the gateway was full.";
     connections.refused_per_user: Counter, Count, [ara_connections_refused_per_user_total], {},
         Shards(|s| s.counters.connections_refused), "Clients refused because their user had too many connections.";
+    connections.refused_per_tenant: Counter, Count, [ara_connections_refused_per_tenant_total], {},
+        Router(|r| r.counters.refused_per_tenant), "Clients refused because their tenant had too many connections.";
+    connections.replaced: Counter, Count, [ara_connections_replaced_total], {},
+        Shards(|s| s.counters.connections_replaced), "Connections closed in favour of a newer one of their user (4409).";
     connections.slow_consumers: Counter, Count, [ara_slow_consumers_total], {},
         Shards(|s| s.counters.slow_consumers), "Connections closed because their outbox was full or did not move (4429).";
     connections.timeouts: Counter, Count, [ara_connection_timeouts_total], {},

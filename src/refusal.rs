@@ -31,6 +31,8 @@ pub enum Code {
     NotFound,
     /// No such channel has subscribers.
     ChannelNotFound,
+    /// Nothing is known of such a tenant.
+    TenantNotFound,
     /// The user has no connection.
     UserNotConnected,
     /// The tenant has no such template.
@@ -87,6 +89,7 @@ impl Code {
             Self::Forbidden => (StatusCode::FORBIDDEN, "FORBIDDEN"),
             Self::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
             Self::ChannelNotFound => (StatusCode::NOT_FOUND, "CHANNEL_NOT_FOUND"),
+            Self::TenantNotFound => (StatusCode::NOT_FOUND, "TENANT_NOT_FOUND"),
             Self::UserNotConnected => (StatusCode::NOT_FOUND, "USER_NOT_CONNECTED"),
             Self::TemplateNotFound => (StatusCode::NOT_FOUND, "TEMPLATE_NOT_FOUND"),
             Self::TemplateExists => (StatusCode::CONFLICT, "TEMPLATE_EXISTS"),

@@ -3,17 +3,19 @@
 //! **Runs on**: its worker's thread. **Owns**: all four. **Never**: awaits, or reads a clock.
 
 use std::io;
+use std::sync::Arc;
 
 use crate::base::id::{ConnectionKey, Tick};
 use crate::base::limits::{
     CONTROLS_PER_TURN, DELIVERIES_PER_TURN, FRAMES_PER_TURN, LINGER, Limits, POLLER_EVENTS,
     READ_BUFFER_BYTES, READS_PER_TURN, TIMERS_PER_TURN,
 };
+use crate::base::side_table::SideTable;
 use crate::base::timer::Wheel;
 use crate::io::connections::Connections;
 use crate::link::inbox::{Inbox, Refused};
 use crate::link::message::{Adoption, Control, Query, Reply, Report};
-use crate::protocol::Event;
+use crate::protocol::{Event, Protocol};
 use crate::state::{Outgoing, State};
 use crate::store::Recovered;
 use drain::Draining;
@@ -43,6 +45,8 @@ pub(crate) struct Shard {
     /// The connections' timers, in running time.
     wheel: Wheel<ConnectionKey>,
     inbox: Inbox,
+    /// By connection, whose it is, where tenants are counted: the router is told when it is gone.
+    tenants: SideTable<Arc<str>>,
     core: Option<usize>,
     buffer: Vec<u8>,
     fired: Vec<(ConnectionKey, Tick)>,
@@ -65,6 +69,7 @@ impl Shard {
             connections,
             wheel: Wheel::new(now),
             inbox,
+            tenants: SideTable::default(),
             core,
             buffer: vec![0; READ_BUFFER_BYTES],
             fired: Vec::new(),
@@ -206,21 +211,37 @@ impl Shard {
     fn adopt(&mut self, adoption: Adoption) {
         let protocol = adoption.protocol;
         let (client, peer) = (adoption.client, adoption.socket.peer());
+        let counts_tenants = self.state.limits().tenants.is_some();
+        let tenant = counts_tenants.then(|| Arc::clone(&client.tenant));
         let key = match self.connections.adopt(adoption.socket, protocol) {
-            Ok(key) if self.draining.is_none() => key,
-            Ok(key) => return self.remove_connection(key),
+            Ok(key) => key,
             Err(error) => {
                 tracing::warn!(%error, %peer, "a client socket could not be registered");
-                return self.state.push_report(Report::Closed { protocol });
+                return self.state.push_report(Report::Closed { protocol, tenant });
             }
         };
+        if let Some(tenant) = &tenant {
+            self.tenants.get_or_insert(key.0, || Arc::clone(tenant));
+        }
+        if self.draining.is_some() {
+            return self.remove_connection(key);
+        }
+        while let Some(oldest) = self.state.oldest_to_replace(&client) {
+            self.state.replace_connection(oldest, &mut self.connections);
+        }
         let user = client.user.clone();
         let Ok(next) = self.state.handle_connect(key, client, protocol) else {
             self.connections.finish(key, Some(Box::from(&*adoption.refusal)), true);
             self.connections.release(key);
-            self.state.push_report(Report::Closed { protocol });
+            self.report_closed(key, protocol);
             return;
         };
+        if let Some(place) = self.tenants.get_mut(key.0)
+            && let Some(shared) = self.state.tenant_of(key)
+        {
+            // The directory's name rather than one more for each connection.
+            *place = shared;
+        }
         self.connections.push_bytes(key, adoption.response_head);
         let hello = Event::Connected { connection_id: adoption.connection_id, user_id: &user };
         let is_told = self.connections.tell(key, &hello);
@@ -282,8 +303,14 @@ impl Shard {
         let Some(removed) = self.connections.remove(key) else { return };
         self.state.handle_disconnect(key, removed.unsent);
         if let Some(protocol) = removed.counted {
-            self.state.push_report(Report::Closed { protocol });
+            self.report_closed(key, protocol);
         }
+    }
+
+    /// Gives a connection's place in the admission counts back.
+    fn report_closed(&mut self, key: ConnectionKey, protocol: Protocol) {
+        let tenant = self.tenants.remove(key.0);
+        self.state.push_report(Report::Closed { protocol, tenant });
     }
 
     /// Closes broken sockets and gives those that are closing their deadline.

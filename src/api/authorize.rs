@@ -89,6 +89,21 @@ impl Authorizer {
         Err(Refusal::new(Code::Forbidden, sentence))
     }
 
+    /// Whether a caller may look at a tenant.
+    ///
+    /// # Errors
+    ///
+    /// Its key is bound to another.
+    pub(super) fn check_tenant(&self, caller: &Caller, tenant: &str) -> Result<(), Refusal> {
+        let Some(own) = caller.key.tenant.as_deref().filter(|own| *own != tenant) else {
+            return Ok(());
+        };
+        self.refusals.record(KeyRefusal::OtherTenant(caller), caller.peer);
+        let sentence =
+            format!("this API key is bound to the tenant `{own}` and sees that one only");
+        Err(Refusal::new(Code::Forbidden, sentence))
+    }
+
     /// The tenant a call acts for: that of the key, which needs no header, or else that of the header.
     ///
     /// # Errors

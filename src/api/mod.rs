@@ -17,6 +17,7 @@ mod routes;
 pub mod serve;
 mod stats;
 mod templates;
+mod tenants;
 mod user_queue;
 mod watch;
 
@@ -172,6 +173,12 @@ impl Api {
             Handler::Operator(scope, serve) => {
                 let caller = self.caller(parts, way, scope, route.parameters, watch)?;
                 self.authorizer.check_unbound(&caller)?;
+                let parameter = found.parameter()?;
+                let body = body::read(parts, body, route.body_bytes_max, watch).await?;
+                serve(self, Call { parts, caller, tenant: (), parameter, body }).await
+            }
+            Handler::Caller(scope, serve) => {
+                let caller = self.caller(parts, way, scope, route.parameters, watch)?;
                 let parameter = found.parameter()?;
                 let body = body::read(parts, body, route.body_bytes_max, watch).await?;
                 serve(self, Call { parts, caller, tenant: (), parameter, body }).await

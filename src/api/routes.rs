@@ -16,7 +16,7 @@ use http::Method;
 use super::body::{BODY_BYTES_MAX, TARGETS_BYTES_MAX, TEMPLATE_BYTES_MAX};
 use super::call::Call;
 use super::notifications::{self, Kind};
-use super::{Api, HttpResponse, health, queries, stats, templates, user_queue};
+use super::{Api, HttpResponse, health, queries, stats, templates, tenants, user_queue};
 use crate::access::Scope;
 use crate::names;
 use crate::query;
@@ -50,6 +50,8 @@ pub(super) enum Handler {
     Client(for<'a> fn(&'a Api, Client, Bytes) -> Pending<'a>),
     /// Whoever has an API key with this scope that is not bound to a tenant.
     Operator(Scope, for<'a> fn(&'a Api, Call<'a, ()>) -> Pending<'a>),
+    /// Whoever has an API key with this scope. The handler looks at the tenant it is bound to, if it is.
+    Caller(Scope, for<'a> fn(&'a Api, Call<'a, ()>) -> Pending<'a>),
     /// Whoever has an API key with this scope, for one tenant.
     Tenant(Scope, for<'a> fn(&'a Api, Call<'a>) -> Pending<'a>),
 }
@@ -140,6 +142,14 @@ pub(super) const ROUTES: &[Route] = &[
             Box::pin(user_queue::clear(api, call, Source::DeadLetters))
         }),
     ),
+    get(
+        "/api/v1/tenants",
+        Handler::Caller(Scope::Read, |api, call| Box::pin(tenants::list(api, call))),
+    ),
+    get(
+        "/api/v1/tenants/{tenant_id}",
+        Handler::Caller(Scope::Read, |api, call| Box::pin(tenants::show(api, call))),
+    ),
     get_with(
         "/api/v1/templates",
         &templates::LIST_PARAMETERS,
@@ -214,6 +224,13 @@ const PARAMETERS: &[Parameter] = &[
         is_valid: names::is_user,
         what: "a user id",
         rule: names::USER_RULE,
+        code: Code::Validation,
+    },
+    Parameter {
+        name: "tenant_id",
+        is_valid: names::is_tenant,
+        what: "a tenant id",
+        rule: names::TENANT_RULE,
         code: Code::Validation,
     },
     Parameter {
@@ -338,7 +355,7 @@ impl Handler {
     const fn is_public(self) -> bool {
         match self {
             Self::Public(_) | Self::Handshake | Self::Client(_) => true,
-            Self::Operator(..) | Self::Tenant(..) => false,
+            Self::Operator(..) | Self::Caller(..) | Self::Tenant(..) => false,
         }
     }
 }

@@ -104,7 +104,9 @@ fn documented() -> String {
         let callers = match route.handler {
             Handler::Public(_) => "everybody".to_owned(),
             Handler::Handshake | Handler::Client(_) => "a client, by its token".to_owned(),
-            Handler::Operator(scope, _) => format!("a key with `{}`", scope.name()),
+            Handler::Operator(scope, _) | Handler::Caller(scope, _) => {
+                format!("a key with `{}`", scope.name())
+            }
             Handler::Tenant(scope, _) => format!("a key with `{}`, for a tenant", scope.name()),
         };
         let body = match route.body_bytes_max {

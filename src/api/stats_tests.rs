@@ -43,7 +43,12 @@ fn shards() -> Vec<ShardSnapshot> {
 
 fn overview() -> Overview {
     Overview {
-        counters: router::Counters { triggers: 71, overloaded: 72, refused_full: 73 },
+        counters: router::Counters {
+            triggers: 71,
+            overloaded: 72,
+            refused_full: 73,
+            refused_per_tenant: 74,
+        },
         admitted: router::Admitted::default(),
         connections_max: 74,
         inbox_depths: vec![75, 76],
@@ -80,7 +85,7 @@ fn every_figure_is_in_its_place_with_its_value() {
         concat!(
             r#"{"uptime_seconds":77,"#,
             r#""connections":{"total":84,"websocket":80,"sse":4,"max":74,"opened":1002,"#,
-            r#""closed":1004,"refused_full":73,"refused_per_user":1006,"slow_consumers":1022,"#,
+            r#""closed":1004,"refused_full":73,"refused_per_user":1006,"refused_per_tenant":74,"replaced":1060,"slow_consumers":1022,"#,
             r#""timeouts":1024,"protocol_violations":1026},"#,
             r#""users":{"connected":86},"#,
             r#""channels":{"active_on_shards":88,"subscriptions":90},"#,

@@ -102,7 +102,8 @@ async fn route(parts: Parts) -> io::Result<()> {
         parts;
     let supervisor = parts.supervisor;
     let lifetimes = Lifetimes::new(clock, &settings.limits);
-    let router = Router::new(links, handshake.placement.clone(), capacity.clients, lifetimes);
+    let placement = handshake.placement.clone();
+    let router = Router::new(links, placement, capacity.clients, lifetimes, &settings.limits);
     let status = Rc::new(RedisStatus::new());
     let responses = StoredResponses::new(parts.answers, &supervisor);
     let templates = TemplateStore::new(parts.templates, &supervisor);

@@ -116,6 +116,9 @@ keys! {
         "WEBSOCKET_MAX_CONNECTIONS_PER_USER", "5",
         whole_or_zero(1, 1_000_000, "unlimited"), Open, Live,
         "the most connections of one user";
+    PER_USER_POLICY: "server.connections_per_user_policy", "SERVER_CONNECTIONS_PER_USER_POLICY",
+        "\"refuse\"", Form::Choice(&["refuse", "newest_wins"]), Open, Live,
+        "with as many connections as a user may have: refuse the newest, or close the oldest (4409) and take it";
     MAX_SUBSCRIPTIONS: "server.max_subscriptions_per_connection",
         "WEBSOCKET_MAX_SUBSCRIPTIONS_PER_CONNECTION", "50",
         whole_or_zero(1, 1_000_000, "unlimited"), Open, Live,
@@ -198,6 +201,19 @@ keys! {
     TENANT_ENABLED: "tenant.enabled", "TENANT_ENABLED", "false", Form::Switch, Open,
         "whether tenants are kept apart by the tenant_id claim and the X-Tenant-ID header";
 
+    TENANT_MAX_CONNECTIONS: "tenant.default_limits.max_connections",
+        "TENANT_DEFAULT_LIMITS_MAX_CONNECTIONS", "1000",
+        whole_or_zero(1, 16_777_216, "unlimited"), Open, Live,
+        "with tenants on, the most connections of a tenant; server.max_connections holds for all of them together";
+    TENANT_MAX_CONNECTIONS_PER_USER: "tenant.default_limits.max_connections_per_user",
+        "TENANT_DEFAULT_LIMITS_MAX_CONNECTIONS_PER_USER", "5",
+        whole_or_zero(1, 1_000_000, "unlimited"), Open, Live,
+        "with tenants on, the most connections of one user, instead of server.max_connections_per_user";
+    TENANT_MAX_SUBSCRIPTIONS: "tenant.default_limits.max_subscriptions_per_connection",
+        "TENANT_DEFAULT_LIMITS_MAX_SUBSCRIPTIONS_PER_CONNECTION", "50",
+        whole_or_zero(1, 1_000_000, "unlimited"), Open, Live,
+        "with tenants on, the most channels one connection may subscribe to, instead of server.max_subscriptions_per_connection";
+
     QUEUE_ENABLED: "queue.enabled", "QUEUE_ENABLED", "false", Form::Switch, Open,
         "whether notifications to users who are away wait for them";
     QUEUE_BACKEND: "queue.backend", "QUEUE_BACKEND", "\"memory\"", Form::Choice(&["memory", "disk"]), Open,
@@ -267,15 +283,6 @@ pub static LATER: &[Later] = &[
     Later { name: "jwt.jwks", env: &["JWT_JWKS"] },
     Later { name: "redis.sentinel", env: &["REDIS_SENTINEL"] },
     Later { name: "redis.cluster", env: &["REDIS_CLUSTER"] },
-    Later {
-        name: "tenant.default_limits",
-        env: &[
-            "TENANT_DEFAULT_LIMITS_MAX_CONNECTIONS",
-            "TENANT_DEFAULT_LIMITS_MAX_CONNECTIONS_PER_USER",
-            "TENANT_DEFAULT_LIMITS_MAX_SUBSCRIPTIONS_PER_CONNECTION",
-        ],
-    },
-    Later { name: "tenant.tenant_overrides", env: &[] },
     Later {
         name: "ratelimit",
         env: &[

@@ -15,6 +15,7 @@ use super::form::Problem;
 use super::keys::{self, CONFIG_PATH_ENV, KEYS, Key, LATER};
 use super::nearest::{is_own, near_miss, nearest};
 use super::raw::{Raw, Sources};
+use super::tenant_overrides;
 use crate::bounded_file::read_bounded;
 
 /// Reads all layers, lowest first.
@@ -205,6 +206,8 @@ fn walk(text: &str, prefix: &str, table: &DeTable<'_>, raw: &mut Raw, faults: &m
             let list = value.get_ref();
             raw.has_api_keys = list.as_array().is_none_or(|keys| !keys.is_empty());
             raw.api_keys = api_keys::read(text, origin, list, faults);
+        } else if path == tenant_overrides::NAME {
+            raw.tenant_overrides = tenant_overrides::read(text, origin, value.get_ref(), faults);
         } else if let Some(key) = keys::by_name(&path) {
             raw.take(key, origin, key.form.read_toml(value.get_ref()), faults);
         } else {

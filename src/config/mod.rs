@@ -22,6 +22,7 @@ pub mod raw;
 pub mod reload;
 mod resolve;
 pub mod show;
+mod tenant_overrides;
 #[cfg(test)]
 mod tests;
 

@@ -17,6 +17,7 @@ use super::error::{Fault, Origin};
 use super::form::{Problem, Value};
 use super::keys::{Exposure, KEYS, Key, Reload};
 use super::nearest::{is_own, near_miss};
+use super::tenant_overrides::Override;
 
 /// Where the layers are read from.
 #[derive(Clone)]
@@ -57,6 +58,8 @@ pub struct Raw {
     pub(super) api_keys: Vec<GivenKey>,
     /// Whether there are any at all.
     pub(super) has_api_keys: bool,
+    /// The entries of `tenant.tenant_overrides`.
+    pub(super) tenant_overrides: Vec<Override>,
     /// The file that was read, if one was.
     pub(super) file: Option<PathBuf>,
     /// Warnings about values that were ignored, though whoever set them may expect an effect.

@@ -12,7 +12,7 @@ use std::path::Path;
 use super::error::{Fault, Faults};
 use super::keys::{self, KEYS, Key, Reload};
 use super::raw::{Raw, Sources};
-use super::{Loaded, api_keys, load, resolve};
+use super::{Loaded, api_keys, load, resolve, tenant_overrides};
 
 /// What a reload comes to.
 pub struct Reloaded {
@@ -81,5 +81,10 @@ fn applied(loaded: &Loaded, running: &Loaded) -> Vec<&'static str> {
             || (key.name == keys::JWT_PUBLIC_KEY.name && new.jwt.public_key_pem != old.jwt.public_key_pem)
     };
     let keys = KEYS.iter().filter(has_changed).map(|key| key.name);
-    keys.chain((new.api.keys != old.api.keys).then_some(api_keys::NAME)).collect()
+    let has_other_overrides = loaded.raw.tenant_overrides != running.raw.tenant_overrides;
+    let tables = [
+        (new.api.keys != old.api.keys).then_some(api_keys::NAME),
+        has_other_overrides.then_some(tenant_overrides::NAME),
+    ];
+    keys.chain(tables.into_iter().flatten()).collect()
 }

@@ -6,10 +6,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use ara_shards::base::limits::{AckLimits, IN_FLIGHT_PER_USER_MAX, Limits, QueueLimits};
+use ara_shards::base::limits::{
+    AckLimits, IN_FLIGHT_PER_USER_MAX, Limits, PerUserPolicy, QueueLimits,
+};
 use ara_shards::base::pin;
+use ara_shards::base::tenant_limits::{LimitsByTenant, TenantLimits};
 use ara_shards::journal::Fsync;
 use jsonwebtoken::Algorithm;
 
@@ -18,6 +22,7 @@ use super::error::Fault;
 use super::jwt_key;
 use super::keys::{self, Key};
 use super::raw::Raw;
+use super::tenant_overrides::{self, Override};
 use crate::access::{self, KeyDigest, random_secret};
 use crate::settings::{
     Api, Disk, Generated, Jwt, Log, LogFormat, RunMode, Server, Settings, Shards,
@@ -296,6 +301,11 @@ impl Resolver<'_> {
             ));
         }
         Limits {
+            tenants: self.tenant_limits(),
+            connections_per_user_policy: match self.raw.text(&keys::PER_USER_POLICY).as_deref() {
+                Some("newest_wins") => PerUserPolicy::NewestWins,
+                _ => PerUserPolicy::Refuse,
+            },
             connections_per_user_max: self.size(&keys::MAX_CONNECTIONS_PER_USER),
             subscriptions_per_connection_max: self.size(&keys::MAX_SUBSCRIPTIONS),
             outbox_bytes_per_connection_max: self.size(&keys::SHARDS_OUTBOX),
@@ -305,6 +315,29 @@ impl Resolver<'_> {
             queue: self.queue_limits(),
             ack: self.ack_limits(),
         }
+    }
+
+    /// What tenants may have, where they are kept apart.
+    fn tenant_limits(&mut self) -> Option<Arc<LimitsByTenant>> {
+        if !self.raw.switch(&keys::TENANT_ENABLED) {
+            if !self.raw.tenant_overrides.is_empty() {
+                let name = tenant_overrides::NAME;
+                self.warnings.push(format!("{name} has no effect while tenant.enabled is false"));
+            }
+            return None;
+        }
+        let limits = |own: Option<&Override>| {
+            let value = |key: &Key| own.and_then(|own| own.value(key));
+            let value = |key: &Key| value(key).unwrap_or_else(|| self.size(key));
+            TenantLimits {
+                connections_max: value(&keys::TENANT_MAX_CONNECTIONS),
+                connections_per_user_max: value(&keys::TENANT_MAX_CONNECTIONS_PER_USER),
+                subscriptions_per_connection_max: value(&keys::TENANT_MAX_SUBSCRIPTIONS),
+            }
+        };
+        let own = self.raw.tenant_overrides.iter();
+        let overrides = own.map(|own| (Arc::clone(&own.tenant), limits(Some(own)))).collect();
+        Some(Arc::new(LimitsByTenant { default: limits(None), overrides }))
     }
 
     /// Warns where heartbeats do not come before the timeout, and says what happens then.

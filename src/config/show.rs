@@ -10,6 +10,7 @@ use super::api_keys;
 use super::error::Origin;
 use super::form::Value;
 use super::keys::{self, Exposure, KEYS, Key, Reload};
+use super::tenant_overrides::{self, Override};
 use crate::access;
 
 const REDACTED: &str = "<redacted>";
@@ -36,8 +37,18 @@ pub fn effective(loaded: &Loaded) -> String {
         if key.name == keys::API_LISTEN.name {
             text.extend(loaded.settings.api.keys.iter().map(api_key));
         }
+        if key.name == keys::TENANT_MAX_SUBSCRIPTIONS.name {
+            text.extend(loaded.raw.tenant_overrides.iter().map(tenant_override));
+        }
     }
     text
+}
+
+/// What one tenant may have instead.
+fn tenant_override(own: &Override) -> String {
+    let limits: Vec<_> =
+        own.iter().map(|(key, value)| format!("{} = {value}", key.leaf())).collect();
+    format!("# tenant_overrides: {} ({})\n", own.tenant, limits.join(", "))
 }
 
 /// An entry of `api.keys`, without its digest.
@@ -151,6 +162,9 @@ pub fn reference() -> String {
         text.push_str(&format!("# {} = {default}{note}\n", key.leaf()));
         if key.name == keys::API_LISTEN.name {
             text.push_str(&format!("\n{}", api_keys::REFERENCE));
+        }
+        if key.name == keys::TENANT_MAX_SUBSCRIPTIONS.name {
+            text.push_str(&format!("\n{}", tenant_overrides::REFERENCE));
         }
     }
     text

@@ -17,6 +17,7 @@ use crate::settings::{LogFormat, RunMode, Settings};
 mod api_keys;
 mod reload;
 mod surroundings;
+mod tenants;
 
 /// A directory that is removed at the end of the test.
 struct Directory(PathBuf);
@@ -221,7 +222,6 @@ fn what_is_still_to_come_is_refused_as_such() {
         "server.tls_cert = 'x'",
         "[ratelimit]",
         "[cluster]\nnonsense = 1",
-        "[tenant.default_limits]\nmax_connections = 1",
         "[otel]\nenabled = false",
     ] {
         let fault = one_fault(file, &[]);

@@ -7,6 +7,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use ara_shards::Limits;
 use ara_shards::base::placement::Placement;
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, bounded};
@@ -44,7 +45,7 @@ fn gate() -> Handshake {
         rules: ArcSwap::from_pointee(Rules {
             verifier: Verifier::new(&jwt).unwrap(),
             origins: Origins::new(Vec::new(), true),
-            subscriptions_max: 0,
+            limits: Limits::default(),
         }),
         placement: Placement::new(1),
         tenants_enabled: false,

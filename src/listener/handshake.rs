@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use ara_shards::Limits;
 use ara_shards::base::id::{NotificationId, parse_id};
 use ara_shards::base::placement::Placement;
 use ara_shards::link::message::{Client, InitialSubscriptions};
@@ -66,8 +67,8 @@ pub struct Rules {
     pub verifier: Verifier,
     /// Pages that may connect.
     pub origins: Origins,
-    /// The most channels of one connection; 0 = unlimited.
-    pub subscriptions_max: usize,
+    /// What a connection may have, by its tenant.
+    pub limits: Limits,
 }
 
 impl Rules {
@@ -76,11 +77,7 @@ impl Rules {
     pub fn new(settings: &Settings, verifier: Verifier) -> Self {
         let origins = settings.server.cors_origins.clone();
         let local = settings.mode == RunMode::Development && origins.is_empty();
-        Self {
-            verifier,
-            origins: Origins::new(origins, local),
-            subscriptions_max: settings.limits.subscriptions_per_connection_max,
-        }
+        Self { verifier, origins: Origins::new(origins, local), limits: settings.limits.clone() }
     }
 }
 
@@ -130,7 +127,7 @@ impl Handshake {
         let identity = self.verify(token)?;
         let subscribes_to = match transport {
             Transport::WebSocket => InitialSubscriptions::Nothing,
-            Transport::Sse => self.subscribes_to(&query, identity.channels.as_deref())?,
+            Transport::Sse => self.subscribes_to(&query, &identity)?,
         };
         let mut client = self.client(identity, subscribes_to);
         client.notify_settled = notify_settled(&query)?;
@@ -184,14 +181,16 @@ impl Handshake {
     fn subscribes_to(
         &self,
         query: &Query<'_>,
-        grants: Option<&[Box<str>]>,
+        identity: &Identity,
     ) -> Result<InitialSubscriptions, Refusal> {
         if query.get(CHANNELS).is_none() {
             return Ok(InitialSubscriptions::Everything);
         }
         let names = query.all(CHANNELS).flat_map(|list| list.split(','));
         let names: Box<[Box<str>]> = names.filter(|name| !name.is_empty()).map(Box::from).collect();
-        let most = match self.rules.load().subscriptions_max {
+        let tenant = identity.tenant.as_deref().filter(|_named| self.tenants_enabled);
+        let tenant = tenant.unwrap_or(&self.default_tenant);
+        let most = match self.rules.load().limits.subscriptions_per_connection_max_of(tenant) {
             0 => names::CHANNELS_MAX,
             most => most.min(names::CHANNELS_MAX),
         };
@@ -204,7 +203,7 @@ impl Handshake {
                 let sentence = format!("`{shown}` is not a channel name: {}", names::CHANNEL_RULE);
                 return Err(Refusal::field("channels", sentence));
             }
-            if !is_granted(grants, name) {
+            if !is_granted(identity.channels.as_deref(), name) {
                 let sentence = format!("your token does not allow channel `{name}`");
                 return Err(Refusal::new(Code::Forbidden, sentence));
             }

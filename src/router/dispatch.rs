@@ -140,7 +140,11 @@ impl Router {
         }
         let targets = trigger.target.names().len();
         let places = shares.iter().map(|share| (share.shard, share.targets.clone())).collect();
-        let (request, counts) = state.pending.open(targets, places);
+        let tenant = state.tenants.is_some().then(|| Arc::clone(&trigger.tenant));
+        if let (Some(tenants), Some(tenant)) = (&mut state.tenants, &tenant) {
+            tenants.sent(tenant);
+        }
+        let (request, counts) = state.pending.open(targets, places, tenant);
         state.counters.triggers += 1;
         for share in shares {
             let delivery = Delivery { request, audience: share.recipients };

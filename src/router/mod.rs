@@ -9,6 +9,7 @@
 pub mod dispatch;
 pub mod interest;
 pub mod pending;
+pub mod tenants;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -19,6 +20,7 @@ use ara_shards::base::disk_health::DiskHealth;
 use ara_shards::base::limits::STOP_LINGER;
 use ara_shards::base::placement::{Placement, UserHash};
 use ara_shards::base::socket::Socket;
+use ara_shards::base::tenant_limits::TenantLimits;
 use ara_shards::encoding::{Encoding, Encodings};
 use ara_shards::link::message::{Adoption, Control, Drain, Query, Recipient, Report};
 use ara_shards::link::reply::ReplyTo;
@@ -33,6 +35,7 @@ use crate::refusal::{Code, Refusal};
 use dispatch::Lifetimes;
 use interest::Interest;
 use pending::Pending;
+use tenants::{TenantFigures, Tenants};
 
 /// The longest a caller waits for the shards. A shard answers within a turn (milliseconds); this
 /// long, something is broken and the caller must know that the outcome is not known.
@@ -65,6 +68,8 @@ pub struct Counters {
     pub overloaded: u64,
     /// Clients refused because the gateway is full.
     pub refused_full: u64,
+    /// Clients refused because their tenant has as many connections as it may have.
+    pub refused_per_tenant: u64,
 }
 
 /// A handle on the router's state, for tasks of the router's thread.
@@ -82,6 +87,8 @@ struct State {
     admitted: Admitted,
     connections_max: usize,
     lifetimes: Lifetimes,
+    /// `None` = all traffic is of one tenant, and nothing is counted by tenant.
+    tenants: Option<Tenants>,
     /// Each shard's disk.
     disks: Vec<DiskHealth>,
     /// Shards that have said goodbye to all their clients.
@@ -113,13 +120,15 @@ impl Admitted {
 }
 
 impl Router {
-    /// A router over these shards that admits `connections_max` clients.
+    /// A router over these shards that admits `connections_max` clients, and of each tenant as many as
+    /// `limits` say.
     #[must_use]
     pub fn new(
         shards: Vec<ShardLink>,
         placement: Placement,
         connections_max: usize,
         lifetimes: Lifetimes,
+        limits: &Limits,
     ) -> Self {
         let count = shards.len();
         Self(Rc::new(RefCell::new(State {
@@ -132,6 +141,7 @@ impl Router {
             admitted: Admitted::default(),
             connections_max,
             lifetimes,
+            tenants: limits.tenants.clone().map(Tenants::new),
             disks: vec![DiskHealth::Sound; count],
             drained: 0,
             all_drained: Rc::new(Notify::new()),
@@ -168,6 +178,12 @@ impl Router {
             let sentence = format!("the gateway is full: {} connections", state.connections_max);
             return refuse(socket, Refusal::new(Code::ConnectionLimit, sentence));
         }
+        let tenants = state.tenants.as_ref();
+        if let Some(most) = tenants.and_then(|tenants| tenants.is_full(&admission.client.tenant)) {
+            state.counters.refused_per_tenant += 1;
+            return refuse(socket, per_tenant_refusal(most));
+        }
+        let tenant = state.tenants.is_some().then(|| Arc::clone(&admission.client.tenant));
         let home = state.placement.home(admission.client.hash);
         let adoption = Box::new(Adoption {
             socket,
@@ -182,6 +198,9 @@ impl Router {
         match state.shard(home).control(Control::Adopt(adoption)) {
             Ok(()) => {
                 *state.admitted.of(responder.protocol) += 1;
+                if let (Some(tenants), Some(tenant)) = (&mut state.tenants, &tenant) {
+                    tenants.opened(tenant);
+                }
                 Ok(())
             }
             Err(Refused(Control::Adopt(adoption))) => refuse(adoption.socket, overloaded()),
@@ -237,6 +256,20 @@ impl Router {
         self.0.borrow().placement.home(hash)
     }
 
+    /// Every tenant that is known, with its figures; none where tenants are not kept apart.
+    #[must_use]
+    pub fn tenants(&self) -> Vec<(Arc<str>, TenantFigures)> {
+        self.0.borrow().tenants.as_ref().map(Tenants::all).unwrap_or_default()
+    }
+
+    /// A tenant's figures and limits, if it is known.
+    #[must_use]
+    pub fn tenant(&self, name: &str) -> Option<(TenantFigures, TenantLimits)> {
+        let state = self.0.borrow();
+        let tenants = state.tenants.as_ref()?;
+        tenants.figures_of(name).map(|figures| (figures, tenants.limits_of(name)))
+    }
+
     /// Where the gateway is in its life.
     #[must_use]
     pub fn phase(&self) -> Phase {
@@ -289,7 +322,13 @@ impl Router {
     /// Whether every shard was told; those that were not work within the limits they had.
     #[must_use]
     pub async fn reconfigure(&self, connections_max: usize, limits: &Limits) -> bool {
-        self.0.borrow_mut().connections_max = connections_max;
+        {
+            let mut state = self.0.borrow_mut();
+            state.connections_max = connections_max;
+            if let (Some(tenants), Some(limits)) = (&mut state.tenants, &limits.tenants) {
+                tenants.set_limits(Arc::clone(limits));
+            }
+        }
         self.tell_all(|| Control::Limits(Box::new(limits.clone()))).await
     }
 
@@ -367,12 +406,18 @@ impl State {
             while let Some(report) = shard.next_report() {
                 match report {
                     Report::Delivered { request, total, parts } => {
-                        self.pending.delivered(request, index, total, &parts);
+                        let tenant = self.pending.delivered(request, index, total, &parts);
+                        if let (Some(tenants), Some(tenant)) = (&mut self.tenants, tenant) {
+                            tenants.delivered(&tenant, total.delivered);
+                        }
                     }
                     Report::Interest { tenant, channel, present } => {
                         self.interest.update(index, &tenant, channel.as_deref(), present);
                     }
-                    Report::Closed { protocol } => {
+                    Report::Closed { protocol, tenant } => {
+                        if let (Some(tenants), Some(tenant)) = (&mut self.tenants, tenant) {
+                            tenants.closed(&tenant);
+                        }
                         let count = self.admitted.of(protocol);
                         *count = count.checked_sub(1).expect("an admitted client closes once");
                     }
@@ -424,6 +469,14 @@ async fn in_time<T>(report: impl Future<Output = Result<T, RecvError>>) -> Resul
 /// The user has too many connections.
 fn per_user_refusal() -> Refusal {
     let sentence = "this user has as many connections as it may have; close another first";
+    Refusal::new(Code::ConnectionLimit, sentence)
+}
+
+/// The tenant has too many connections.
+fn per_tenant_refusal(most: usize) -> Refusal {
+    let sentence = format!(
+        "this tenant has as many connections as it may have: {most} (max_connections); close others first"
+    );
     Refusal::new(Code::ConnectionLimit, sentence)
 }
 

@@ -3,6 +3,8 @@
 //! **Runs on**: the router. **Owns**: one entry per trigger, until its last report.
 //! **Never**: leaks: a caller that stopped waiting costs its entry only until then.
 
+use std::sync::Arc;
+
 use ahash::AHashMap;
 use ara_shards::base::id::RequestId;
 use ara_shards::link::message::DeliveryCounts;
@@ -32,21 +34,25 @@ struct Waiting {
     /// Which targets each shard was given, in the order it was given them.
     parts: Vec<(usize, Vec<usize>)>,
     caller: oneshot::Sender<Counts>,
+    /// Whose it is, where tenants are counted.
+    tenant: Option<Arc<str>>,
 }
 
 impl Pending {
-    /// Opens a trigger with `targets` targets; `parts` says which of them went to each shard.
+    /// Opens a trigger with `targets` targets; `parts` says which of them went to each shard, and
+    /// `tenant` whose it is, where tenants are counted.
     pub fn open(
         &mut self,
         targets: usize,
         parts: Vec<(usize, Vec<usize>)>,
+        tenant: Option<Arc<str>>,
     ) -> (RequestId, oneshot::Receiver<Counts>) {
         self.last += 1;
         let request = RequestId(self.last);
         let (caller, receiver) = oneshot::channel();
         let targets = vec![DeliveryCounts::default(); targets];
         let counts = Counts { total: DeliveryCounts::default(), targets };
-        let waiting = Waiting { left: parts.len(), counts, parts, caller };
+        let waiting = Waiting { left: parts.len(), counts, parts, caller, tenant };
         if waiting.left == 0 {
             waiting.answer();
         } else {
@@ -55,22 +61,25 @@ impl Pending {
         (request, receiver)
     }
 
-    /// A shard's report.
+    /// A shard's report. Returns whose trigger it is about, where tenants are counted.
     pub fn delivered(
         &mut self,
         request: RequestId,
         shard: usize,
         sum: DeliveryCounts,
         counts: &[DeliveryCounts],
-    ) {
+    ) -> Option<Arc<str>> {
         let waiting = self.waiting.get_mut(&request);
         let waiting = waiting.expect("a trigger is open until each of its deliveries is reported");
         waiting.add(shard, sum, counts);
         waiting.left -= 1;
-        if waiting.left == 0 {
-            let done = self.waiting.remove(&request).expect("it was there a moment ago");
-            done.answer();
+        if waiting.left > 0 {
+            return waiting.tenant.clone();
         }
+        let mut done = self.waiting.remove(&request).expect("it was there a moment ago");
+        let tenant = done.tenant.take();
+        done.answer();
+        tenant
     }
 }
 
@@ -111,7 +120,7 @@ mod tests {
     #[test]
     fn the_last_report_answers_with_every_target_in_its_place() {
         let mut pending = Pending::default();
-        let (request, mut receiver) = pending.open(3, vec![(0, vec![0, 2]), (1, vec![1])]);
+        let (request, mut receiver) = pending.open(3, vec![(0, vec![0, 2]), (1, vec![1])], None);
         pending.delivered(request, 1, counts(5), &[]);
         assert!(receiver.try_recv().is_err());
         pending.delivered(request, 0, counts(3), &[counts(1), counts(2)]);
@@ -123,7 +132,7 @@ mod tests {
 
     #[test]
     fn nothing_to_wait_for_is_answered_at_once() {
-        let (_, mut receiver) = Pending::default().open(2, Vec::new());
+        let (_, mut receiver) = Pending::default().open(2, Vec::new(), None);
         assert!(receiver.try_recv().is_ok());
     }
 
@@ -131,7 +140,7 @@ mod tests {
     #[test]
     fn who_is_away_is_counted_in_the_sum_alone() {
         let mut pending = Pending::default();
-        let (request, mut receiver) = pending.open(2, vec![(0, vec![]), (0, vec![0, 1])]);
+        let (request, mut receiver) = pending.open(2, vec![(0, vec![]), (0, vec![0, 1])], None);
         let away = DeliveryCounts { queued: 4, ..DeliveryCounts::default() };
         pending.delivered(request, 0, away, &[]);
         pending.delivered(request, 0, counts(3), &[counts(1), counts(2)]);
@@ -143,7 +152,7 @@ mod tests {
     #[test]
     fn a_caller_that_has_hung_up_leaves_nothing() {
         let mut pending = Pending::default();
-        let (request, receiver) = pending.open(1, vec![(0, vec![0]), (1, vec![])]);
+        let (request, receiver) = pending.open(1, vec![(0, vec![0]), (1, vec![])], None);
         drop(receiver);
         pending.delivered(request, 0, counts(1), &[]);
         pending.delivered(request, 1, counts(1), &[]);
@@ -154,7 +163,7 @@ mod tests {
     #[should_panic(expected = "until each of its deliveries is reported")]
     fn a_report_too_many_is_not_overlooked() {
         let mut pending = Pending::default();
-        let (request, _receiver) = pending.open(1, vec![(0, vec![0])]);
+        let (request, _receiver) = pending.open(1, vec![(0, vec![0])], None);
         pending.delivered(request, 0, counts(1), &[]);
         pending.delivered(request, 0, counts(1), &[]);
     }

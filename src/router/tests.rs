@@ -40,7 +40,7 @@ fn rig(shards: usize) -> (Router, Vec<Unstarted>) {
         unstarted.push(shard);
     }
     let lifetimes = Lifetimes::new(Clock::start(), &Limits::default());
-    (Router::new(links, Placement::new(shards), 100, lifetimes), unstarted)
+    (Router::new(links, Placement::new(shards), 100, lifetimes, &Limits::default()), unstarted)
 }
 
 fn trigger(target: Target) -> Trigger {

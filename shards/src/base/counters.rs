@@ -81,6 +81,8 @@ counters! {
     turns,
     /// Write system calls on client sockets.
     writes,
+    /// Connections closed in favour of a newer one of their user (4409).
+    connections_replaced,
 }
 
 /// One shard between two turns.

@@ -2,7 +2,10 @@
 //!
 //! **Runs on**: any thread (plain values). **Owns**: nothing. **Never**: reads configuration.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use super::tenant_limits::LimitsByTenant;
 
 /// The most shards a gateway can have: as many as a large machine has cores, and still only four words
 /// in each set of shards.
@@ -11,6 +14,11 @@ pub const SHARDS_MAX: usize = 256;
 /// The bounds a shard works within. Built by the gateway from its configuration.
 #[derive(Debug, Clone)]
 pub struct Limits {
+    /// The limits of tenants, where they are kept apart; then those of users and subscriptions below
+    /// are not looked at.
+    pub tenants: Option<Arc<LimitsByTenant>>,
+    /// What becomes of a client whose user has as many connections as it may have.
+    pub connections_per_user_policy: PerUserPolicy,
     /// The most connections of one user; 0 = unlimited.
     pub connections_per_user_max: usize,
     /// The most channels one connection may subscribe to; 0 = unlimited.
@@ -28,6 +36,33 @@ pub struct Limits {
     pub queue: Option<QueueLimits>,
     /// Acknowledgement; `None` = off.
     pub ack: Option<AckLimits>,
+}
+
+/// What becomes of a client whose user has as many connections as it may have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PerUserPolicy {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It is taken, and the user's oldest connection is closed.
+    NewestWins,
+}
+
+impl Limits {
+    /// The most connections of one user of a tenant; 0 = unlimited.
+    #[must_use]
+    pub fn connections_per_user_max_of(&self, tenant: &str) -> usize {
+        let own = self.tenants.as_ref().map(|tenants| tenants.of(tenant).connections_per_user_max);
+        own.unwrap_or(self.connections_per_user_max)
+    }
+
+    /// The most channels one connection of a tenant may subscribe to; 0 = unlimited.
+    #[must_use]
+    pub fn subscriptions_per_connection_max_of(&self, tenant: &str) -> usize {
+        let tenants = self.tenants.as_ref();
+        let own = tenants.map(|tenants| tenants.of(tenant).subscriptions_per_connection_max);
+        own.unwrap_or(self.subscriptions_per_connection_max)
+    }
 }
 
 /// The bounds of the offline queue.
@@ -58,6 +93,8 @@ pub struct AckLimits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            tenants: None,
+            connections_per_user_policy: PerUserPolicy::Refuse,
             connections_per_user_max: 5,
             subscriptions_per_connection_max: 50,
             outbox_bytes_per_connection_max: 256 * 1024,
@@ -103,6 +140,10 @@ pub const TIMERS_PER_TURN: usize = 4096;
 /// The reconnection time an SSE client starts with, in milliseconds: what it waits after a
 /// connection that ended unannounced. A stop announces a time of its own.
 pub const SSE_RETRY_MS: u32 = 3000;
+
+/// How long an SSE client whose connection was replaced by a newer one waits, in milliseconds: a tab
+/// that came back at once would replace that one in turn.
+pub const REPLACED_RETRY_MS: u32 = 10 * 60 * 1000;
 
 /// The shard's one read buffer. A connection keeps a copy only of an unfinished frame.
 pub const READ_BUFFER_BYTES: usize = 64 * 1024;

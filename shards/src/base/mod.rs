@@ -10,6 +10,7 @@ pub mod limits;
 pub mod pin;
 pub mod placement;
 pub mod socket;
+pub mod tenant_limits;
 pub mod timer;
 pub mod transport;
 

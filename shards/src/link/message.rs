@@ -111,6 +111,13 @@ pub enum Query {
         /// For names with their subscriber counts on this shard.
         reply_to: ReplyTo<Vec<(Arc<str>, usize)>>,
     },
+    /// Who of a tenant is connected here.
+    Tenant {
+        /// The tenant asked about.
+        tenant: Arc<str>,
+        /// For its figures on this shard.
+        reply_to: ReplyTo<TenantView>,
+    },
     /// One channel's subscribers.
     Channel {
         /// The tenant asked about.
@@ -187,6 +194,15 @@ pub struct UserView {
     pub subscriptions: Vec<Arc<str>>,
 }
 
+/// A tenant on one shard.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TenantView {
+    /// Open connections.
+    pub connections: usize,
+    /// Users with at least one. A user is on one shard only.
+    pub users: usize,
+}
+
 /// The reply to a [`Query`] with the way back that the query brought, so that no reply can reach
 /// whoever asked something else.
 #[derive(Debug)]
@@ -195,6 +211,8 @@ pub enum Reply {
     Snapshot(ReplyTo<Box<ShardSnapshot>>, Box<ShardSnapshot>),
     /// To `Channels`.
     Channels(ReplyTo<Vec<(Arc<str>, usize)>>, Vec<(Arc<str>, usize)>),
+    /// To `Tenant`.
+    Tenant(ReplyTo<TenantView>, TenantView),
     /// To `Channel`.
     Channel(ReplyTo<usize>, usize),
     /// To `User`.
@@ -212,6 +230,7 @@ impl Reply {
         match self {
             Self::Snapshot(to, snapshot) => to.deliver(snapshot),
             Self::Channels(to, channels) => to.deliver(channels),
+            Self::Tenant(to, tenant) => to.deliver(tenant),
             Self::Channel(to, subscribers) => to.deliver(subscribers),
             Self::User(to, user) => to.deliver(user),
             Self::UserQueue(to, messages) => to.deliver(messages),
@@ -341,6 +360,8 @@ pub enum Report {
     Closed {
         /// What was spoken with it.
         protocol: Protocol,
+        /// Whose it was, where tenants are counted.
+        tenant: Option<Arc<str>>,
     },
     /// The reply to a query.
     Replied(Reply),

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::{ClientMessage, ErrorCode, Event, Incoming, Marks, Protocol};
 use crate::base::id::{NotificationId, parse_id};
-use crate::base::limits::SSE_RETRY_MS;
+use crate::base::limits::{REPLACED_RETRY_MS, SSE_RETRY_MS};
 use crate::wire::close::CloseReason;
 use crate::wire::json::{self, Unknown};
 use crate::wire::{sse, websocket};
@@ -173,9 +173,20 @@ impl Framing {
     pub(super) fn close(self, reason: CloseReason) -> Option<Box<[u8]>> {
         match self {
             Self::WebSocket => Some(websocket::close_frame(Some(reason.code), reason.reason)),
-            // So that the reader can tell an end from a broken connection.
-            Self::SseChunked => Some(sse::LAST_CHUNK.into()),
-            Self::SsePlain => None,
+            Self::SseChunked | Self::SsePlain => {
+                let mut last = Vec::new();
+                if reason == CloseReason::REPLACED {
+                    // A stream has no close code, and its reader comes back by itself.
+                    let (code, message) = (REPLACED, reason.reason);
+                    let event = ServerMessage::Error { code, message };
+                    last.extend(self.event(event.event_with_retry(REPLACED_RETRY_MS)));
+                }
+                if self == Self::SseChunked {
+                    // So that the reader can tell an end from a broken connection.
+                    last.extend_from_slice(sse::LAST_CHUNK);
+                }
+                (!last.is_empty()).then(|| last.into())
+            }
         }
     }
 }
@@ -237,6 +248,9 @@ impl<'a> ServerMessage<'a> {
         sse::event_with_retry(self.event_name(), &self.json(), retry_ms)
     }
 }
+
+/// The code of the `error` event that ends a stream whose place a newer connection has taken.
+const REPLACED: &str = "CONNECTION_REPLACED";
 
 /// A code as the contract names it.
 const fn name_of(code: ErrorCode) -> &'static str {

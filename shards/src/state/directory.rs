@@ -16,12 +16,12 @@ use hashbrown::HashTable;
 use smallvec::SmallVec;
 
 use super::channels::{ChannelSlot, Channels, Index};
-use super::session::{Places, Session};
+use super::session::{ListIndex, Places, Session};
 use super::subscriptions::Subscription;
 use crate::base::id::{ConnectionKey, TenantSlot, UserSlot};
 use crate::base::placement::UserHash;
 use crate::base::table::Table;
-use crate::link::message::{Client, Report};
+use crate::link::message::{Client, Report, TenantView};
 use crate::protocol::Transport;
 
 /// Why a user's slot is followed without a question.
@@ -42,6 +42,8 @@ pub struct Directory {
     tenants: Table<Tenant>,
     tenants_by_name: AHashMap<Arc<str>, TenantSlot>,
     pub(super) channels: Channels,
+    /// The number of the connection that was taken last.
+    last_number: u32,
     /// How many connections, and subscriptions, there are.
     pub(super) totals: Totals,
 }
@@ -99,6 +101,19 @@ impl Directory {
         self.tenants_by_name.get(name).map(|slot| self.tenant_at(*slot))
     }
 
+    /// Who of a tenant is connected.
+    pub(super) fn view_of(&self, tenant: &Tenant) -> TenantView {
+        let sessions = tenant.connections.iter().filter_map(|key| self.session(*key));
+        // Each connected user has one connection that is the first on its list.
+        let users = sessions.filter(|session| session.places.user_index == 0).count();
+        TenantView { connections: tenant.connections.len(), users }
+    }
+
+    /// The name of a session's tenant.
+    pub(super) fn tenant_name(&self, session: &Session) -> &Arc<str> {
+        &self.tenant_at(session.places.tenant).name
+    }
+
     /// The subscribers of a tenant's channel; empty if there are none.
     pub(super) fn subscribers(&self, tenant: &Tenant, name: &str) -> &[ConnectionKey] {
         let channel = self.channels.find(&tenant.channels, name);
@@ -112,6 +127,16 @@ impl Directory {
 
     pub(super) fn connections_of(&self, client: &Client) -> usize {
         self.connections(&client.tenant, &client.user, client.hash).len()
+    }
+
+    /// The user's connection that was taken before all its others.
+    pub(super) fn oldest_connection_of(&self, client: &Client) -> Option<ConnectionKey> {
+        let keys = self.connections(&client.tenant, &client.user, client.hash).iter().copied();
+        let age = |key: &ConnectionKey| {
+            let session = self.session(*key);
+            session.map(|session| self.last_number.wrapping_sub(session.places.number))
+        };
+        keys.max_by_key(age)
     }
 
     /// The name of a session's user.
@@ -161,7 +186,9 @@ impl Directory {
             user_index: narrow(user.connections.len()),
             tenant_index: narrow(tenant.connections.len()),
             subscribed_to_all_index: None,
+            number: self.last_number.wrapping_add(1),
         };
+        self.last_number = session.places.number;
         user.connections.push(key);
         tenant.connections.push(key);
         *self.total_of(session.protocol.transport()) += 1;
@@ -274,7 +301,7 @@ impl Directory {
         }
         if let Some(at) = places.subscribed_to_all_index {
             let tenant = self.tenant_at_mut(places.tenant);
-            let moved = swap_remove(&mut tenant.subscribed_to_all, at);
+            let moved = swap_remove(&mut tenant.subscribed_to_all, at.get());
             if tenant.subscribed_to_all.is_empty() {
                 reports.push_back(interest(&tenant.name, None, false));
             }
@@ -303,7 +330,8 @@ impl Directory {
             return None;
         }
         let tenant = self.tenants.get_mut(session.places.tenant.0).expect(HAS_USERS);
-        session.places.subscribed_to_all_index = Some(narrow(tenant.subscribed_to_all.len()));
+        session.places.subscribed_to_all_index =
+            ListIndex::new(narrow(tenant.subscribed_to_all.len()));
         tenant.subscribed_to_all.push(key);
         (tenant.subscribed_to_all.len() == 1).then(|| interest(&tenant.name, None, true))
     }

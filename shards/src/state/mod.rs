@@ -20,11 +20,12 @@ mod running;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::counters::Counters;
 use crate::base::id::{ConnectionKey, NotificationId, Tick, is_channel_name};
-use crate::base::limits::Limits;
+use crate::base::limits::{Limits, PerUserPolicy};
 use crate::encoding::Encoding;
 use crate::link::message::{Client, Drain, InitialSubscriptions, Report};
 use crate::outbound::{OutboundMessage, Unsent};
@@ -148,7 +149,7 @@ impl State {
         client: Client,
         protocol: Protocol,
     ) -> Result<Tick, TooManyConnections> {
-        let most = self.limits.connections_per_user_max;
+        let most = self.limits.connections_per_user_max_of(&client.tenant);
         if most != 0 && self.directory.connections_of(&client) >= most {
             self.counters.connections_refused += 1;
             return Err(TooManyConnections);
@@ -180,6 +181,28 @@ impl State {
         }
         queues.begin_replay(user);
         Ok(next)
+    }
+
+    /// The tenant of a connection.
+    #[must_use]
+    pub fn tenant_of(&self, key: ConnectionKey) -> Option<Arc<str>> {
+        self.directory.session(key).map(|session| Arc::clone(self.directory.tenant_name(session)))
+    }
+
+    /// The connection that must make way before this client is taken, if its user has as many as it
+    /// may have and the newest wins.
+    #[must_use]
+    pub fn oldest_to_replace(&self, client: &Client) -> Option<ConnectionKey> {
+        let most = self.limits.connections_per_user_max_of(&client.tenant);
+        let is_full = most != 0 && self.directory.connections_of(client) >= most;
+        let newest_wins = self.limits.connections_per_user_policy == PerUserPolicy::NewestWins;
+        (is_full && newest_wins).then(|| self.directory.oldest_connection_of(client)).flatten()
+    }
+
+    /// Closes a connection in favour of a newer one of its user, and counts it.
+    pub fn replace_connection(&mut self, key: ConnectionKey, out: &mut impl Outgoing) {
+        self.counters.connections_replaced += 1;
+        self.close_connection(key, CloseReason::REPLACED, out);
     }
 
     /// Forgets a connection; nothing of it stays in any index. What it had not written goes back
@@ -253,7 +276,7 @@ impl State {
             self.tell(key, &Event::Subscribed(&names), out);
         }
         for (refusal, name) in refusals {
-            let (code, message) = refusal.describe(&name, &self.limits);
+            let (code, message) = refusal.describe(&name);
             self.refuse(key, code, &message, out);
         }
     }
@@ -269,9 +292,10 @@ impl State {
         if self.directory.is_subscribed(session, name) {
             return Ok(());
         }
-        let most = self.limits.subscriptions_per_connection_max;
+        let tenant = self.directory.tenant_name(session);
+        let most = self.limits.subscriptions_per_connection_max_of(tenant);
         if most != 0 && session.subscriptions.len() >= most {
-            return Err(SubscribeRefusal::Limit);
+            return Err(SubscribeRefusal::Limit { most });
         }
         if let Some(interest) = self.directory.subscribe(key, name) {
             self.reports.push_back(interest);
@@ -368,11 +392,11 @@ impl State {
 enum SubscribeRefusal {
     InvalidName,
     Forbidden,
-    Limit,
+    Limit { most: usize },
 }
 
 impl SubscribeRefusal {
-    fn describe(self, name: &str, limits: &Limits) -> (ErrorCode, String) {
+    fn describe(self, name: &str) -> (ErrorCode, String) {
         match self {
             Self::InvalidName => (
                 ErrorCode::InvalidChannel,
@@ -381,12 +405,9 @@ impl SubscribeRefusal {
             Self::Forbidden => {
                 (ErrorCode::ForbiddenChannel, format!("your token does not allow channel `{name}`"))
             }
-            Self::Limit => (
+            Self::Limit { most } => (
                 ErrorCode::SubscriptionLimit,
-                format!(
-                    "`{name}` was not subscribed: a connection may have {} subscriptions",
-                    limits.subscriptions_per_connection_max
-                ),
+                format!("`{name}` was not subscribed: a connection may have {most} subscriptions"),
             ),
         }
     }

@@ -20,6 +20,11 @@ impl State {
                 let counts = channels.map(|(name, count)| (name.into(), count)).collect();
                 Reply::Channels(reply_to, counts)
             }
+            Query::Tenant { tenant, reply_to } => {
+                let tenant = self.directory.tenant(&tenant);
+                let view = tenant.map(|tenant| self.directory.view_of(tenant));
+                Reply::Tenant(reply_to, view.unwrap_or_default())
+            }
             Query::Channel { tenant, name, reply_to } => {
                 let tenant = self.directory.tenant(&tenant);
                 let count = tenant.map_or(0, |t| self.directory.subscribers(t, &name).len());

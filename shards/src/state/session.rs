@@ -3,6 +3,8 @@
 //! **Runs on**: a shard. **Owns**: its subscriptions and what its token allows.
 //! **Never**: knows its socket.
 
+use std::num::NonZero;
+
 use super::subscriptions::Subscriptions;
 use crate::base::id::{TenantSlot, Tick, UserSlot};
 use crate::protocol::Protocol;
@@ -46,7 +48,24 @@ pub(super) struct Places {
     /// Index among its tenant's connections.
     pub(super) tenant_index: u32,
     /// Index among those of the tenant that are subscribed to all channels, if it is.
-    pub(super) subscribed_to_all_index: Option<u32>,
+    pub(super) subscribed_to_all_index: Option<ListIndex>,
+    /// Its number in the order in which the shard took connections, which may have wrapped around.
+    pub(super) number: u32,
+}
+
+/// An index in a list, stored as one more, so that an `Option` of it takes no more room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ListIndex(NonZero<u32>);
+
+impl ListIndex {
+    /// A list of connections has fewer than 2³² entries.
+    pub(super) fn new(index: u32) -> Option<Self> {
+        index.checked_add(1).and_then(NonZero::new).map(Self)
+    }
+
+    pub(super) const fn get(self) -> u32 {
+        self.0.get() - 1
+    }
 }
 
 impl Places {
@@ -57,6 +76,7 @@ impl Places {
         user_index: u32::MAX,
         tenant_index: u32::MAX,
         subscribed_to_all_index: None,
+        number: 0,
     };
 }
 

@@ -22,6 +22,9 @@ impl CloseReason {
         Self { code: 4429, reason: "slow consumer: outbox full", flush: false };
     /// A ping of ours stayed unanswered, and no other frame came, for the connection timeout.
     pub const SILENT: Self = Self { code: 4408, reason: "no frame from the client", flush: true };
+    /// A newer connection of the user has taken its place.
+    pub const REPLACED: Self =
+        Self { code: 4409, reason: "replaced by a newer connection", flush: true };
     /// The gateway stops.
     pub const SHUTDOWN: Self = Self { code: 1001, reason: "server shutting down", flush: true };
     /// The shard holds too many unfinished client messages.

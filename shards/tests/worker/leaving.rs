@@ -16,7 +16,7 @@ use crate::harness::{Heard, PATIENCE, Rig, now, quiet};
 const RETURN_AFTER: Duration = Duration::from_secs(7);
 
 fn is_closed(report: &Report) -> bool {
-    matches!(report, Report::Closed { protocol: Protocol::AraWebSocket })
+    matches!(report, Report::Closed { protocol: Protocol::AraWebSocket, .. })
 }
 
 /// The next reports are those of one client's end, after which nobody is left.

@@ -58,6 +58,6 @@ fn a_stalled_reader_is_closed_and_nobody_else_notices() {
     assert_eq!((snapshot.outbox_bytes, snapshot.websocket_connections), (0, 1));
     drop(slow);
     let closed = rig.until_closed();
-    assert!(matches!(closed[..], [Report::Closed { protocol: Protocol::AraWebSocket }]));
+    assert!(matches!(closed[..], [Report::Closed { protocol: Protocol::AraWebSocket, .. }]));
     rig.stop();
 }

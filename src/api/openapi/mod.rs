@@ -26,6 +26,7 @@ const RESOURCES: &[&str] = &[
     include_str!("notifications.json"),
     include_str!("templates.json"),
     include_str!("queries.json"),
+    include_str!("tenants.json"),
     include_str!("user_queue.json"),
     include_str!("clients.json"),
     include_str!("health.json"),
@@ -246,7 +247,7 @@ fn security(handler: Handler) -> Value {
     match handler {
         Handler::Public(_) => json!([]),
         Handler::Handshake | Handler::Client(_) => json!([{ "token": [] }, { "tokenInQuery": [] }]),
-        Handler::Operator(scope, _) | Handler::Tenant(scope, _) => {
+        Handler::Operator(scope, _) | Handler::Caller(scope, _) | Handler::Tenant(scope, _) => {
             json!([{ "apiKey": [scope.name()] }])
         }
     }
@@ -268,7 +269,7 @@ fn refusals_of<'a>(route: &Route) -> impl Iterator<Item = &'a str> + use<'a> {
         Handler::Handshake => &["UNAUTHORIZED", "FORBIDDEN", "CONNECTION_LIMIT_EXCEEDED"],
         Handler::Client(_) => &["UNAUTHORIZED", "INTERNAL_ERROR"],
         // With `api.listen` the clients' address does not know these paths.
-        Handler::Operator(..) | Handler::Tenant(..) => {
+        Handler::Operator(..) | Handler::Caller(..) | Handler::Tenant(..) => {
             &["UNAUTHORIZED", "FORBIDDEN", "NOT_FOUND", "INTERNAL_ERROR"]
         }
     };
