@@ -17,7 +17,7 @@ use crate::names;
 pub(super) const NAME: &str = "tenant.tenant_overrides";
 
 /// The keys of `tenant.default_limits`, each of which a tenant may have otherwise.
-const LIMITS: [&'static Key; 3] =
+const LIMITS: [&Key; 3] =
     [&TENANT_MAX_CONNECTIONS, &TENANT_MAX_CONNECTIONS_PER_USER, &TENANT_MAX_SUBSCRIPTIONS];
 
 /// What is written below the keys of `[tenant.default_limits]` in the commented file.

@@ -66,10 +66,10 @@ def filled(document: openapi.Document, path: str, method: str) -> str:
 
 
 async def test_every_example_works(start_gateway):
-    """With the user, and the channel, of the examples there, and their template until it is deleted."""
-    gateway = await start_gateway(QUEUE_ENABLED="true", ACK_ENABLED="true")
-    headers = gateway.headers() | {"Authorization": f"Bearer {make_token('anna')}"}
-    async with WebSocket(gateway, "anna") as anna:
+    """With the tenant, the user, and the channel of the examples there, and their template until it is deleted."""
+    gateway = await start_gateway(QUEUE_ENABLED="true", ACK_ENABLED="true", TENANT_ENABLED="true")
+    headers = gateway.headers("acme") | {"Authorization": f"Bearer {make_token('anna', tenant_id='acme')}"}
+    async with WebSocket(gateway, "anna", claims={"tenant_id": "acme"}) as anna:
         await anna.subscribe("news")
         order = sorted(operations(openapi.document), key=lambda one: (one[0] == "delete", one[2]["operationId"] != "createTemplate"))
         for method, path, operation in order:
