@@ -32,6 +32,8 @@ pub enum Event {
     TemplateChanged,
     /// A template was deleted.
     TemplateDeleted,
+    /// All connections of a user were closed.
+    UserDisconnected,
 }
 
 impl Event {
@@ -43,6 +45,7 @@ impl Event {
             Self::TemplateCreated => "template_created",
             Self::TemplateChanged => "template_changed",
             Self::TemplateDeleted => "template_deleted",
+            Self::UserDisconnected => "user_disconnected",
         }
     }
 }

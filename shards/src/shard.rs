@@ -22,6 +22,7 @@ use drain::Draining;
 use stall::Schedule;
 
 mod drain;
+mod listing;
 mod receive;
 mod stall;
 
@@ -198,6 +199,9 @@ impl Shard {
     }
 
     fn reply(&mut self, query: Query) -> Reply {
+        if let Query::Connections { filter, from, shown_max, reply_to } = query {
+            return Reply::Connections(reply_to, self.list_connections(&filter, from, shown_max));
+        }
         let mut reply = self.state.handle_query(query, &mut self.connections);
         if let Reply::Snapshot(_, snapshot) = &mut reply {
             snapshot.outbox_bytes = self.connections.outbox_bytes();
@@ -213,7 +217,7 @@ impl Shard {
         let (client, peer) = (adoption.client, adoption.socket.peer());
         let counts_tenants = self.state.limits().tenants.is_some();
         let tenant = counts_tenants.then(|| Arc::clone(&client.tenant));
-        let key = match self.connections.adopt(adoption.socket, protocol) {
+        let key = match self.connections.adopt(adoption.socket, protocol, adoption.connection_id) {
             Ok(key) => key,
             Err(error) => {
                 tracing::warn!(%error, %peer, "a client socket could not be registered");

@@ -73,7 +73,7 @@ impl Outgoing for Taker {
 
     fn watch(&mut self, _: ConnectionKey) {}
 
-    fn close(&mut self, _: ConnectionKey, _: CloseReason) -> Vec<Unsent> {
+    fn close(&mut self, _: ConnectionKey, _: CloseReason<'_>) -> Vec<Unsent> {
         Vec::new()
     }
 }

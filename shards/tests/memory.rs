@@ -82,7 +82,7 @@ impl Outgoing for Nowhere {
 
     fn watch(&mut self, _: ConnectionKey) {}
 
-    fn close(&mut self, _: ConnectionKey, _: CloseReason) -> Vec<Unsent> {
+    fn close(&mut self, _: ConnectionKey, _: CloseReason<'_>) -> Vec<Unsent> {
         Vec::new()
     }
 }

@@ -104,6 +104,24 @@ impl Authorizer {
         Err(Refusal::new(Code::Forbidden, sentence))
     }
 
+    /// The tenant a call is about, where it may be about all: as [`Self::tenant`], and `None` where neither
+    /// key nor header names one.
+    ///
+    /// # Errors
+    ///
+    /// As for one tenant.
+    pub(super) fn any_tenant(
+        &self,
+        caller: &Caller,
+        headers: &HeaderMap,
+    ) -> Result<Option<Arc<str>>, Refusal> {
+        let names_none = !headers.contains_key("x-tenant-id") && caller.key.tenant.is_none();
+        if names_none && self.only_tenant.is_none() {
+            return Ok(None);
+        }
+        self.tenant(caller, headers).map(Some)
+    }
+
     /// The tenant a call acts for: that of the key, which needs no header, or else that of the header.
     ///
     /// # Errors

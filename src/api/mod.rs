@@ -7,6 +7,7 @@ mod authorize;
 mod body;
 mod call;
 mod caller;
+mod connections;
 mod framing;
 mod health;
 mod notifications;
@@ -182,6 +183,13 @@ impl Api {
                 let parameter = found.parameter()?;
                 let body = body::read(parts, body, route.body_bytes_max, watch).await?;
                 serve(self, Call { parts, caller, tenant: (), parameter, body }).await
+            }
+            Handler::AnyTenant(scope, serve) => {
+                let caller = self.caller(parts, way, scope, route.parameters, watch)?;
+                let tenant = self.authorizer.any_tenant(&caller, &parts.headers)?;
+                let parameter = found.parameter()?;
+                let body = body::read(parts, body, route.body_bytes_max, watch).await?;
+                serve(self, Call { parts, caller, tenant, parameter, body }).await
             }
             Handler::Tenant(scope, serve) => {
                 let caller = self.caller(parts, way, scope, route.parameters, watch)?;

@@ -8,6 +8,7 @@
 //! path come with it.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use ara_shards::link::message::{Client, Source};
 use bytes::Bytes;
@@ -16,7 +17,9 @@ use http::Method;
 use super::body::{BODY_BYTES_MAX, TARGETS_BYTES_MAX, TEMPLATE_BYTES_MAX};
 use super::call::Call;
 use super::notifications::{self, Kind};
-use super::{Api, HttpResponse, health, queries, stats, templates, tenants, user_queue};
+use super::{
+    Api, HttpResponse, connections, health, queries, stats, templates, tenants, user_queue,
+};
 use crate::access::Scope;
 use crate::names;
 use crate::query;
@@ -54,6 +57,8 @@ pub(super) enum Handler {
     Caller(Scope, for<'a> fn(&'a Api, Call<'a, ()>) -> Pending<'a>),
     /// Whoever has an API key with this scope, for one tenant.
     Tenant(Scope, for<'a> fn(&'a Api, Call<'a>) -> Pending<'a>),
+    /// Whoever has an API key with this scope: for the tenant it names or is bound to, else for all.
+    AnyTenant(Scope, for<'a> fn(&'a Api, Call<'a, Option<Arc<str>>>) -> Pending<'a>),
 }
 
 /// Every route. Those of one path stand together, in the order in which `Allow` lists their methods.
@@ -117,6 +122,16 @@ pub(super) const ROUTES: &[Route] = &[
     get(
         "/api/v1/users/{user_id}/subscriptions",
         Handler::Tenant(Scope::Read, |api, call| Box::pin(queries::subscriptions(api, call))),
+    ),
+    get_with(
+        "/api/v1/connections",
+        &connections::LIST_PARAMETERS,
+        Handler::AnyTenant(Scope::Read, |api, call| Box::pin(connections::list(api, call))),
+    ),
+    delete_with(
+        "/api/v1/users/{user_id}/connections",
+        &connections::DISCONNECT_PARAMETERS,
+        Handler::Tenant(Scope::Admin, |api, call| Box::pin(connections::disconnect(api, call))),
     ),
     get(
         "/api/v1/users/{user_id}/queue",
@@ -200,6 +215,15 @@ const fn put(path: &'static str, body_bytes_max: usize, handler: Handler) -> Rou
 
 const fn delete(path: &'static str, handler: Handler) -> Route {
     Route { method: Method::DELETE, path, body_bytes_max: None, parameters: &[], handler }
+}
+
+/// As [`delete`], with a query.
+const fn delete_with(
+    path: &'static str,
+    parameters: &'static [&'static str],
+    handler: Handler,
+) -> Route {
+    Route { method: Method::DELETE, path, body_bytes_max: None, parameters, handler }
 }
 
 const fn post(path: &'static str, body_bytes_max: usize, handler: Handler) -> Route {
@@ -355,7 +379,7 @@ impl Handler {
     const fn is_public(self) -> bool {
         match self {
             Self::Public(_) | Self::Handshake | Self::Client(_) => true,
-            Self::Operator(..) | Self::Caller(..) | Self::Tenant(..) => false,
+            Self::Operator(..) | Self::Caller(..) | Self::Tenant(..) | Self::AnyTenant(..) => false,
         }
     }
 }

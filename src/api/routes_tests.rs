@@ -108,6 +108,9 @@ fn documented() -> String {
                 format!("a key with `{}`", scope.name())
             }
             Handler::Tenant(scope, _) => format!("a key with `{}`, for a tenant", scope.name()),
+            Handler::AnyTenant(scope, _) => {
+                format!("a key with `{}`, for a tenant or all", scope.name())
+            }
         };
         let body = match route.body_bytes_max {
             None => "–".to_owned(),

@@ -90,7 +90,7 @@ pub struct Admission {
     pub client: Client,
     /// The response head that begins its connection.
     pub response_head: Box<[u8]>,
-    /// Its connection's public id.
+    /// Its connection's public id: a UUID of version 7, which tells when it was made (RFC 9562 section 5.7).
     pub connection_id: NotificationId,
 }
 
@@ -136,7 +136,7 @@ impl Handshake {
             responder,
             client,
             response_head,
-            connection_id: NotificationId(*Uuid::new_v4().as_bytes()),
+            connection_id: NotificationId(*Uuid::now_v7().as_bytes()),
         })
     }
 

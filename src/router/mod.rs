@@ -250,6 +250,12 @@ impl Router {
         Recipient { tenant, user: user.into(), hash }
     }
 
+    /// How many shards there are.
+    #[must_use]
+    pub fn shards(&self) -> usize {
+        self.0.borrow().shards.len()
+    }
+
     /// The home shard of a user.
     #[must_use]
     pub fn home(&self, hash: UserHash) -> usize {

@@ -134,6 +134,9 @@ pub const FAN_OUT_FLUSHES_PER_TURN: usize = 512;
 /// A delivery that touches more connections than this is a wide fan-out.
 pub const PROMPT_RECIPIENTS_MAX: usize = 64;
 
+/// Connections looked at in one turn for the list of them: well under a millisecond.
+pub const CONNECTIONS_PER_PAGE: usize = 4096;
+
 /// Timers handled in one turn.
 pub const TIMERS_PER_TURN: usize = 4096;
 
@@ -141,9 +144,9 @@ pub const TIMERS_PER_TURN: usize = 4096;
 /// connection that ended unannounced. A stop announces a time of its own.
 pub const SSE_RETRY_MS: u32 = 3000;
 
-/// How long an SSE client whose connection was replaced by a newer one waits, in milliseconds: a tab
-/// that came back at once would replace that one in turn.
-pub const REPLACED_RETRY_MS: u32 = 10 * 60 * 1000;
+/// The reconnection time of an SSE client that was sent away or replaced by a newer connection, in
+/// milliseconds: a tab that came back at once would replace that one in turn.
+pub const SSE_RETRY_DISMISSED_MS: u32 = 10 * 60 * 1000;
 
 /// The shard's one read buffer. A connection keeps a copy only of an unfinished frame.
 pub const READ_BUFFER_BYTES: usize = 64 * 1024;

@@ -16,9 +16,9 @@ use slab::Slab;
 mod receive;
 
 use super::outbox::{Outbox, Pool, Written};
-use crate::base::id::{ConnectionKey, Tick};
+use crate::base::id::{ConnectionKey, NotificationId, Tick};
 use crate::base::limits::{FAN_OUT_FLUSHES_PER_TURN, POLLER_EVENTS};
-use crate::base::socket::{PolledSocket, Socket};
+use crate::base::socket::{PeerAddress, PolledSocket, Socket};
 use crate::encoding::Encoding;
 use crate::outbound::{EventMessages, OutboundMessage, Unsent};
 use crate::protocol::{Event, Protocol};
@@ -49,11 +49,15 @@ struct Connection {
     moved_at: Tick,
     /// When its newest timer fires, in running time; older ones are stale.
     timer_at: Tick,
+    /// Its public id, which also tells when it was made.
+    id: NotificationId,
+    /// Bytes the socket has taken.
+    sent_bytes: u64,
 }
 
 // A million connections: every eight bytes here are eight megabytes. (A debug build's sockets also
 // note which poller they are registered with.)
-const _: () = assert!(cfg!(debug_assertions) || size_of::<Connection>() <= 72);
+const _: () = assert!(cfg!(debug_assertions) || size_of::<Connection>() <= 96);
 
 /// Where a connection is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +88,15 @@ struct Flags {
     released: bool,
     /// Somebody waits for its outbox to be empty.
     watched: bool,
+}
+
+/// What the sockets know of a connection in a list.
+#[derive(Debug)]
+pub(crate) struct SocketView {
+    pub(crate) id: NotificationId,
+    pub(crate) sent_bytes: u64,
+    pub(crate) outbox_bytes: usize,
+    pub(crate) peer: PeerAddress,
 }
 
 /// What a connection leaves behind.
@@ -176,6 +189,7 @@ impl Connections {
         &mut self,
         socket: Socket,
         protocol: Protocol,
+        id: NotificationId,
     ) -> io::Result<ConnectionKey> {
         let entry = self.slots.vacant_entry();
         let key = ConnectionKey::from_index(entry.key()).ok_or(io::ErrorKind::OutOfMemory)?;
@@ -189,12 +203,25 @@ impl Connections {
             unfinished: None,
             moved_at: self.now,
             timer_at: Tick::NEVER,
+            id,
+            sent_bytes: 0,
         });
         Ok(key)
     }
 
     pub(crate) fn protocol(&self, key: ConnectionKey) -> Option<Protocol> {
         self.slots.get(key.index()).map(|connection| connection.protocol)
+    }
+
+    /// What is known of a connection; `None` if it is leaving or gone.
+    pub(crate) fn describe(&self, key: ConnectionKey) -> Option<SocketView> {
+        let connection = self.slots.get(key.index())?;
+        (connection.phase == Phase::Open).then(|| SocketView {
+            id: connection.id,
+            sent_bytes: connection.sent_bytes,
+            outbox_bytes: connection.outbox.bytes(),
+            peer: connection.socket.peer(),
+        })
     }
 
     /// Whether the connection has not been removed yet.
@@ -302,7 +329,9 @@ impl Connections {
         }
         let before = connection.outbox.bytes();
         let Connection { outbox, protocol, socket, .. } = connection;
-        match self.pool.write(outbox, protocol.encoding(), socket) {
+        let written = self.pool.write(outbox, protocol.encoding(), socket);
+        connection.sent_bytes += (before - connection.outbox.bytes()) as u64;
+        match written {
             Ok(Written::All) => {
                 connection.moved_at = self.now;
                 if connection.flags.watched {
@@ -444,7 +473,7 @@ impl Outgoing for Connections {
         }
     }
 
-    fn close(&mut self, key: ConnectionKey, reason: CloseReason) -> Vec<Unsent> {
+    fn close(&mut self, key: ConnectionKey, reason: CloseReason<'_>) -> Vec<Unsent> {
         let connection = self.slots.get(key.index());
         let last = connection.and_then(|connection| connection.protocol.close(reason));
         self.finish(key, last, reason.flush)

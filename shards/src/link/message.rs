@@ -14,6 +14,7 @@ use crate::base::id::{NotificationId, RequestId};
 use crate::base::limits::Limits;
 use crate::base::placement::UserHash;
 use crate::base::socket::Socket;
+use crate::link::listing::{ConnectionFilter, ConnectionPage};
 use crate::link::reply::ReplyTo;
 use crate::notification::{Metadata, Notification, SharedMessage};
 use crate::protocol::Protocol;
@@ -154,6 +155,26 @@ pub enum Query {
         /// For whether each of them awaited an Ack, in the order of the ids.
         reply_to: ReplyTo<Box<[bool]>>,
     },
+    /// Some of the connections here, in the order of their keys.
+    Connections {
+        /// Which.
+        filter: ConnectionFilter,
+        /// The first key.
+        from: u32,
+        /// How many at most.
+        shown_max: usize,
+        /// For those that were found, and where to go on.
+        reply_to: ReplyTo<ConnectionPage>,
+    },
+    /// Close all connections of a user.
+    Disconnect {
+        /// The user.
+        user: Recipient,
+        /// What its clients are told.
+        reason: Box<str>,
+        /// For how many there were.
+        reply_to: ReplyTo<usize>,
+    },
 }
 
 /// Which of a user's messages are meant.
@@ -221,6 +242,10 @@ pub enum Reply {
     UserQueue(ReplyTo<UserQueueView>, UserQueueView),
     /// To `Acknowledge`.
     Acknowledged(ReplyTo<Box<[bool]>>, Box<[bool]>),
+    /// To `Connections`.
+    Connections(ReplyTo<ConnectionPage>, ConnectionPage),
+    /// To `Disconnect`.
+    Disconnected(ReplyTo<usize>, usize),
 }
 
 impl Reply {
@@ -231,8 +256,9 @@ impl Reply {
             Self::Snapshot(to, snapshot) => to.deliver(snapshot),
             Self::Channels(to, channels) => to.deliver(channels),
             Self::Tenant(to, tenant) => to.deliver(tenant),
-            Self::Channel(to, subscribers) => to.deliver(subscribers),
+            Self::Channel(to, count) | Self::Disconnected(to, count) => to.deliver(count),
             Self::User(to, user) => to.deliver(user),
+            Self::Connections(to, page) => to.deliver(page),
             Self::UserQueue(to, messages) => to.deliver(messages),
             Self::Acknowledged(to, acknowledged) => to.deliver(acknowledged),
         }

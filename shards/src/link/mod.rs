@@ -4,6 +4,7 @@
 //! **Never**: blocks, or loses a message without saying so.
 
 pub mod doorbell;
+pub mod listing;
 pub mod message;
 pub mod reply;
 

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::{ClientMessage, ErrorCode, Event, Incoming, Marks, Protocol};
 use crate::base::id::{NotificationId, parse_id};
-use crate::base::limits::{REPLACED_RETRY_MS, SSE_RETRY_MS};
+use crate::base::limits::{SSE_RETRY_DISMISSED_MS, SSE_RETRY_MS};
 use crate::wire::close::CloseReason;
 use crate::wire::json::{self, Unknown};
 use crate::wire::{sse, websocket};
@@ -145,6 +145,12 @@ pub fn refusing_stream(protocol: Protocol, code: &str, message: &str, retry_ms: 
     }
 }
 
+/// Tells a stream's client why it is sent away, and to stay away for a while: `EventSource` has no close
+/// code, and would come back at once.
+fn dismissal(code: &str, message: &str) -> Box<[u8]> {
+    ServerMessage::Error { code, message }.event_with_retry(SSE_RETRY_DISMISSED_MS)
+}
+
 /// A notification's JSON with its marks: members at the end of the object; the rest keeps its bytes.
 fn marked(json: &[u8], Marks { replayed, attempt }: Marks) -> Cow<'_, [u8]> {
     if !replayed && attempt < 2 {
@@ -170,23 +176,16 @@ impl Framing {
     }
 
     /// The last bytes on a connection.
-    pub(super) fn close(self, reason: CloseReason) -> Option<Box<[u8]>> {
+    pub(super) fn close(self, reason: CloseReason<'_>) -> Option<Box<[u8]>> {
         match self {
             Self::WebSocket => Some(websocket::close_frame(Some(reason.code), reason.reason)),
-            Self::SseChunked | Self::SsePlain => {
-                let mut last = Vec::new();
-                if reason == CloseReason::REPLACED {
-                    // A stream has no close code, and its reader comes back by itself.
-                    let (code, message) = (REPLACED, reason.reason);
-                    let event = ServerMessage::Error { code, message };
-                    last.extend(self.event(event.event_with_retry(REPLACED_RETRY_MS)));
-                }
-                if self == Self::SseChunked {
-                    // So that the reader can tell an end from a broken connection.
-                    last.extend_from_slice(sse::LAST_CHUNK);
-                }
-                (!last.is_empty()).then(|| last.into())
+            // The last chunk, so that the reader can tell an end from a broken connection.
+            Self::SseChunked => {
+                let told =
+                    reason.stream_error.map(|code| self.event(dismissal(code, reason.reason)));
+                Some([told.as_deref().unwrap_or_default(), sse::LAST_CHUNK].concat().into())
             }
+            Self::SsePlain => reason.stream_error.map(|code| dismissal(code, reason.reason)),
         }
     }
 }
@@ -248,9 +247,6 @@ impl<'a> ServerMessage<'a> {
         sse::event_with_retry(self.event_name(), &self.json(), retry_ms)
     }
 }
-
-/// The code of the `error` event that ends a stream whose place a newer connection has taken.
-const REPLACED: &str = "CONNECTION_REPLACED";
 
 /// A code as the contract names it.
 const fn name_of(code: ErrorCode) -> &'static str {

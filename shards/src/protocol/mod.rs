@@ -179,7 +179,7 @@ impl Protocol {
 
     /// The last bytes a client is written; `None` where the end of the connection says enough.
     #[must_use]
-    pub fn close(self, reason: CloseReason) -> Option<Box<[u8]>> {
+    pub fn close(self, reason: CloseReason<'_>) -> Option<Box<[u8]>> {
         match self {
             Self::AraWebSocket | Self::Echo => Framing::WebSocket.close(reason),
             Self::AraSseChunked => Framing::SseChunked.close(reason),

@@ -66,7 +66,7 @@ impl Shard {
         }
         if let Err(Violation { code, reason }) = result {
             self.state.counters.violations += 1;
-            let reason = CloseReason { code, reason, flush: true };
+            let reason = CloseReason::new(code, reason, true);
             self.state.close_connection(key, reason, &mut self.connections);
         } else if unfinished.is_some() && self.connections.is_open(key) {
             self.connections.return_unfinished(key, unfinished);

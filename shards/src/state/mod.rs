@@ -56,7 +56,7 @@ pub trait Outgoing {
     fn watch(&mut self, key: ConnectionKey);
 
     /// Begins to close a connection; gives back the notifications that will not be written.
-    fn close(&mut self, key: ConnectionKey, reason: CloseReason) -> Vec<Unsent>;
+    fn close(&mut self, key: ConnectionKey, reason: CloseReason<'_>) -> Vec<Unsent>;
 }
 
 /// The order in which touched connections are written.
@@ -315,7 +315,7 @@ impl State {
     pub fn close_connection(
         &mut self,
         key: ConnectionKey,
-        reason: CloseReason,
+        reason: CloseReason<'_>,
         out: &mut impl Outgoing,
     ) {
         let flush = reason.flush && (!self.keeps_messages() || reason == CloseReason::SHUTDOWN);

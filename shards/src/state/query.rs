@@ -6,10 +6,55 @@ use std::sync::Arc;
 
 use super::{Outgoing, State};
 use crate::base::counters::ShardSnapshot;
-use crate::base::id::NotificationId;
+use crate::base::id::{ConnectionKey, NotificationId};
+use crate::link::listing::ConnectionFilter;
 use crate::link::message::{Query, Recipient, Reply, Source, UserQueueView, UserView};
+use crate::protocol::Transport;
+use crate::wire::close::CloseReason;
+
+/// What the state knows of a connection in a list.
+#[derive(Debug)]
+pub(crate) struct SessionView {
+    pub(crate) tenant: Arc<str>,
+    pub(crate) user: Box<str>,
+    pub(crate) transport: Transport,
+    pub(crate) subscriptions: usize,
+    pub(crate) receives_all_channels: bool,
+}
 
 impl State {
+    /// One more than the highest key in use.
+    pub(crate) fn key_bound(&self) -> usize {
+        self.directory.key_bound()
+    }
+
+    /// The connections of a user.
+    pub(crate) fn connections_of(&self, user: &Recipient) -> &[ConnectionKey] {
+        self.directory.connections(&user.tenant, &user.user, user.hash)
+    }
+
+    /// The session under a key, if there is one and the filter means it. Of whom `filter.user` is, the
+    /// caller has looked at.
+    pub(crate) fn find_session(
+        &self,
+        key: ConnectionKey,
+        filter: &ConnectionFilter,
+    ) -> Option<SessionView> {
+        let session = self.directory.session(key)?;
+        let transport = session.protocol.transport();
+        let tenant = self.directory.tenant_name(session);
+        let is_meant = filter.transport.is_none_or(|wanted| wanted == transport)
+            && filter.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
+            && filter.channel.as_ref().is_none_or(|name| self.directory.receives(session, name));
+        is_meant.then(|| SessionView {
+            tenant: Arc::clone(tenant),
+            user: self.directory.user_name(session).into(),
+            transport,
+            subscriptions: session.subscriptions.len(),
+            receives_all_channels: session.places.subscribed_to_all_index.is_some(),
+        })
+    }
+
     /// Replies to a query; what only the worker knows of a snapshot is left at zero.
     pub fn handle_query(&mut self, query: Query, out: &mut impl Outgoing) -> Reply {
         match query {
@@ -36,6 +81,12 @@ impl State {
             }
             Query::Acknowledge { user, ids, reply_to } => {
                 Reply::Acknowledged(reply_to, self.acknowledge(&user, &ids, out))
+            }
+            Query::Connections { .. } => {
+                panic!("the shard lists its connections: it has the sockets")
+            }
+            Query::Disconnect { user, reason, reply_to } => {
+                Reply::Disconnected(reply_to, self.disconnect(&user, &reason, out))
             }
         }
     }
@@ -69,6 +120,15 @@ impl State {
         }
         self.queues.tidy(&mut self.directory, slot);
         settled
+    }
+
+    /// Closes all connections of a user; what it has not read goes back to its queue.
+    fn disconnect(&mut self, user: &Recipient, reason: &str, out: &mut impl Outgoing) -> usize {
+        let keys = self.directory.connections(&user.tenant, &user.user, user.hash).to_vec();
+        for key in &keys {
+            self.close_connection(*key, CloseReason::disconnected(reason), out);
+        }
+        keys.len()
     }
 
     fn snapshot(&self) -> ShardSnapshot {

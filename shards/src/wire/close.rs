@@ -3,30 +3,51 @@
 //! **Runs on**: a shard. **Owns**: the codes of the contract. **Never**: writes bytes (the
 //! connection's protocol does), or decides when a connection is closed (that is `state`).
 
+/// The longest reason a close frame has room for, in bytes (RFC 6455 section 5.5).
+pub const REASON_BYTES_MAX: usize = 123;
+
 /// Why a connection is closed by the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CloseReason {
+pub struct CloseReason<'a> {
     /// The WebSocket close code.
     pub code: u16,
     /// A short reason.
-    pub reason: &'static str,
+    pub reason: &'a str,
     /// Whether what waits unwritten is still written first.
     pub flush: bool,
+    /// The code of the `error` event that ends a stream whose client is not to come back by itself for
+    /// a while; `None` = the stream just ends, and the browser comes back soon.
+    pub stream_error: Option<&'static str>,
 }
 
-impl CloseReason {
+impl CloseReason<'static> {
     /// The client has shut its side of the connection.
-    pub const CLIENT_LEFT: Self = Self { code: 1000, reason: "", flush: true };
+    pub const CLIENT_LEFT: Self = Self::new(1000, "", true);
     /// Its outbox was full, or did not move for the connection timeout.
-    pub const SLOW_CONSUMER: Self =
-        Self { code: 4429, reason: "slow consumer: outbox full", flush: false };
+    pub const SLOW_CONSUMER: Self = Self::new(4429, "slow consumer: outbox full", false);
     /// A ping of ours stayed unanswered, and no other frame came, for the connection timeout.
-    pub const SILENT: Self = Self { code: 4408, reason: "no frame from the client", flush: true };
+    pub const SILENT: Self = Self::new(4408, "no frame from the client", true);
     /// A newer connection of the user has taken its place.
-    pub const REPLACED: Self =
-        Self { code: 4409, reason: "replaced by a newer connection", flush: true };
+    pub const REPLACED: Self = Self {
+        stream_error: Some("CONNECTION_REPLACED"),
+        ..Self::new(4409, "replaced by a newer connection", true)
+    };
     /// The gateway stops.
-    pub const SHUTDOWN: Self = Self { code: 1001, reason: "server shutting down", flush: true };
+    pub const SHUTDOWN: Self = Self::new(1001, "server shutting down", true);
     /// The shard holds too many unfinished client messages.
-    pub const OVERLOADED: Self = Self { code: 1013, reason: "overloaded, try later", flush: true };
+    pub const OVERLOADED: Self = Self::new(1013, "overloaded, try later", true);
+}
+
+impl<'a> CloseReason<'a> {
+    /// A reason that lets a stream's client come back soon.
+    #[must_use]
+    pub const fn new(code: u16, reason: &'a str, flush: bool) -> Self {
+        Self { code, reason, flush, stream_error: None }
+    }
+
+    /// The operator has disconnected the user, and says why in at most [`REASON_BYTES_MAX`] bytes.
+    #[must_use]
+    pub const fn disconnected(reason: &'a str) -> Self {
+        Self { stream_error: Some("DISCONNECTED"), ..Self::new(4403, reason, true) }
+    }
 }

@@ -28,6 +28,7 @@ const RESOURCES: &[&str] = &[
     include_str!("queries.json"),
     include_str!("tenants.json"),
     include_str!("user_queue.json"),
+    include_str!("connections.json"),
     include_str!("clients.json"),
     include_str!("health.json"),
     include_str!("stats.json"),
@@ -247,7 +248,10 @@ fn security(handler: Handler) -> Value {
     match handler {
         Handler::Public(_) => json!([]),
         Handler::Handshake | Handler::Client(_) => json!([{ "token": [] }, { "tokenInQuery": [] }]),
-        Handler::Operator(scope, _) | Handler::Caller(scope, _) | Handler::Tenant(scope, _) => {
+        Handler::Operator(scope, _)
+        | Handler::Caller(scope, _)
+        | Handler::Tenant(scope, _)
+        | Handler::AnyTenant(scope, _) => {
             json!([{ "apiKey": [scope.name()] }])
         }
     }
@@ -258,8 +262,12 @@ fn parameters_of(route: &Route) -> impl Iterator<Item = &'static str> {
     let segments = route.path.split('/');
     let in_path =
         segments.filter_map(|segment| segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')));
-    let is_for_tenant = matches!(route.handler, Handler::Tenant(..));
-    in_path.chain(is_for_tenant.then_some("X-Tenant-ID"))
+    let tenant = match route.handler {
+        Handler::Tenant(..) => Some("X-Tenant-ID"),
+        Handler::AnyTenant(..) => Some("X-Tenant-ID-or-all"),
+        _ => None,
+    };
+    in_path.chain(tenant)
 }
 
 /// The codes that come with a route, whatever it does.
@@ -269,9 +277,10 @@ fn refusals_of<'a>(route: &Route) -> impl Iterator<Item = &'a str> + use<'a> {
         Handler::Handshake => &["UNAUTHORIZED", "FORBIDDEN", "CONNECTION_LIMIT_EXCEEDED"],
         Handler::Client(_) => &["UNAUTHORIZED", "INTERNAL_ERROR"],
         // With `api.listen` the clients' address does not know these paths.
-        Handler::Operator(..) | Handler::Caller(..) | Handler::Tenant(..) => {
-            &["UNAUTHORIZED", "FORBIDDEN", "NOT_FOUND", "INTERNAL_ERROR"]
-        }
+        Handler::Operator(..)
+        | Handler::Caller(..)
+        | Handler::Tenant(..)
+        | Handler::AnyTenant(..) => &["UNAUTHORIZED", "FORBIDDEN", "NOT_FOUND", "INTERNAL_ERROR"],
     };
     let of_body: &[&str] = if route.body_bytes_max.is_some() { WITH_BODY } else { &[] };
     [ANY, of_handler, of_body].into_iter().flatten().copied()

@@ -19,7 +19,9 @@ fn a_reply_overtakes_the_rest_of_a_fan_out() {
     client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let (stream, peer) = listener.accept().unwrap();
     stream.set_nonblocking(true).unwrap();
-    let key = connections.adopt(Socket::new(stream, peer), Protocol::AraWebSocket).unwrap();
+    let key = connections
+        .adopt(Socket::new(stream, peer), Protocol::AraWebSocket, NotificationId([7; 16]))
+        .unwrap();
     // What has come may take the kernel a moment to hand over: it is waited for by its length.
     let mut read = |expected: &str| {
         let mut bytes = vec![0; expected.len()];
@@ -56,7 +58,9 @@ fn a_connection_keeps_the_address_it_came_from() {
     let client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     let (stream, peer) = listener.accept().unwrap();
     assert!(peer.is_ipv6(), "a socket for both families names it ::ffff:127.0.0.1");
-    let key = connections.adopt(Socket::new(stream, peer), Protocol::AraWebSocket).unwrap();
+    let key = connections
+        .adopt(Socket::new(stream, peer), Protocol::AraWebSocket, NotificationId([7; 16]))
+        .unwrap();
     let connection = connections.slots.get(key.index()).unwrap();
     assert_eq!(connection.socket.peer(), client.local_addr().unwrap().into());
 }

@@ -54,7 +54,7 @@ pub(super) struct Effects {
     /// By connection, in order.
     pub(super) taken: BTreeMap<u32, Vec<Got>>,
     /// Connections told to close.
-    pub(super) closed: Vec<(u32, CloseReason)>,
+    pub(super) closed: Vec<(u32, CloseReason<'static>)>,
     /// Frames refused.
     pub(super) refused: u32,
     /// Frames marked as part of a wide fan-out.
@@ -166,9 +166,11 @@ impl Outgoing for Wire {
 
     fn watch(&mut self, _: ConnectionKey) {}
 
-    fn close(&mut self, key: ConnectionKey, reason: CloseReason) -> Vec<Unsent> {
+    fn close(&mut self, key: ConnectionKey, reason: CloseReason<'_>) -> Vec<Unsent> {
         assert!(self.posts.contains_key(&key.0), "a close for nobody");
-        self.effects.closed.push((key.0, reason));
+        let CloseReason { code, flush, stream_error, .. } = reason;
+        let reason = Box::leak(Box::from(reason.reason));
+        self.effects.closed.push((key.0, CloseReason { code, reason, flush, stream_error }));
         Vec::new()
     }
 }

@@ -360,7 +360,7 @@ impl World {
     }
 
     /// Compares what the step did with what it should have done, to everyone.
-    fn settle(&mut self, taken: BTreeMap<u32, Vec<Got>>, closed: &[(u32, CloseReason)]) {
+    fn settle(&mut self, taken: BTreeMap<u32, Vec<Got>>, closed: &[(u32, CloseReason<'static>)]) {
         let effects = self.wire.take_effects();
         assert_eq!(effects.fanned_out, 0, "replies are prompt");
         self.compare(effects, taken, closed);
@@ -370,17 +370,18 @@ impl World {
         &mut self,
         effects: Effects,
         mut taken: BTreeMap<u32, Vec<Got>>,
-        closed: &[(u32, CloseReason)],
+        closed: &[(u32, CloseReason<'static>)],
     ) {
         taken.retain(|_, gots| !gots.is_empty());
         assert_eq!(effects.taken, taken, "what clients got");
-        let sorted = |closes: &[(u32, CloseReason)]| {
+        let sorted = |closes: &[(u32, CloseReason<'static>)]| {
             let mut closes = closes.to_vec();
             closes.sort_by_key(|(key, _)| *key);
             closes
         };
         assert_eq!(sorted(&effects.closed), sorted(closed), "who was told to go");
-        let is_slow = |(_, reason): &&(u32, CloseReason)| *reason == CloseReason::SLOW_CONSUMER;
+        let is_slow =
+            |(_, reason): &&(u32, CloseReason<'static>)| *reason == CloseReason::SLOW_CONSUMER;
         self.reference.counters.slow_consumers += closed.iter().filter(is_slow).count() as u64;
         for (key, _) in closed {
             // The socket closes a while later: nothing may depend on it.

@@ -162,7 +162,7 @@ impl Office {
         self.state.handle_disconnect(ConnectionKey(key), unsent);
     }
 
-    fn close_connection(&mut self, key: u32, reason: CloseReason) {
+    fn close_connection(&mut self, key: u32, reason: CloseReason<'_>) {
         if reason == CloseReason::SHUTDOWN {
             // The process would end now: what is not written then is found by the next.
             self.note_doubt(key);

@@ -47,7 +47,7 @@ pub(super) enum Action {
     Connect(Newcomer),
     /// The socket is gone (`true`), or its end was read.
     Leave(Index, bool),
-    Dismiss(Index, CloseReason),
+    Dismiss(Index, CloseReason<'static>),
     Trigger(Trigger),
     /// A client acknowledges one of its user's messages, or of anybody's (`true`).
     Ack(Index, Index, bool),

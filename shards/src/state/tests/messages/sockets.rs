@@ -337,7 +337,7 @@ impl Outgoing for Sockets {
         socket.is_watched = true;
     }
 
-    fn close(&mut self, key: ConnectionKey, reason: CloseReason) -> Vec<Unsent> {
+    fn close(&mut self, key: ConnectionKey, reason: CloseReason<'_>) -> Vec<Unsent> {
         self.remove(key.0, false, reason.flush)
     }
 }
