@@ -37,6 +37,8 @@ ROUTES = [
     ("read", "GET", "/api/v1/channels", None),
     ("read", "GET", "/api/v1/channels/news", None),
     ("read", "GET", "/api/v1/users/u/subscriptions", None),
+    ("read", "GET", "/api/v1/connections", None),
+    ("admin", "DELETE", "/api/v1/users/u/connections", None),
     ("read", "GET", "/api/v1/users/u/queue", None),
     ("read", "GET", "/api/v1/users/u/dead-letters", None),
     ("admin", "DELETE", "/api/v1/users/u/queue", None),
