@@ -245,7 +245,10 @@ mod tests {
         let lines = reading.join().unwrap();
         let (reports, written): (Vec<&String>, Vec<&String>) =
             lines.iter().partition(|line| line.ends_with("were dropped"));
-        assert_eq!(reports, [&format!("{all} log lines were dropped")]);
+        // The first may come in the middle, if the thread begins to write when lines are dropped already.
+        let told = |line: &&String| line.split(' ').next()?.parse::<u64>().ok();
+        assert_eq!(reports.iter().filter_map(told).sum::<u64>(), all, "{reports:?}");
+        assert!((1..=2).contains(&reports.len()), "{reports:?}");
         assert_eq!(u64::try_from(written.len()).unwrap() + all, 10_000);
     }
 
