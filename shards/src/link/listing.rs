@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::base::id::NotificationId;
 use crate::base::socket::PeerAddress;
-use crate::link::message::Recipient;
+use crate::link::recipient::Recipient;
 use crate::protocol::Transport;
 
 /// Which connections are meant: those that are all of what is named.

@@ -15,6 +15,7 @@ use crate::base::limits::Limits;
 use crate::base::placement::UserHash;
 use crate::base::socket::Socket;
 use crate::link::listing::{ConnectionFilter, ConnectionPage};
+pub use crate::link::recipient::Recipient;
 use crate::link::reply::ReplyTo;
 use crate::notification::{Metadata, Notification, SharedMessage};
 use crate::protocol::Protocol;
@@ -322,17 +323,6 @@ impl Recipients {
             }
         }
     }
-}
-
-/// One user a delivery or a query is about.
-#[derive(Debug, Clone)]
-pub struct Recipient {
-    /// The tenant's name.
-    pub tenant: Arc<str>,
-    /// The user's id.
-    pub user: Arc<str>,
-    /// Their hash, as the placement computed it.
-    pub hash: UserHash,
 }
 
 /// What became of one delivery, or of one user's or channel's part of it.

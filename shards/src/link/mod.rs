@@ -6,6 +6,7 @@
 pub mod doorbell;
 pub mod listing;
 pub mod message;
+pub mod recipient;
 pub mod reply;
 
 pub(crate) mod inbox;
