@@ -34,6 +34,10 @@ pub enum Event {
     TemplateDeleted,
     /// All connections of a user were closed.
     UserDisconnected,
+    /// All clients are being sent away, or at another rate.
+    DrainStarted,
+    /// That was ended.
+    DrainStopped,
 }
 
 impl Event {
@@ -46,6 +50,8 @@ impl Event {
             Self::TemplateChanged => "template_changed",
             Self::TemplateDeleted => "template_deleted",
             Self::UserDisconnected => "user_disconnected",
+            Self::DrainStarted => "drain_started",
+            Self::DrainStopped => "drain_stopped",
         }
     }
 }

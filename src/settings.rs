@@ -72,6 +72,8 @@ pub struct Server {
     pub send_buffer_bytes: usize,
     /// The bound on a graceful stop.
     pub shutdown_grace: Duration,
+    /// How long all goes on after a signal while readiness is off.
+    pub shutdown_delay: Duration,
 }
 
 /// The HTTP API.

@@ -52,6 +52,8 @@ pub(crate) struct Shard {
     buffer: Vec<u8>,
     fired: Vec<(ConnectionKey, Tick)>,
     draining: Option<Draining>,
+    /// Where the next client to be sent away is looked for.
+    send_away_from: usize,
     schedule: Schedule,
 }
 
@@ -75,6 +77,7 @@ impl Shard {
             buffer: vec![0; READ_BUFFER_BYTES],
             fired: Vec::new(),
             draining: None,
+            send_away_from: 0,
             schedule: Schedule::new(now),
         }
     }
@@ -201,6 +204,9 @@ impl Shard {
     fn reply(&mut self, query: Query) -> Reply {
         if let Query::Connections { filter, from, shown_max, reply_to } = query {
             return Reply::Connections(reply_to, self.list_connections(&filter, from, shown_max));
+        }
+        if let Query::SendAway { count, order, reply_to } = query {
+            return Reply::Disconnected(reply_to, self.send_away(count, order));
         }
         let mut reply = self.state.handle_query(query, &mut self.connections);
         if let Reply::Snapshot(_, snapshot) = &mut reply {

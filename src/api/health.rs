@@ -73,6 +73,6 @@ const fn queue_status(enabled: bool, disk: DiskHealth) -> &'static str {
 pub(super) fn ready(api: &Api) -> HttpResponse {
     match api.router.phase() {
         Phase::Ready => json(StatusCode::OK, &Simple { status: "ready" }),
-        Phase::Draining => json(StatusCode::SERVICE_UNAVAILABLE, &Simple { status: "draining" }),
+        _ => json(StatusCode::SERVICE_UNAVAILABLE, &Simple { status: "draining" }),
     }
 }

@@ -8,6 +8,7 @@ mod body;
 mod call;
 mod caller;
 mod connections;
+mod drain;
 mod framing;
 mod health;
 mod notifications;

@@ -18,7 +18,7 @@ use super::body::{BODY_BYTES_MAX, TARGETS_BYTES_MAX, TEMPLATE_BYTES_MAX};
 use super::call::Call;
 use super::notifications::{self, Kind};
 use super::{
-    Api, HttpResponse, connections, health, queries, stats, templates, tenants, user_queue,
+    Api, HttpResponse, connections, drain, health, queries, stats, templates, tenants, user_queue,
 };
 use crate::access::Scope;
 use crate::names;
@@ -122,6 +122,16 @@ pub(super) const ROUTES: &[Route] = &[
     get(
         "/api/v1/users/{user_id}/subscriptions",
         Handler::Tenant(Scope::Read, |api, call| Box::pin(queries::subscriptions(api, call))),
+    ),
+    post(
+        "/api/v1/drain",
+        BODY_BYTES_MAX,
+        Handler::Operator(Scope::Admin, |api, call| Box::pin(drain::start(api, call))),
+    ),
+    get("/api/v1/drain", Handler::Operator(Scope::Read, |api, _call| Box::pin(drain::show(api)))),
+    delete(
+        "/api/v1/drain",
+        Handler::Operator(Scope::Admin, |api, call| Box::pin(drain::stop(api, call))),
     ),
     get_with(
         "/api/v1/connections",

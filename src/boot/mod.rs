@@ -154,10 +154,11 @@ fn start(
     let handshake = Arc::new(make_handshake(&settings, verifier, placement));
     let (arrivals_in, arrivals) = crossbeam_channel::bounded(ARRIVALS_CAPACITY);
     let (closing, _open) = watch::channel(false);
-    let (stop, stop_out) = mpsc::channel(1);
+    let (stop, stop_out) = mpsc::channel(2);
     let (changes, changes_out) = mpsc::channel(1);
     let router = RouterHandle { arrivals: arrivals_in, bell: Arc::clone(&bell) };
     let grace = settings.server.shutdown_grace;
+    let delay = settings.server.shutdown_delay;
 
     let (links, mut unstarted) =
         prepare(&settings, (count, &cores), clock, &bell).map_err(no_thread)?;
@@ -194,7 +195,18 @@ fn start(
         start_took: begun.elapsed(),
     };
     let router = router_thread::spawn(parts).map_err(no_thread)?;
-    Ok(Running { address, api_address, events, stop, changes, router, shards, grace, storage })
+    Ok(Running {
+        address,
+        api_address,
+        events,
+        stop,
+        changes,
+        router,
+        shards,
+        grace,
+        delay,
+        storage,
+    })
 }
 
 /// What a shard's door needs.

@@ -64,13 +64,22 @@ pub struct Parts {
     /// Where templates outlive the process, if they do.
     pub templates: Option<TemplateFiles>,
     /// Main's word to stop.
-    pub stop: mpsc::Receiver<()>,
+    pub stop: mpsc::Receiver<StopOrder>,
     /// What main has read anew.
     pub changes: mpsc::Receiver<Change>,
     /// Watches the tasks, and is the way to main.
     pub supervisor: Supervisor,
     /// How long this process took to start: the next one will, too.
     pub start_took: Duration,
+}
+
+/// What main tells the router about the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopOrder {
+    /// Readiness is to be off; all else goes on.
+    Announce,
+    /// Say goodbye and end.
+    Stop,
 }
 
 /// Starts the thread.
@@ -130,6 +139,7 @@ async fn route(parts: Parts) -> io::Result<()> {
         capacity,
     };
     supervisor.spawn("owners", owners.serve(parts.changes));
+    supervisor.spawn("drains", router.clone().serve_drains());
     let redis = settings.redis.clone().map(|settings| {
         let router = router.clone();
         let default = Arc::clone(&handshake.default_tenant);
@@ -149,7 +159,9 @@ async fn route(parts: Parts) -> io::Result<()> {
     });
     // If main has gone already, the next line ends this thread too.
     supervisor.report(SupervisorEvent::Ready);
-    let _asked_or_alone = stop.recv().await;
+    while let Some(StopOrder::Announce) = stop.recv().await {
+        router.announce_stop();
+    }
 
     if let Some(task) = redis {
         task.abort();

@@ -4,17 +4,18 @@
 //! or without a long-lived task: what ends unasked takes the process down with a message.
 
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::process::ExitCode;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ara_shards::worker::Ending;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::owners::Change;
 use super::reloads::Reloads;
+use super::router_thread::StopOrder;
 use super::signals::Signals;
 use crate::cli::EXIT_FAILURE;
 use crate::failure::Failure;
@@ -32,11 +33,12 @@ pub struct Running {
     /// Where the API listens, if apart from clients.
     pub api_address: Option<SocketAddr>,
     pub(super) events: mpsc::Receiver<SupervisorEvent>,
-    pub(super) stop: mpsc::Sender<()>,
+    pub(super) stop: mpsc::Sender<StopOrder>,
     pub(super) changes: mpsc::Sender<Change>,
     pub(super) router: JoinHandle<()>,
     pub(super) shards: Vec<JoinHandle<()>>,
     pub(super) grace: Duration,
+    pub(super) delay: Duration,
     /// The disk backend's directory, held until the end.
     pub(super) storage: Option<Storage>,
 }
@@ -62,10 +64,46 @@ impl Running {
     /// code.
     pub async fn until_stopped(mut self, signals: &mut Signals, reloads: Reloads) -> ExitCode {
         let mut reloads = pin!(reloads.serve(self.changes.clone()));
+        if let Err(code) = self.serve_until(signals.stop(), reloads.as_mut()).await {
+            return code;
+        }
+        let mut asked_at = Instant::now();
+        if !self.delay.is_zero() {
+            let delay = self.delay;
+            tracing::info!(
+                ?delay,
+                "readiness is off; stopping after the delay, or at another signal"
+            );
+            let _told = self.stop.try_send(StopOrder::Announce);
+            let over = async {
+                tokio::select! {
+                    () = sleep(delay) => {}
+                    () = signals.stop_at_once(asked_at) => tracing::info!("the delay is skipped"),
+                }
+            };
+            if let Err(code) = self.serve_until(over, reloads.as_mut()).await {
+                return code;
+            }
+            asked_at = Instant::now();
+        }
+        self.stop(signals, asked_at).await
+    }
+
+    /// Runs until `end`.
+    ///
+    /// # Errors
+    ///
+    /// The exit code, if a thread or task has ended before.
+    async fn serve_until<Never>(
+        &mut self,
+        end: impl Future<Output = ()>,
+        mut reloads: Pin<&mut impl Future<Output = Never>>,
+    ) -> Result<(), ExitCode> {
+        let mut end = pin!(end);
         loop {
             tokio::select! {
-                () = signals.stop() => break,
-                never = &mut reloads => match never {},
+                () = &mut end => return Ok(()),
+                _never = &mut reloads => panic!("reloads are served until the end"),
                 event = self.events.recv() => {
                     match event {
                         Some(SupervisorEvent::ThreadEnded(name, ending)) => {
@@ -77,14 +115,17 @@ impl Running {
                         Some(SupervisorEvent::Ready) => continue,
                         None => tracing::error!("no thread is left; stopping the process"),
                     }
-                    return ExitCode::from(EXIT_FAILURE);
+                    return Err(ExitCode::from(EXIT_FAILURE));
                 }
             }
         }
-        let asked_at = Instant::now();
+    }
+
+    /// Stops everything, unless another signal comes. Returns the exit code.
+    async fn stop(mut self, signals: &mut Signals, asked_at: Instant) -> ExitCode {
         tracing::info!(grace = ?self.grace, "stopping: saying goodbye to clients");
         // The router takes this at once or is gone, which its end will tell.
-        let _told = self.stop.try_send(());
+        let _told = self.stop.try_send(StopOrder::Stop);
         let patience = self.grace + THREADS_DEADLINE;
         tokio::select! {
             stopped = timeout(patience, self.all_ended()) => match stopped {

@@ -162,6 +162,7 @@ fn running(events: mpsc::Receiver<SupervisorEvent>) -> Running {
         router: std::thread::Builder::new().spawn(|| {}).unwrap(),
         shards: Vec::new(),
         grace: Duration::from_secs(10),
+        delay: Duration::ZERO,
         storage: None,
     }
 }

@@ -130,6 +130,9 @@ keys! {
     SHUTDOWN_GRACE: "server.shutdown_grace_seconds", "SERVER_SHUTDOWN_GRACE_SECONDS", "10",
         seconds(0.1, 3600.0, "stop at once"), Open,
         "how long a graceful stop may take";
+    SHUTDOWN_DELAY: "server.shutdown_delay_seconds", "SERVER_SHUTDOWN_DELAY_SECONDS", "0",
+        seconds(0.1, 3600.0, "stop without waiting"), Open,
+        "how long clients and triggers are still taken after SIGTERM while readiness is 503, so that balancers turn away first";
 
     API_KEY: "api.key", "API_KEY", "", Form::HeaderText, Secret, Live,
         "a key for API callers, sent in X-API-Key, with every scope: 16 bytes in production; development makes one up";

@@ -137,6 +137,7 @@ impl Resolver<'_> {
             connections_max: self.size(&keys::MAX_CONNECTIONS),
             send_buffer_bytes: self.size(&keys::SEND_BUFFER),
             shutdown_grace: self.raw.seconds(&keys::SHUTDOWN_GRACE),
+            shutdown_delay: self.raw.seconds(&keys::SHUTDOWN_DELAY),
         }
     }
 

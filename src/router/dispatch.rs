@@ -121,7 +121,7 @@ impl Router {
         id: Option<NotificationId>,
     ) -> Result<Dispatched, Refusal> {
         let mut state = self.0.borrow_mut();
-        if state.phase == Phase::Draining {
+        if state.phase == Phase::Stopping {
             return Err(state.shutting_down());
         }
         // Whatever a client was told before this trigger came, the router knows now.

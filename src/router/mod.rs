@@ -7,6 +7,7 @@
 //! Its state sits in one `RefCell` behind [`Router`]; every method borrows, acts and returns.
 
 pub mod dispatch;
+pub mod drain;
 pub mod interest;
 pub mod pending;
 pub mod tenants;
@@ -55,8 +56,12 @@ const RECONNECT_WINDOW_SECONDS: std::ops::RangeInclusive<u64> = 2..=60;
 pub enum Phase {
     /// Taking clients and triggers.
     Ready,
-    /// Saying goodbye.
+    /// A stop is announced: readiness is off, and all goes on until its delay is over.
+    StopAnnounced,
+    /// Sending clients away as the operator has ordered, and taking no new ones. Triggers go on.
     Draining,
+    /// Saying goodbye.
+    Stopping,
 }
 
 /// What the router counts, since start.
@@ -83,6 +88,10 @@ struct State {
     interest: Interest,
     pending: Pending,
     phase: Phase,
+    /// Whether main has announced the stop, whatever the phase.
+    stop_is_announced: bool,
+    paced_drain: Option<drain::PacedDrain>,
+    drain_changed: Rc<Notify>,
     counters: Counters,
     admitted: Admitted,
     connections_max: usize,
@@ -104,7 +113,9 @@ struct State {
 pub struct Admitted([usize; Protocol::COUNT]);
 
 impl Admitted {
-    fn total(self) -> usize {
+    /// All of them.
+    #[must_use]
+    pub fn total(self) -> usize {
         self.0.iter().sum()
     }
 
@@ -137,6 +148,9 @@ impl Router {
             interest: Interest::new(count),
             pending: Pending::default(),
             phase: Phase::Ready,
+            stop_is_announced: false,
+            paced_drain: None,
+            drain_changed: Rc::new(Notify::new()),
             counters: Counters::default(),
             admitted: Admitted::default(),
             connections_max,
@@ -169,8 +183,10 @@ impl Router {
         let mut state = self.0.borrow_mut();
         let responder = admission.responder;
         let refuse = |socket, refusal: Refusal| Err((socket, responder.refusal(&refusal)));
-        if state.phase == Phase::Draining {
-            return refuse(socket, state.shutting_down());
+        match state.phase {
+            Phase::Ready | Phase::StopAnnounced => {}
+            Phase::Draining => return refuse(socket, draining()),
+            Phase::Stopping => return refuse(socket, state.shutting_down()),
         }
         state.take_reports();
         if state.admitted.total() >= state.connections_max {
@@ -301,12 +317,22 @@ impl Router {
         }
     }
 
+    /// Readiness is off from now on; everything else goes on until [`Self::drain`].
+    pub fn announce_stop(&self) {
+        let mut state = self.0.borrow_mut();
+        state.stop_is_announced = true;
+        if state.phase == Phase::Ready {
+            state.phase = Phase::StopAnnounced;
+        }
+    }
+
     /// Refuses clients and triggers from now on and has every shard say goodbye; returns when all
     /// clients have gone or `grace` is over. `start_took` is what the next start is expected to take.
     pub async fn drain(&self, grace: Duration, start_took: Duration) {
         let (all_drained, order) = {
             let mut state = self.0.borrow_mut();
-            state.phase = Phase::Draining;
+            state.phase = Phase::Stopping;
+            state.paced_drain = None;
             state.next_start = Some(Instant::now() + grace + start_allowance(start_took));
             let clients = u64::try_from(state.admitted.total()).unwrap_or(u64::MAX);
             let seconds = (clients / RECONNECTS_PER_SECOND)
@@ -502,6 +528,12 @@ fn queue_unavailable(disk: DiskHealth) -> Refusal {
     };
     let sentence = format!("it cannot be queued: {why}; nobody got it, try again later");
     Refusal::new(Code::QueueUnavailable, sentence)
+}
+
+/// The operator drains the gateway.
+fn draining() -> Refusal {
+    let sentence = "the gateway is being drained; use another instance";
+    Refusal::new(Code::ShuttingDown, sentence).with_header("retry-after", "5")
 }
 
 /// The gateway stops.

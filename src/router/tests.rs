@@ -138,7 +138,7 @@ fn a_notification_is_encoded_for_the_protocols_that_are_there() {
 #[test]
 fn a_stopping_gateway_refuses_triggers_and_clients_in_its_own_words() {
     let (router, _shards) = rig(1);
-    router.0.borrow_mut().phase = Phase::Draining;
+    router.0.borrow_mut().phase = Phase::Stopping;
     let refusal = router.dispatch(trigger(Target::Everyone), None).unwrap_err();
     assert_eq!(refusal.code, Code::ShuttingDown);
     assert!(refused(&router, "*/*").starts_with("HTTP/1.1 503 "));

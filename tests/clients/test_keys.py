@@ -38,6 +38,8 @@ ROUTES = [
     ("read", "GET", "/api/v1/channels/news", None),
     ("read", "GET", "/api/v1/users/u/subscriptions", None),
     ("read", "GET", "/api/v1/connections", None),
+    ("read", "GET", "/api/v1/drain", None),
+    ("admin", "DELETE", "/api/v1/drain", None),
     ("admin", "DELETE", "/api/v1/users/u/connections", None),
     ("read", "GET", "/api/v1/users/u/queue", None),
     ("read", "GET", "/api/v1/users/u/dead-letters", None),

@@ -4,14 +4,18 @@ Property: an operator sees each connection there is, and what is done to one is 
 Why it matters: these are used when something is wrong already, and must not make it worse.
 """
 
+import asyncio
 import contextlib
 import json
+import random
 from datetime import datetime, timezone
 
+import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from clients import EventStream, WebSocket
-from gateway import assert_error
+from gateway import assert_error, wait_until
 from keys import FROM_FILE, audit, entry
 
 TEN_MINUTES_MS = 600_000
@@ -165,3 +169,161 @@ async def test_sending_away_somebody_who_is_not_there_or_for_no_reason_is_refuse
         await socket.assert_nothing_waits()
         assert (await disconnect(gateway, user, reason="x" * 123)).status_code == 200
         assert await socket.close_code() == 4403 and socket.socket.close_reason == "x" * 123
+
+
+async def drain(gateway, method="GET", body=None) -> dict:
+    answer = await gateway.client.request(method, "/api/v1/drain", headers=gateway.headers(), json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def readiness(gateway) -> int:
+    return (await gateway.client.get("/health/ready")).status_code
+
+
+async def test_a_drain_sends_everybody_away_with_what_waits_kept_and_triggers_go_on(start_gateway):
+    gateway = await start_gateway(SHARDS_COUNT=3, QUEUE_ENABLED="true", ACK_ENABLED="true", RUST_LOG_FORMAT="json")
+    users = [f"user-{n}" for n in range(30)]
+    async with clients(*(WebSocket(gateway, user) for user in users), EventStream(gateway, "reader")) as everybody:
+        *sockets, stream = everybody
+        sent = (await gateway.send(users[0]))["notification_id"]
+        await sockets[0].notification()
+        begun = await drain(gateway, "POST", {"rate_per_second": 20_000})
+        assert begun["state"] == "draining" and begun["clients"] == begun["remaining"] == 31, begun
+        assert begun["rate_per_second"] == 20_000 and begun["sent_away"] == 0, begun
+        assert await readiness(gateway) == 503
+        delays = set()
+        for socket in sockets:
+            told = await socket.expect("shutdown")
+            assert 0 <= told["reconnect_after_seconds"] <= 2
+            delays.add(told["reconnect_after_seconds"])
+            assert await socket.close_code() == 1001
+        assert len(delays) > 20, "each has a delay of its own"
+        told = await stream.expect("message")
+        assert json.loads(told.data)["type"] == "shutdown" and told.retry <= 2000
+
+        async def drained():
+            return (await drain(gateway))["state"] == "drained"
+
+        await wait_until(drained, what="drained")
+        assert (await drain(gateway))["sent_away"] == 31
+        with pytest.raises(InvalidStatus) as refused:
+            async with WebSocket(gateway, "newcomer"):
+                pass
+        assert refused.value.response.status_code == 503
+        assert b"SHUTTING_DOWN" in refused.value.response.body
+        assert (await gateway.send("nobody"))["queued"] is True
+        ended = await drain(gateway, "DELETE")
+        assert ended["state"] == "off" and ended["sent_away"] == 31 and ended["remaining"] == 0
+        assert await drain(gateway, "DELETE") == await drain(gateway) == {"state": "off"}
+        assert await readiness(gateway) == 200
+        async with WebSocket(gateway, users[0]) as again:
+            assert (await again.notification())["id"] == sent
+            await again.ack(sent)
+    assert [line["count"] for line in audit(gateway, "drain_started")] == [31]
+    assert [line["count"] for line in audit(gateway, "drain_stopped")] == [0]
+
+
+async def test_a_drain_that_is_ended_leaves_the_others_where_they_are(start_gateway):
+    gateway = await start_gateway(SHARDS_COUNT=2)
+    async with clients(*(WebSocket(gateway, f"user-{n}") for n in range(20))) as everybody:
+        begun = await drain(gateway, "POST", {"seconds": 86_400})
+        assert begun["rate_per_second"] == 0.1
+        faster = await drain(gateway, "POST", {"rate_per_second": 50})
+        assert faster["started_at"] == begun["started_at"] and faster["rate_per_second"] == 50
+
+        async def begins():
+            return (await drain(gateway))["sent_away"] >= 3
+
+        await wait_until(begins, what="the first three to be sent away")
+        told = (await drain(gateway, "DELETE"))["sent_away"]
+        assert told < 20
+        await gateway.wait_for_connections(20 - told)
+        stayed = 0
+        for client in everybody:
+            with contextlib.suppress(ConnectionClosed, AssertionError):
+                await client.assert_nothing_waits()
+                stayed += 1
+        assert stayed == 20 - told
+        async with WebSocket(gateway, "newcomer"):
+            pass
+
+
+@pytest.mark.parametrize(("body", "field"), [
+    ({}, "rate_per_second"), ({"rate_per_second": 1, "seconds": 1}, "rate_per_second"), ({"rate_per_second": 0}, "rate_per_second"),
+    ({"rate_per_second": 20001}, "rate_per_second"), ({"seconds": 0}, "seconds"), ({"seconds": 0.5}, "seconds"), ({"rate": 1}, "rate"),
+])
+async def test_a_drain_without_a_rate_is_refused(gateway, body, field):
+    answer = await gateway.client.post("/api/v1/drain", headers=gateway.headers(), json=body)
+    assert assert_error(answer, 400, "VALIDATION_ERROR")["details"]["field"] == field
+    assert await drain(gateway) == {"state": "off"} and await readiness(gateway) == 200
+
+
+async def test_with_a_delay_everything_goes_on_after_sigterm_but_readiness(start_gateway):
+    gateway = await start_gateway(SERVER_SHUTDOWN_DELAY_SECONDS=60)
+    async with WebSocket(gateway, "before") as before:
+        gateway.signal()
+
+        async def not_ready():
+            return await readiness(gateway) == 503
+
+        await wait_until(not_ready, what="readiness to be off")
+        async with WebSocket(gateway, "after") as after:
+            assert (await gateway.send("after"))["delivered_to"] == 1
+            await after.notification()
+            await before.assert_nothing_waits()
+            await asyncio.sleep(0.15)  # what comes within 100 ms is the same signal
+            gateway.signal()  # skips the delay
+            for client in (before, after):
+                await client.expect("shutdown")
+                assert await client.close_code() == 1001
+    assert await gateway.exit_code() == 0
+
+
+async def test_the_stop_comes_when_the_delay_is_over(start_gateway):
+    gateway = await start_gateway(SERVER_SHUTDOWN_DELAY_SECONDS=0.5)
+    async with WebSocket(gateway, "user") as client:
+        gateway.signal()
+        await client.expect("shutdown")
+        assert await client.close_code() == 1001
+    assert await gateway.exit_code() == 0
+
+
+async def test_a_rolling_restart_with_a_delay_refuses_no_connection(start_gateway):
+    """Two gateways behind whoever asks for readiness; one after the other is replaced while clients come all the time."""
+    delay = {"SERVER_SHUTDOWN_DELAY_SECONDS": 1}
+    running = [await start_gateway(**delay), await start_gateway(**delay)]
+    ready, refused, taken, over = list(running), [], 0, False
+
+    async def balance():
+        while not over:
+            for gateway in list(running):
+                with contextlib.suppress(httpx.TransportError):
+                    is_ready = await readiness(gateway) == 200
+                    if is_ready != (gateway in ready):
+                        (ready.append if is_ready else ready.remove)(gateway)
+            await asyncio.sleep(0.05)
+
+    async def connect(number):
+        nonlocal taken
+        while not over:
+            try:
+                async with WebSocket(random.choice(ready), f"user-{number}"):
+                    taken += 1
+            except Exception as error:  # noqa: BLE001 - whatever it is, the client was not served
+                refused.append(error)
+
+    balancer = asyncio.create_task(balance())
+    everybody = [asyncio.create_task(connect(number)) for number in range(4)]
+    for _ in range(2):
+        old = running[0]
+        new = await start_gateway(**delay)
+        running.append(new)
+        await wait_until(lambda: new in ready, what="the new one to be ready")  # noqa: B023 - within this turn
+        old.signal()
+        assert await old.exit_code() == 0
+        running.remove(old)
+    over = True
+    await asyncio.gather(balancer, *everybody)
+    assert not refused, refused[:3]
+    assert taken > 20

@@ -67,7 +67,7 @@ def filled(document: openapi.Document, path: str, method: str) -> str:
 
 # What makes what other examples need, and what takes it away.
 FIRST = ["createTemplate"]
-LAST = ["deleteTemplate", "disconnectUser"]
+LAST = ["deleteTemplate", "disconnectUser", "startDrain", "stopDrain"]
 
 
 async def test_every_example_works(start_gateway):

@@ -167,6 +167,15 @@ pub enum Query {
         /// For those that were found, and where to go on.
         reply_to: ReplyTo<ConnectionPage>,
     },
+    /// Tell some of the clients to leave.
+    SendAway {
+        /// How many at most.
+        count: usize,
+        /// When they are to come back.
+        order: Drain,
+        /// For how many were told.
+        reply_to: ReplyTo<usize>,
+    },
     /// Close all connections of a user.
     Disconnect {
         /// The user.
@@ -245,7 +254,7 @@ pub enum Reply {
     Acknowledged(ReplyTo<Box<[bool]>>, Box<[bool]>),
     /// To `Connections`.
     Connections(ReplyTo<ConnectionPage>, ConnectionPage),
-    /// To `Disconnect`.
+    /// To `Disconnect` and `SendAway`: how many connections were closed.
     Disconnected(ReplyTo<usize>, usize),
 }
 

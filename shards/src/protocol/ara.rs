@@ -177,16 +177,22 @@ impl Framing {
 
     /// The last bytes on a connection.
     pub(super) fn close(self, reason: CloseReason<'_>) -> Option<Box<[u8]>> {
-        match self {
-            Self::WebSocket => Some(websocket::close_frame(Some(reason.code), reason.reason)),
-            // The last chunk, so that the reader can tell an end from a broken connection.
-            Self::SseChunked => {
-                let told =
-                    reason.stream_error.map(|code| self.event(dismissal(code, reason.reason)));
-                Some([told.as_deref().unwrap_or_default(), sse::LAST_CHUNK].concat().into())
-            }
-            Self::SsePlain => reason.stream_error.map(|code| dismissal(code, reason.reason)),
+        let shutdown = reason
+            .reconnect_after_ms
+            .and_then(|reconnect_after_ms| encode(&Event::Shutdown { reconnect_after_ms }, self));
+        let mut last = shutdown.map(<[u8]>::into_vec).unwrap_or_default();
+        if let (false, Some(code)) = (self == Self::WebSocket, reason.stream_error) {
+            last.extend(self.event(dismissal(code, reason.reason)));
         }
+        match self {
+            Self::WebSocket => {
+                last.extend(websocket::close_frame(Some(reason.code), reason.reason));
+            }
+            // So that the reader can tell an end from a broken connection.
+            Self::SseChunked => last.extend_from_slice(sse::LAST_CHUNK),
+            Self::SsePlain => {}
+        }
+        (!last.is_empty()).then(|| last.into())
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use super::Shard;
 use crate::base::id::{ConnectionKey, Tick};
-use crate::base::limits::{FAN_OUT_FLUSHES_PER_TURN, STOP_LINGER};
+use crate::base::limits::{CONNECTIONS_PER_PAGE, FAN_OUT_FLUSHES_PER_TURN, STOP_LINGER};
 use crate::link::message::{Drain, Report};
 
 /// A drain under way. Its times are in running time.
@@ -37,6 +37,28 @@ impl Shard {
             grace_ends_at: began_at.after(order.grace),
             is_reported: false,
         });
+    }
+
+    /// Tells up to `count` clients to leave, in the order of their keys, and goes on where it ended. How
+    /// many it has told; what one turn does is bounded.
+    pub(super) fn send_away(&mut self, count: usize, order: Drain) -> usize {
+        let bound = self.state.key_bound();
+        let mut told = 0;
+        for _ in 0..bound.min(CONNECTIONS_PER_PAGE) {
+            if told == count.min(FAN_OUT_FLUSHES_PER_TURN) {
+                break;
+            }
+            if self.send_away_from >= bound {
+                self.send_away_from = 0;
+            }
+            let key = ConnectionKey::from_index(self.send_away_from);
+            self.send_away_from += 1;
+            if let Some(key) = key.filter(|key| self.connections.is_open(*key)) {
+                self.state.send_away(key, order, &mut self.connections);
+                told += 1;
+            }
+        }
+        told
     }
 
     /// Tells the next few clients to leave, and cuts the rest when the grace is over.

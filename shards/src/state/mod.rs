@@ -335,6 +335,21 @@ impl State {
         self.queues.is_on()
     }
 
+    /// Sends a client away while the shard goes on: what it has not read goes back to the queue.
+    pub fn send_away(&mut self, key: ConnectionKey, order: Drain, out: &mut impl Outgoing) {
+        if self.directory.session(key).is_some() {
+            let reason = CloseReason::drained(self.reconnect_delay_ms(order));
+            self.close_connection(key, reason, out);
+        }
+    }
+
+    /// A client's own delay before it comes back.
+    fn reconnect_delay_ms(&mut self, order: Drain) -> u32 {
+        let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        let in_window_ms = self.random.u32(0..ms(order.reconnect_window).max(1));
+        ms(order.return_after).saturating_add(in_window_ms)
+    }
+
     /// Tells a client to go and come back later, each after a delay of its own.
     pub fn close_for_shutdown(
         &mut self,
@@ -345,9 +360,7 @@ impl State {
         if self.directory.session(key).is_none() {
             return;
         }
-        let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
-        let in_window_ms = self.random.u32(0..ms(order.reconnect_window).max(1));
-        let delay_ms = ms(order.return_after).saturating_add(in_window_ms);
+        let delay_ms = self.reconnect_delay_ms(order);
         // A full outbox: the client is closed all the same and uses its own delay.
         let _taken = out.tell(key, &Event::Shutdown { reconnect_after_ms: delay_ms });
         self.close_connection(key, CloseReason::SHUTDOWN, out);

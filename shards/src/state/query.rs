@@ -82,8 +82,8 @@ impl State {
             Query::Acknowledge { user, ids, reply_to } => {
                 Reply::Acknowledged(reply_to, self.acknowledge(&user, &ids, out))
             }
-            Query::Connections { .. } => {
-                panic!("the shard lists its connections: it has the sockets")
+            Query::Connections { .. } | Query::SendAway { .. } => {
+                panic!("the shard answers what needs its sockets")
             }
             Query::Disconnect { user, reason, reply_to } => {
                 Reply::Disconnected(reply_to, self.disconnect(&user, &reason, out))

@@ -18,6 +18,9 @@ pub struct CloseReason<'a> {
     /// The code of the `error` event that ends a stream whose client is not to come back by itself for
     /// a while; `None` = the stream just ends, and the browser comes back soon.
     pub stream_error: Option<&'static str>,
+    /// When the client is to come back, in milliseconds: it is told `shutdown` last, behind what is
+    /// flushed. `None` = it is not told.
+    pub reconnect_after_ms: Option<u32>,
 }
 
 impl CloseReason<'static> {
@@ -42,7 +45,14 @@ impl<'a> CloseReason<'a> {
     /// A reason that lets a stream's client come back soon.
     #[must_use]
     pub const fn new(code: u16, reason: &'a str, flush: bool) -> Self {
-        Self { code, reason, flush, stream_error: None }
+        Self { code, reason, flush, stream_error: None, reconnect_after_ms: None }
+    }
+
+    /// The gateway is drained, and goes on without this client until it comes back.
+    #[must_use]
+    pub const fn drained(reconnect_after_ms: u32) -> Self {
+        let reconnect_after_ms = Some(reconnect_after_ms);
+        Self { reconnect_after_ms, ..Self::new(1001, "server draining", true) }
     }
 
     /// The operator has disconnected the user, and says why in at most [`REASON_BYTES_MAX`] bytes.

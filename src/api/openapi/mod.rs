@@ -29,6 +29,7 @@ const RESOURCES: &[&str] = &[
     include_str!("tenants.json"),
     include_str!("user_queue.json"),
     include_str!("connections.json"),
+    include_str!("drain.json"),
     include_str!("clients.json"),
     include_str!("health.json"),
     include_str!("stats.json"),

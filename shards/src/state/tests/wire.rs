@@ -168,9 +168,10 @@ impl Outgoing for Wire {
 
     fn close(&mut self, key: ConnectionKey, reason: CloseReason<'_>) -> Vec<Unsent> {
         assert!(self.posts.contains_key(&key.0), "a close for nobody");
-        let CloseReason { code, flush, stream_error, .. } = reason;
+        let CloseReason { code, flush, stream_error, reconnect_after_ms, .. } = reason;
         let reason = Box::leak(Box::from(reason.reason));
-        self.effects.closed.push((key.0, CloseReason { code, reason, flush, stream_error }));
+        let reason = CloseReason { code, reason, flush, stream_error, reconnect_after_ms };
+        self.effects.closed.push((key.0, reason));
         Vec::new()
     }
 }
