@@ -52,6 +52,7 @@ use crate::welcome;
 pub use owners::Change;
 pub use reloads::{Hangups, Reloads};
 pub use running::Running;
+use running::StopTimes;
 pub use signals::Signals;
 
 /// Arrivals waiting for the router, over all doors. At a few microseconds each, 4,096 are some
@@ -157,8 +158,7 @@ fn start(
     let (stop, stop_out) = mpsc::channel(2);
     let (changes, changes_out) = mpsc::channel(1);
     let router = RouterHandle { arrivals: arrivals_in, bell: Arc::clone(&bell) };
-    let grace = settings.server.shutdown_grace;
-    let delay = settings.server.shutdown_delay;
+    let times = StopTimes::of(&settings.server);
 
     let (links, mut unstarted) =
         prepare(&settings, (count, &cores), clock, &bell).map_err(no_thread)?;
@@ -195,18 +195,7 @@ fn start(
         start_took: begun.elapsed(),
     };
     let router = router_thread::spawn(parts).map_err(no_thread)?;
-    Ok(Running {
-        address,
-        api_address,
-        events,
-        stop,
-        changes,
-        router,
-        shards,
-        grace,
-        delay,
-        storage,
-    })
+    Ok(Running { address, api_address, events, stop, changes, router, shards, times, storage })
 }
 
 /// What a shard's door needs.

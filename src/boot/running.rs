@@ -19,11 +19,27 @@ use super::router_thread::StopOrder;
 use super::signals::Signals;
 use crate::cli::EXIT_FAILURE;
 use crate::failure::Failure;
+use crate::settings;
 use crate::storage::Storage;
 use crate::supervise::SupervisorEvent;
 
 /// Beyond the grace, for the threads: the disk takes what is left.
 const THREADS_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long the parts of a stop may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StopTimes {
+    /// All goes on but readiness.
+    pub(super) delay: Duration,
+    /// Clients are told to leave.
+    pub(super) grace: Duration,
+}
+
+impl StopTimes {
+    pub(super) const fn of(server: &settings::Server) -> Self {
+        Self { delay: server.shutdown_delay, grace: server.shutdown_grace }
+    }
+}
 
 /// A gateway that is up.
 #[derive(Debug)]
@@ -37,8 +53,7 @@ pub struct Running {
     pub(super) changes: mpsc::Sender<Change>,
     pub(super) router: JoinHandle<()>,
     pub(super) shards: Vec<JoinHandle<()>>,
-    pub(super) grace: Duration,
-    pub(super) delay: Duration,
+    pub(super) times: StopTimes,
     /// The disk backend's directory, held until the end.
     pub(super) storage: Option<Storage>,
 }
@@ -68,8 +83,8 @@ impl Running {
             return code;
         }
         let mut asked_at = Instant::now();
-        if !self.delay.is_zero() {
-            let delay = self.delay;
+        if !self.times.delay.is_zero() {
+            let delay = self.times.delay;
             tracing::info!(
                 ?delay,
                 "readiness is off; stopping after the delay, or at another signal"
@@ -123,10 +138,10 @@ impl Running {
 
     /// Stops everything, unless another signal comes. Returns the exit code.
     async fn stop(mut self, signals: &mut Signals, asked_at: Instant) -> ExitCode {
-        tracing::info!(grace = ?self.grace, "stopping: saying goodbye to clients");
+        tracing::info!(grace = ?self.times.grace, "stopping: saying goodbye to clients");
         // The router takes this at once or is gone, which its end will tell.
         let _told = self.stop.try_send(StopOrder::Stop);
-        let patience = self.grace + THREADS_DEADLINE;
+        let patience = self.times.grace + THREADS_DEADLINE;
         tokio::select! {
             stopped = timeout(patience, self.all_ended()) => match stopped {
                 Ok(true) => {

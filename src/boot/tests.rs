@@ -161,8 +161,7 @@ fn running(events: mpsc::Receiver<SupervisorEvent>) -> Running {
         changes,
         router: std::thread::Builder::new().spawn(|| {}).unwrap(),
         shards: Vec::new(),
-        grace: Duration::from_secs(10),
-        delay: Duration::ZERO,
+        times: StopTimes { delay: Duration::ZERO, grace: Duration::from_secs(10) },
         storage: None,
     }
 }
