@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::{Phase, Router};
+use crate::refusal::{Code, Refusal};
 
 /// How often clients are sent away. Small steps: what 500 a second means is ten each time.
 const STEP: Duration = Duration::from_millis(20);
@@ -73,16 +74,22 @@ pub struct DrainStatus {
 }
 
 impl Router {
+    /// Readiness is off from now on; everything else goes on until [`Self::drain`].
+    pub fn announce_stop(&self) {
+        let mut state = self.0.borrow_mut();
+        state.stop_is_announced = true;
+        if state.phase == Phase::Ready {
+            state.phase = Phase::StopAnnounced;
+        }
+    }
+
     /// Begins to send all clients away, so many a second, and takes no new ones; or goes on with a drain
     /// at another rate.
     ///
     /// # Errors
     ///
     /// The gateway is stopping already, which sends everybody away.
-    pub fn start_drain(
-        &self,
-        rate_per_second: f64,
-    ) -> Result<DrainStatus, crate::refusal::Refusal> {
+    pub fn start_drain(&self, rate_per_second: f64) -> Result<DrainStatus, Refusal> {
         {
             let mut state = self.0.borrow_mut();
             if state.phase == Phase::Stopping {
@@ -173,6 +180,12 @@ impl Router {
         drain.turn = (drain.turn + 1) % shards;
         split(drain.pace.due(now), shards, drain.turn)
     }
+}
+
+/// A new client is refused: the operator drains the gateway.
+pub(super) fn draining() -> Refusal {
+    let sentence = "the gateway is being drained; use another instance";
+    Refusal::new(Code::ShuttingDown, sentence).with_header("retry-after", "5")
 }
 
 /// Splits a number over shards, the odd ones to those from `turn` on.

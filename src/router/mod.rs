@@ -185,7 +185,7 @@ impl Router {
         let refuse = |socket, refusal: Refusal| Err((socket, responder.refusal(&refusal)));
         match state.phase {
             Phase::Ready | Phase::StopAnnounced => {}
-            Phase::Draining => return refuse(socket, draining()),
+            Phase::Draining => return refuse(socket, drain::draining()),
             Phase::Stopping => return refuse(socket, state.shutting_down()),
         }
         state.take_reports();
@@ -314,15 +314,6 @@ impl Router {
             connections_max: state.connections_max,
             inbox_depths: state.shards.iter().map(ShardLink::depth).collect(),
             uptime: state.started.elapsed(),
-        }
-    }
-
-    /// Readiness is off from now on; everything else goes on until [`Self::drain`].
-    pub fn announce_stop(&self) {
-        let mut state = self.0.borrow_mut();
-        state.stop_is_announced = true;
-        if state.phase == Phase::Ready {
-            state.phase = Phase::StopAnnounced;
         }
     }
 
@@ -528,12 +519,6 @@ fn queue_unavailable(disk: DiskHealth) -> Refusal {
     };
     let sentence = format!("it cannot be queued: {why}; nobody got it, try again later");
     Refusal::new(Code::QueueUnavailable, sentence)
-}
-
-/// The operator drains the gateway.
-fn draining() -> Refusal {
-    let sentence = "the gateway is being drained; use another instance";
-    Refusal::new(Code::ShuttingDown, sentence).with_header("retry-after", "5")
 }
 
 /// The gateway stops.
