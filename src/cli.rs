@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::config::error::{Fault, Faults, Origin};
 use crate::config::raw::Sources;
 use crate::config::{self, show};
+use crate::ctl;
 use crate::listener::auth::Verifier;
 use crate::settings::Jwt;
 pub use key::{KeyRequest, key};
@@ -83,6 +84,10 @@ pub enum Command {
     Key(KeyRequest),
     /// Print the effective configuration with its secrets redacted, or every fault in it.
     CheckConfig,
+    /// Look at a running gateway and operate it, over its API.
+    ///
+    /// The API key comes from ARA_API_KEY or a file.
+    Ctl(ctl::Request),
 }
 
 /// Whom a token is for.

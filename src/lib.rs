@@ -12,6 +12,7 @@ pub mod bounded_file;
 pub mod capacity;
 pub mod cli;
 pub mod config;
+pub mod ctl;
 pub mod failure;
 pub mod figures;
 pub mod idempotency;

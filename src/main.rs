@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use ara_gateway::boot::{self, Hangups, Reloads, Signals};
 use ara_gateway::cli::{self, Cli, Command, EXIT_FAILURE};
 use ara_gateway::config::{self, raw::Sources};
+use ara_gateway::ctl;
 use ara_gateway::listener::auth::Verifier;
 use ara_gateway::telemetry::{self, output::Output};
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         Command::Serve => serve(&sources),
         Command::Token(request) => cli::token(&sources, &request, &mut stdout(), &mut stderr()),
         Command::Key(request) => cli::key(&request, &mut stdout(), &mut stderr()),
+        Command::Ctl(request) => ctl::run(&request, &mut stdout(), &mut stderr()),
         Command::CheckConfig => cli::check_config(&sources, &mut stdout(), &mut stderr()),
     }
 }
