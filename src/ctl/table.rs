@@ -118,9 +118,9 @@ mod tests {
         ]});
         assert_eq!(
             templates(&answer).to_string(),
-            "ID    NAME    EVENT_TYPE       DEFAULT_PRIORITY  DEFAULT_TTL  UPDATED_AT\n\
-             a     -       long.event.type  -                 5            -\n\
-             bbbb  \u{fffd}[2Jü   e                High              -            -\n"
+            "ID    NAME   EVENT_TYPE       DEFAULT_PRIORITY  DEFAULT_TTL  UPDATED_AT\n\
+             a     -      long.event.type  -                 5            -\n\
+             bbbb  \u{fffd}[2Jü  e                High              -            -\n"
         );
     }
 }
