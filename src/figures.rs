@@ -227,6 +227,8 @@ figures! {
         Shards(|s| s.counters.queue_dropped), "Notifications that gave way to others in a full queue, or were cleared.";
     queue.refused: Counter, Count, [ara_queue_refused_total], {},
         Shards(|s| s.counters.queue_refused), "Notifications that were to be queued and that the disk did not take.";
+    queue.over_limit: Counter, Count, [ara_queue_over_limit_total], {},
+        Shards(|s| s.counters.queue_over_limit), "Notifications that were to be queued and for which their tenant had no room.";
 
     disk.bytes: Gauge, Bytes, [ara_queue_disk_bytes], {},
         Disks(|d| d.bytes), "Bytes of journals, on the disk or on their way there.";

@@ -61,6 +61,8 @@ pub enum Code {
     UpgradeRequired,
     /// Close other connections first.
     ConnectionLimit,
+    /// Wait until the tenant's users have taken something.
+    QueueFull,
     /// Send shorter headers.
     HeadTooLarge,
     /// Our fault.
@@ -106,6 +108,7 @@ impl Code {
             }
             Self::UpgradeRequired => (StatusCode::UPGRADE_REQUIRED, "UPGRADE_REQUIRED"),
             Self::ConnectionLimit => (StatusCode::TOO_MANY_REQUESTS, "CONNECTION_LIMIT_EXCEEDED"),
+            Self::QueueFull => (StatusCode::TOO_MANY_REQUESTS, "QUEUE_FULL"),
             Self::HeadTooLarge => {
                 (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "REQUEST_HEADER_FIELDS_TOO_LARGE")
             }

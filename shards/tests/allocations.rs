@@ -108,7 +108,7 @@ fn allocations(connections: usize) -> [u64; 2] {
         while state.poll_report().is_some() {}
         let before = ALLOCATIONS.with(Cell::get);
         state.begin_turn(Tick(1));
-        state.handle_delivery(Delivery { request: RequestId(1), audience }, &mut out);
+        state.handle_delivery(Delivery { request: RequestId(1), audience, room: None }, &mut out);
         ALLOCATIONS.with(Cell::get) - before
     };
     let everyone = || Recipients::Everyone {

@@ -223,7 +223,7 @@ fn cost_of_messages(state: &mut State, users: Range<usize>) -> (f64, f64) {
         let metadata = Metadata { id, audience, expires_at: Tick(36_000), priority };
         let notification = Arc::new(Notification::encode(metadata, b"{}", Encodings::ALL));
         let audience = Recipients::Users { notification, users: recipients.clone() };
-        let delivery = Delivery { request: RequestId(1), audience };
+        let delivery = Delivery { request: RequestId(1), audience, room: None };
         state.handle_delivery(delivery, &mut Nowhere);
         while state.poll_report().is_some() {}
     }

@@ -110,6 +110,7 @@ async fn send(
     trigger: Trigger,
     id: Option<NotificationId>,
 ) -> Result<Response, Refusal> {
+    router.await_room(&trigger).await;
     let receipt = router.dispatch(trigger, id)?.receipt().await?;
     Ok(answer(kind, &receipt))
 }
@@ -243,7 +244,7 @@ impl<'a> TriggerResponse<'a> {
             delivered_to: total.delivered,
             failed: total.failed,
             queued: total.queued > 0,
-            not_queued: total.refused,
+            not_queued: total.refused + total.over_limit,
             timestamp: &receipt.occurred_at,
             results: None,
             channel: None,

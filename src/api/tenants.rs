@@ -35,6 +35,9 @@ struct Shown<'a> {
     stats: Stats,
     connection_stats: ConnectionStats,
     limits: Limits,
+    /// Where there is a limit on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queued: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -56,6 +59,7 @@ struct Limits {
     max_connections: usize,
     max_connections_per_user: usize,
     max_subscriptions_per_connection: usize,
+    max_queued: usize,
 }
 
 impl From<TenantFigures> for Stats {
@@ -76,6 +80,7 @@ impl From<TenantLimits> for Limits {
             max_connections: limits.connections_max,
             max_connections_per_user: limits.connections_per_user_max,
             max_subscriptions_per_connection: limits.subscriptions_per_connection_max,
+            max_queued: limits.queued_max,
         }
     }
 }
@@ -110,12 +115,13 @@ pub(super) async fn show(api: &Api, call: Call<'_, ()>) -> Result<HttpResponse, 
     api.router.tenant(name).ok_or_else(unknown)?;
     let views = api.router.ask_all(query).await?;
     // Read behind the shards' replies, so that both are of about one moment.
-    let (figures, limits) = api.router.tenant(name).ok_or_else(unknown)?;
+    let (figures, limits, queued) = api.router.tenant(name).ok_or_else(unknown)?;
     let connection_stats = ConnectionStats {
         total_connections: views.iter().map(|view| view.connections).sum(),
         unique_users: views.iter().map(|view| view.users).sum(),
     };
     let stats = figures.into();
     let limits = limits.into();
-    Ok(json(StatusCode::OK, &Shown { tenant_id: name, stats, connection_stats, limits }))
+    let shown = Shown { tenant_id: name, stats, connection_stats, limits, queued };
+    Ok(json(StatusCode::OK, &shown))
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use ara_shards::ShardLink;
 use ara_shards::base::clock::Clock;
 use ara_shards::link::doorbell::Doorbell;
+use ara_shards::link::message::Query;
 use ara_shards::worker::Ending;
 use crossbeam_channel::Receiver;
 use tokio::sync::{Notify, mpsc, watch};
@@ -130,6 +131,10 @@ async fn route(parts: Parts) -> io::Result<()> {
         supervisor.spawn("api-listener", Rc::clone(&server).accept(listener));
         server.close_front();
     }
+    // What an earlier run has left counts before the first trigger.
+    if settings.limits.queue.is_some() && settings.limits.tenants.is_some() {
+        count_what_waits(&router, &parts.bell, &parts.wake).await;
+    }
     let pump = pump(router.clone(), Rc::clone(&server), arrivals, parts.bell, parts.wake);
     supervisor.spawn("pump", pump);
     let owners = Owners {
@@ -179,6 +184,27 @@ async fn route(parts: Parts) -> io::Result<()> {
     responses.close();
     templates.close();
     Ok(())
+}
+
+/// Waits until every shard has reported what waits on it.
+async fn count_what_waits(router: &Router, bell: &Doorbell, wake: &Notify) {
+    let pump = async {
+        loop {
+            wake.notified().await;
+            bell.answer();
+            router.take_reports();
+        }
+    };
+    // A shard says first of all what waits.
+    let replies = router.ask_all(Query::Snapshot);
+    tokio::select! {
+        replies = replies => if let Err(refusal) = replies {
+            tracing::warn!(reason = refusal.message, "what waits for tenants may be counted late");
+        },
+        () = pump => {}
+    }
+    // What doors have sent meanwhile rang the same bell.
+    wake.notify_one();
 }
 
 /// Takes what shards and doors send, whenever the bell rings.

@@ -216,6 +216,10 @@ keys! {
         "TENANT_DEFAULT_LIMITS_MAX_SUBSCRIPTIONS_PER_CONNECTION", "50",
         whole_or_zero(1, 1_000_000, "unlimited"), Open, Live,
         "with tenants on, the most channels one connection may subscribe to, instead of server.max_subscriptions_per_connection";
+    TENANT_MAX_QUEUED: "tenant.default_limits.max_queued",
+        "TENANT_DEFAULT_LIMITS_MAX_QUEUED", "0",
+        whole_or_zero(1, 1_000_000_000, "unlimited"), Open, Live,
+        "with tenants on, the most notifications that wait for the users of a tenant";
 
     QUEUE_ENABLED: "queue.enabled", "QUEUE_ENABLED", "false", Form::Switch, Open,
         "whether notifications to users who are away wait for them";

@@ -334,6 +334,7 @@ impl Resolver<'_> {
                 connections_max: value(&keys::TENANT_MAX_CONNECTIONS),
                 connections_per_user_max: value(&keys::TENANT_MAX_CONNECTIONS_PER_USER),
                 subscriptions_per_connection_max: value(&keys::TENANT_MAX_SUBSCRIPTIONS),
+                queued_max: value(&keys::TENANT_MAX_QUEUED),
             }
         };
         let own = self.raw.tenant_overrides.iter();

@@ -37,7 +37,7 @@ pub fn effective(loaded: &Loaded) -> String {
         if key.name == keys::API_LISTEN.name {
             text.extend(loaded.settings.api.keys.iter().map(api_key));
         }
-        if key.name == keys::TENANT_MAX_SUBSCRIPTIONS.name {
+        if key.name == keys::TENANT_MAX_QUEUED.name {
             text.extend(loaded.raw.tenant_overrides.iter().map(tenant_override));
         }
     }
@@ -163,7 +163,7 @@ pub fn reference() -> String {
         if key.name == keys::API_LISTEN.name {
             text.push_str(&format!("\n{}", api_keys::REFERENCE));
         }
-        if key.name == keys::TENANT_MAX_SUBSCRIPTIONS.name {
+        if key.name == keys::TENANT_MAX_QUEUED.name {
             text.push_str(&format!("\n{}", tenant_overrides::REFERENCE));
         }
     }

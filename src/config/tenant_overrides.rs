@@ -9,7 +9,8 @@ use toml::de::{DeTable, DeValue};
 use super::error::{Fault, Origin};
 use super::form::Value;
 use super::keys::{
-    Key, TENANT_MAX_CONNECTIONS, TENANT_MAX_CONNECTIONS_PER_USER, TENANT_MAX_SUBSCRIPTIONS,
+    Key, TENANT_MAX_CONNECTIONS, TENANT_MAX_CONNECTIONS_PER_USER, TENANT_MAX_QUEUED,
+    TENANT_MAX_SUBSCRIPTIONS,
 };
 use crate::names;
 
@@ -17,8 +18,12 @@ use crate::names;
 pub(super) const NAME: &str = "tenant.tenant_overrides";
 
 /// The keys of `tenant.default_limits`, each of which a tenant may have otherwise.
-const LIMITS: [&Key; 3] =
-    [&TENANT_MAX_CONNECTIONS, &TENANT_MAX_CONNECTIONS_PER_USER, &TENANT_MAX_SUBSCRIPTIONS];
+const LIMITS: [&Key; 4] = [
+    &TENANT_MAX_CONNECTIONS,
+    &TENANT_MAX_CONNECTIONS_PER_USER,
+    &TENANT_MAX_SUBSCRIPTIONS,
+    &TENANT_MAX_QUEUED,
+];
 
 /// What is written below the keys of `[tenant.default_limits]` in the commented file.
 pub(super) const REFERENCE: &str = "\

@@ -3,6 +3,7 @@
 //! **Runs on**: the router. **Owns**: nothing beyond the call. **Never**: sends to one shard what
 //! another has no room for; encodes a second time for another recipient.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,11 +13,14 @@ use ara_shards::base::id::{NotificationId, Tick};
 use ara_shards::link::message::{Delivery, DeliveryCounts, Recipient, Recipients};
 use ara_shards::notification::{Audience, Metadata, Notification};
 use tokio::sync::oneshot;
+use tokio::time::timeout_at;
 use uuid::Uuid;
 
 use super::interest::ShardSet;
 use super::pending::Counts;
-use super::{Phase, Router, State, in_time, overloaded, queue_unavailable};
+use super::{
+    Phase, REPORT_DEADLINE, Router, State, in_time, overloaded, queue_full, queue_unavailable,
+};
 use crate::intake::trigger::{Target, Trigger};
 use crate::refusal::Refusal;
 
@@ -89,13 +93,19 @@ impl Dispatched {
     ///
     /// # Errors
     ///
-    /// A shard did not report in time, or nobody is there and the disk takes nothing.
+    /// A shard did not report in time, or nobody is there and the disk takes nothing, or the tenant's
+    /// limit does not allow more to wait.
     pub async fn receipt(self) -> Result<Receipt, Refusal> {
         let Self { id, occurred_at, target, counts, router } = self;
         let counts = in_time(counts).await?;
         let total = counts.total;
-        if total.refused > 0 && total.delivered == 0 && total.queued == 0 {
-            return Err(queue_unavailable(router.disk()));
+        if total.delivered == 0 && total.queued == 0 {
+            if total.refused > 0 {
+                return Err(queue_unavailable(router.disk()));
+            }
+            if total.over_limit > 0 {
+                return Err(queue_full());
+            }
         }
         Ok(Receipt { id, occurred_at, target, counts })
     }
@@ -147,7 +157,8 @@ impl Router {
         let (request, counts) = state.pending.open(targets, places, tenant);
         state.counters.triggers += 1;
         for share in shares {
-            let delivery = Delivery { request, audience: share.recipients };
+            let room = state.reserve_room(&share.recipients);
+            let delivery = Delivery { request, audience: share.recipients, room };
             let shard = state.shard(share.shard);
             // Not a refusal: another shard may have been sent its part already.
             let sent = shard.deliver(priority, delivery);
@@ -159,7 +170,54 @@ impl Router {
     }
 }
 
+impl Router {
+    /// Waits while it is not certain whether what a trigger makes wait fits in its tenant's queue: room that
+    /// others on their way to shards may give back. At once where there is no limit, or room enough.
+    pub async fn await_room(&self, trigger: &Trigger) {
+        let until = tokio::time::Instant::now() + REPORT_DEADLINE;
+        loop {
+            let settled = {
+                let mut state = self.0.borrow_mut();
+                if state.queue_room.is_none() {
+                    return;
+                }
+                state.take_reports();
+                if !state.is_room_uncertain(trigger) {
+                    return;
+                }
+                Rc::clone(&state.room_settled)
+            };
+            if timeout_at(until, settled.notified()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
 impl State {
+    fn is_room_uncertain(&self, trigger: &Trigger) -> bool {
+        let Some(room) = &self.queue_room else { return false };
+        let named = match (&trigger.target, &trigger.event.audience) {
+            (Target::Users(users), _) => users.len(),
+            (_, Some(Audience::Users(users))) if trigger.event.queue => users.len(),
+            _ => 0,
+        };
+        named > 0 && trigger.event.ttl != Some(0) && room.is_uncertain(&trigger.tenant, named)
+    }
+
+    /// The room that a delivery may use on its shard, where its tenant has a limit.
+    fn reserve_room(&mut self, recipients: &Recipients) -> Option<u32> {
+        let room = self.queue_room.as_mut()?;
+        let (Recipients::Users { notification, users }
+        | Recipients::Absent { notification, users }) = recipients
+        else {
+            return None;
+        };
+        let may_wait = notification.head().expires_at != Tick::NOW_OR_NEVER;
+        let tenant = &users.first().filter(|_user| may_wait)?.tenant;
+        room.reserve(tenant, users.len())
+    }
+
     pub(super) fn shares(
         &self,
         trigger: &Trigger,

@@ -10,6 +10,7 @@ pub mod dispatch;
 pub mod drain;
 pub mod interest;
 pub mod pending;
+mod queue_room;
 pub mod tenants;
 
 use std::cell::RefCell;
@@ -36,6 +37,7 @@ use crate::refusal::{Code, Refusal};
 use dispatch::Lifetimes;
 use interest::Interest;
 use pending::Pending;
+use queue_room::QueueRoom;
 use tenants::{TenantFigures, Tenants};
 
 /// The longest a caller waits for the shards. A shard answers within a turn (milliseconds); this
@@ -98,6 +100,10 @@ struct State {
     lifetimes: Lifetimes,
     /// `None` = all traffic is of one tenant, and nothing is counted by tenant.
     tenants: Option<Tenants>,
+    /// `None` = nothing waits, or all traffic is of one tenant.
+    queue_room: Option<QueueRoom>,
+    /// Room has been given back.
+    room_settled: Rc<Notify>,
     /// Each shard's disk.
     disks: Vec<DiskHealth>,
     /// Shards that have said goodbye to all their clients.
@@ -156,6 +162,8 @@ impl Router {
             connections_max,
             lifetimes,
             tenants: limits.tenants.clone().map(Tenants::new),
+            queue_room: limits.queue.and(limits.tenants.clone()).map(QueueRoom::new),
+            room_settled: Rc::new(Notify::new()),
             disks: vec![DiskHealth::Sound; count],
             drained: 0,
             all_drained: Rc::new(Notify::new()),
@@ -284,12 +292,14 @@ impl Router {
         self.0.borrow().tenants.as_ref().map(Tenants::all).unwrap_or_default()
     }
 
-    /// A tenant's figures and limits, if it is known.
+    /// A tenant's figures and limits, if it is known, and how many notifications wait for it, if it has a
+    /// limit on them.
     #[must_use]
-    pub fn tenant(&self, name: &str) -> Option<(TenantFigures, TenantLimits)> {
+    pub fn tenant(&self, name: &str) -> Option<(TenantFigures, TenantLimits, Option<u64>)> {
         let state = self.0.borrow();
         let tenants = state.tenants.as_ref()?;
-        tenants.figures_of(name).map(|figures| (figures, tenants.limits_of(name)))
+        let queued = state.queue_room.as_ref().and_then(|room| room.waiting(name));
+        tenants.figures_of(name).map(|figures| (figures, tenants.limits_of(name), queued))
     }
 
     /// Where the gateway is in its life.
@@ -350,6 +360,9 @@ impl Router {
             state.connections_max = connections_max;
             if let (Some(tenants), Some(limits)) = (&mut state.tenants, &limits.tenants) {
                 tenants.set_limits(Arc::clone(limits));
+            }
+            if let (Some(room), Some(limits)) = (&mut state.queue_room, &limits.tenants) {
+                room.set_limits(Arc::clone(limits));
             }
         }
         self.tell_all(|| Control::Limits(Box::new(limits.clone()))).await
@@ -444,6 +457,12 @@ impl State {
                         let count = self.admitted.of(protocol);
                         *count = count.checked_sub(1).expect("an admitted client closes once");
                     }
+                    Report::Waiting { tenant, change, settled } => {
+                        if let Some(room) = &mut self.queue_room {
+                            room.settle(tenant, change, settled);
+                            self.room_settled.notify_waiters();
+                        }
+                    }
                     Report::Replied(reply) => reply.deliver(),
                     Report::Disk(health) => *disk = health,
                     Report::Drained => drained += 1,
@@ -501,6 +520,13 @@ fn per_tenant_refusal(most: usize) -> Refusal {
         "this tenant has as many connections as it may have: {most} (max_connections); close others first"
     );
     Refusal::new(Code::ConnectionLimit, sentence)
+}
+
+/// Nobody got it, and as much waits for its tenant as may.
+fn queue_full() -> Refusal {
+    let sentence = "it cannot be queued: as many notifications wait for this tenant as may \
+                    (max_queued); nobody got it";
+    Refusal::new(Code::QueueFull, sentence)
 }
 
 /// A lane is full.

@@ -153,6 +153,7 @@ mod tests {
             connections_max,
             connections_per_user_max: 0,
             subscriptions_per_connection_max: 0,
+            queued_max: 0,
         };
         let overrides = own.iter().map(|(name, most)| (named(*name), limits(*most))).collect();
         Arc::new(LimitsByTenant { default: limits(default), overrides })

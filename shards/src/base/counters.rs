@@ -81,6 +81,8 @@ counters! {
     turns,
     /// Write system calls on client sockets.
     writes,
+    /// Messages that were to wait and for which their tenant had no room.
+    queue_over_limit,
     /// Connections closed in favour of a newer one of their user (4409).
     connections_replaced,
 }

@@ -88,6 +88,17 @@ impl<T> SideTable<T> {
         Some(value)
     }
 
+    /// The places that have a value.
+    pub(crate) fn places(&self) -> impl Iterator<Item = u32> {
+        let pieces = self.pieces.iter().enumerate();
+        let occupied = pieces.flat_map(|(number, piece)| {
+            let values = piece.iter().flat_map(|piece| piece.values.iter().enumerate());
+            let occupied = values.filter(|(_, value)| value.is_some());
+            occupied.map(move |(within, _)| number * PIECE + within)
+        });
+        occupied.map(|place| u32::try_from(place).expect("a place is a u32"))
+    }
+
     /// All values.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.pieces.iter().flatten().flat_map(|piece| piece.values.iter().flatten())

@@ -16,6 +16,8 @@ pub struct TenantLimits {
     pub connections_per_user_max: usize,
     /// The most channels one of its connections may subscribe to.
     pub subscriptions_per_connection_max: usize,
+    /// The most notifications that wait for its users, over all shards.
+    pub queued_max: usize,
 }
 
 /// The limits of every tenant.
@@ -32,5 +34,12 @@ impl LimitsByTenant {
     #[must_use]
     pub fn of(&self, tenant: &str) -> TenantLimits {
         self.overrides.get(tenant).copied().unwrap_or(self.default)
+    }
+
+    /// Whether some tenant has a limit on what waits for it.
+    #[must_use]
+    pub fn limits_what_waits(&self) -> bool {
+        let own = self.overrides.values();
+        own.chain([&self.default]).any(|limits| limits.queued_max > 0)
     }
 }

@@ -283,6 +283,9 @@ pub struct Delivery {
     pub request: RequestId,
     /// Who is meant.
     pub audience: Recipients,
+    /// How many messages may begin to wait by it, where their tenant has a limit: room that the router
+    /// has reserved. [`Report::Waiting`] gives it back.
+    pub room: Option<u32>,
 }
 
 /// The recipients of a delivery on one shard, and the notification they get.
@@ -320,6 +323,17 @@ pub enum Recipients {
 }
 
 impl Recipients {
+    /// Whose users they are; `None` without users.
+    #[must_use]
+    pub fn tenant(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Users { users, .. } | Self::Absent { users, .. } => {
+                users.first().map(|user| &user.tenant)
+            }
+            Self::Everyone { tenant, .. } | Self::Channels { tenant, .. } => Some(tenant),
+        }
+    }
+
     /// What is known of the event, the same for all parts; `None` without parts.
     #[must_use]
     pub fn head(&self) -> Option<&Metadata> {
@@ -345,6 +359,8 @@ pub struct DeliveryCounts {
     pub queued: u32,
     /// Users whose queue would have, had the disk taken it.
     pub refused: u32,
+    /// Users whose queue would have, had their tenant had room.
+    pub over_limit: u32,
 }
 
 impl DeliveryCounts {
@@ -354,6 +370,7 @@ impl DeliveryCounts {
         self.failed = self.failed.saturating_add(other.failed);
         self.queued = self.queued.saturating_add(other.queued);
         self.refused = self.refused.saturating_add(other.refused);
+        self.over_limit = self.over_limit.saturating_add(other.over_limit);
     }
 }
 
@@ -387,6 +404,16 @@ pub enum Report {
         protocol: Protocol,
         /// Whose it was, where tenants are counted.
         tenant: Option<Arc<str>>,
+    },
+    /// What waits for a tenant that has a limit has changed. Sent before all that was reported since the
+    /// last time, so that who is told of a delivery finds it counted.
+    Waiting {
+        /// The tenant.
+        tenant: Arc<str>,
+        /// So many more wait; or fewer.
+        change: i64,
+        /// Room that deliveries have brought, and that is used or free again.
+        settled: u32,
     },
     /// The reply to a query.
     Replied(Reply),

@@ -34,8 +34,10 @@ pub(super) enum End {
 /// What became of a message that nobody took at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Accepted {
-    /// It waits, or it has made a less important one leave.
+    /// It waits.
     Enqueued,
+    /// It waits in place of a less important one.
+    Replaced,
     /// It came, and left at once: all that wait are more important.
     Evicted,
     /// The store did not keep it.
@@ -149,9 +151,8 @@ impl Queues {
         let evicted = self.open_queue(user).insert(message, most);
         let mut outcome = Accepted::Enqueued;
         if let Some(evicted) = evicted {
-            if evicted.sequence() == sequence {
-                outcome = Accepted::Evicted;
-            }
+            let is_it = evicted.sequence() == sequence;
+            outcome = if is_it { Accepted::Evicted } else { Accepted::Replaced };
             self.end(cx.counters, &evicted, End::Dropped);
             // The replay may have waited for the reader of this one.
             self.schedule_replay(user);

@@ -25,6 +25,7 @@ mod recent;
 mod redeliver;
 mod replay;
 mod storing;
+mod tenant_counts;
 mod user_queue;
 mod users;
 mod waiting;
@@ -42,6 +43,7 @@ use crate::queued_message::QueuedMessage;
 use crate::store::{Memory, Store, UserNames};
 use in_flight::InFlight;
 use recent::Recent;
+use tenant_counts::TenantCounts;
 use users::UserMessages;
 use waiting::Waiting;
 
@@ -72,6 +74,8 @@ pub(crate) struct Queues {
     cleared: VecDeque<Waiting>,
     /// Users one of whose connections has left: the others may have written all that is in flight.
     maybe_written: Vec<UserSlot>,
+    /// What waits for tenants that have a limit.
+    tenant_counts: TenantCounts,
     /// Scratch: messages that end together.
     ending: Vec<QueuedMessage>,
     /// Scratch: connections that a message is sent to.
@@ -176,6 +180,7 @@ impl Queues {
             expiring: VecDeque::new(),
             cleared: VecDeque::new(),
             maybe_written: Vec::new(),
+            tenant_counts: TenantCounts::new(limits),
             ending: Vec::new(),
             recipients: Vec::new(),
         }

@@ -22,6 +22,10 @@ pub(crate) struct UserQueue {
     pub(super) replaying: bool,
     /// Whether the replay goes on in the next turn; if not, it waits for room or for an Ack.
     pub(super) is_scheduled: bool,
+    /// Whether it is on the list of those to be counted.
+    pub(super) is_touched: bool,
+    /// So many of those that wait count for its tenant, if that has a limit.
+    pub(super) counted: u32,
     /// When the expiry timer is set to.
     pub(super) timer_at: Option<Tick>,
 }

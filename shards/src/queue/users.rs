@@ -24,12 +24,17 @@ impl Queues {
     }
 
     pub(super) fn queue_mut(&mut self, user: UserSlot) -> Option<&mut UserQueue> {
-        self.users.get_mut(user.0)?.queue.as_deref_mut()
+        let queue = self.users.get_mut(user.0)?.queue.as_deref_mut()?;
+        self.tenant_counts.touch(user, queue);
+        Some(queue)
     }
 
     /// The same, made for the first message.
     pub(super) fn open_queue(&mut self, user: UserSlot) -> &mut UserQueue {
-        self.users.get_or_insert(user.0, UserMessages::default).queue.get_or_insert_default()
+        let messages = self.users.get_or_insert(user.0, UserMessages::default);
+        let queue = messages.queue.get_or_insert_default();
+        self.tenant_counts.touch(user, queue);
+        queue
     }
 
     /// A user's messages in flight.
@@ -79,6 +84,7 @@ impl Queues {
             if let Some(queue) = &mut messages.queue {
                 queue.replaying &= !queue.waiting().is_empty();
                 if queue.is_empty() {
+                    self.tenant_counts.forget(users.names(user).0, queue);
                     messages.queue = None;
                 }
             }

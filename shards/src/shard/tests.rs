@@ -126,7 +126,9 @@ impl Bench {
         let user = Recipient { tenant: "acme".into(), user: "ann".into(), hash: UserHash(1) };
         let notification = Arc::new(notification);
         let audience = Recipients::Users { notification, users: [user].into() };
-        self.link.deliver(Priority::Normal, Delivery { request: RequestId(1), audience }).unwrap();
+        self.link
+            .deliver(Priority::Normal, Delivery { request: RequestId(1), audience, room: None })
+            .unwrap();
     }
 
     fn is_open(&self) -> bool {

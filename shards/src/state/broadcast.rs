@@ -20,6 +20,10 @@ impl State {
     /// what it cost: how many frames were put into outboxes and queues, or refused by the disk.
     pub fn handle_delivery(&mut self, delivery: Delivery, out: &mut impl Outgoing) -> u32 {
         self.queues.number_delivery(delivery.audience.head());
+        self.room = delivery.room;
+        if let (Some(room), Some(tenant)) = (delivery.room, delivery.audience.tenant()) {
+            self.queues.settle_room(tenant, room);
+        }
         let mut parts = Vec::new();
         let mut refused = std::mem::take(&mut self.refused);
         let mut fan = Broadcast {

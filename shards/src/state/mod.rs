@@ -86,6 +86,8 @@ pub struct State {
     random: fastrand::Rng,
     /// Every message of the shard's users, from acceptance to its end.
     pub(crate) queues: Queues,
+    /// How many messages may begin to wait by the current delivery, if there is a limit.
+    room: Option<u32>,
     /// Scratch: connections whose outbox refused a frame of the current delivery.
     refused: Vec<ConnectionKey>,
     /// Scratch: connections that are told something.
@@ -107,6 +109,7 @@ impl State {
             now: Tick::default(),
             running: RunningTime::default(),
             random: fastrand::Rng::with_seed(seed),
+            room: None,
             refused: Vec::new(),
             told: Vec::new(),
             seen: Vec::new(),
@@ -127,6 +130,7 @@ impl State {
     pub fn set_limits(&mut self, limits: Limits) {
         let same = (limits.queue, limits.ack) == (self.limits.queue, self.limits.ack);
         assert!(same, "the queue and acknowledgement are for the life of a shard");
+        self.queues.set_tenant_limits(&limits);
         self.limits = limits;
     }
 
@@ -368,6 +372,9 @@ impl State {
 
     /// The oldest report that has not been handed over.
     pub fn poll_report(&mut self) -> Option<Report> {
+        if self.queues.has_tenant_changes() {
+            self.report_tenants();
+        }
         self.reports.pop_front()
     }
 

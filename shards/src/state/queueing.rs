@@ -118,6 +118,10 @@ impl State {
         if !self.queues.wants(head, &user.user, is_taken, self.now) {
             return offered;
         }
+        if !is_taken && self.room == Some(0) {
+            self.counters.queue_over_limit += 1;
+            return DeliveryCounts { over_limit: 1, ..offered };
+        }
         let slot = self.directory.enter_user(&user.tenant, &user.user, user.hash);
         let message = QueuedMessage::new(notification.share(), sequence);
         let (queues, mut cx) = self.queues();
@@ -127,7 +131,11 @@ impl State {
         }
         let queued = match queues.accept(&mut cx, slot, message) {
             Accepted::Refused => return DeliveryCounts { refused: 1, ..offered },
-            Accepted::Enqueued => 1,
+            Accepted::Enqueued => {
+                self.room = self.room.map(|room| room.saturating_sub(1));
+                1
+            }
+            Accepted::Replaced => 1,
             Accepted::Evicted => 0,
         };
         let late = |key: &ConnectionKey| {
@@ -204,6 +212,12 @@ impl State {
         let more = queues.poll_store(&mut cx, &mut reports);
         self.reports = reports;
         more
+    }
+
+    /// Puts what has changed for tenants with a limit before all other reports.
+    pub(super) fn report_tenants(&mut self) {
+        let Self { queues, directory, limits, reports, .. } = self;
+        queues.report_tenants(directory, limits, |report| reports.push_front(report));
     }
 
     /// Where messages are kept beyond the memory of the process.

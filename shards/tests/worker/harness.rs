@@ -239,13 +239,13 @@ pub(crate) fn recipient(user: &str) -> Recipient {
 pub(crate) fn to_user(user: &str, number: u64, priority: Priority) -> Delivery {
     let notification = notification(number, priority, 0);
     let audience = Recipients::Users { notification, users: [recipient(user)].into() };
-    Delivery { request: RequestId(number), audience }
+    Delivery { request: RequestId(number), audience, room: None }
 }
 
 pub(crate) fn to_everyone(number: u64, padding: usize) -> Delivery {
     let notification = notification(number, Priority::Normal, padding);
     let audience = Recipients::Everyone { tenant: TENANT.into(), notification };
-    Delivery { request: RequestId(number), audience }
+    Delivery { request: RequestId(number), audience, room: None }
 }
 
 /// What a WebSocket client receives.

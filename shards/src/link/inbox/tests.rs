@@ -83,5 +83,5 @@ fn the_most_urgent_delivery_comes_first() {
 /// To nobody.
 fn delivery() -> Delivery {
     let audience = Recipients::Channels { tenant: "acme".into(), parts: Arc::default() };
-    Delivery { request: RequestId(0), audience }
+    Delivery { request: RequestId(0), audience, room: None }
 }

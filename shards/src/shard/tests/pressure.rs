@@ -16,7 +16,7 @@ fn delivery(json: &[u8], priority: Priority) -> Delivery {
     let notification = Arc::new(Notification::encode(head, json, Encodings::ALL));
     let user = Recipient { tenant: "acme".into(), user: "ann".into(), hash: UserHash(1) };
     let audience = Recipients::Users { notification, users: [user].into() };
-    Delivery { request: RequestId(1), audience }
+    Delivery { request: RequestId(1), audience, room: None }
 }
 
 fn send(bench: &Bench, json: &[u8], priority: Priority) {

@@ -177,7 +177,10 @@ fn two_messages_may_have_one_id() {
             let (notification, users) = (Arc::clone(&notification), Box::new([user.clone()]));
             let audience = Recipients::Users { notification, users };
             state.begin_turn(Tick(1));
-            state.handle_delivery(Delivery { request: RequestId(1), audience }, &mut sockets);
+            state.handle_delivery(
+                Delivery { request: RequestId(1), audience, room: None },
+                &mut sockets,
+            );
         }
         let member = Client {
             tenant: user.tenant.clone(),

@@ -227,7 +227,7 @@ impl World {
     ) {
         let request = RequestId(self.deliveries);
         let audience = recipients(tenant, target, self.deliveries);
-        let delivery = Delivery { request, audience };
+        let delivery = Delivery { request, audience, room: None };
         let frames = self.state.handle_delivery(delivery, &mut self.wire);
         assert_eq!(frames, total.delivered);
         let mut found = None;

@@ -69,6 +69,7 @@ impl Office {
         let bell = || Arc::new(Doorbell::new(|| {}));
         // What the last process had in memory is gone.
         self.state = State::new(self.limits.clone(), 0);
+        self.waiting.clear();
         let (recovered, summary) = loop {
             match disk::open(&options, disk.clock, &placement, bell()) {
                 // The last process is still writing.

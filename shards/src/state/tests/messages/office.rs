@@ -39,6 +39,10 @@ pub(super) struct Office {
     ids: Vec<NotificationId>,
     /// When each delivery was taken, as far as this process knows.
     pub(super) recent: BTreeMap<u64, u64>,
+    /// What waits for each tenant with a limit, as the router would know it.
+    pub(super) waiting: BTreeMap<Arc<str>, i64>,
+    /// The room that was settled with the current delivery.
+    settled: u32,
     /// Where messages are kept, if not in memory alone.
     pub(super) disk: Option<Disk>,
 }
@@ -55,6 +59,8 @@ impl Office {
             reached: Tick(0),
             ids: Vec::new(),
             recent: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            settled: 0,
             disk: None,
         };
         office.begin_turn(Tick(1_000));
@@ -213,7 +219,10 @@ impl Office {
         // A tenant's users are one delivery.
         for name in ["acme", "zenith"] {
             let users = trigger.users.iter().copied().filter(|user| USERS[*user].0 == name);
+            let has_users = users.clone().next().is_some();
+            let room = if has_users { self.room_of(name) } else { None };
             let delivery = Delivery {
+                room,
                 request: RequestId(number(id)),
                 audience: Recipients::Users {
                     notification: Arc::clone(&notification),
@@ -223,13 +232,48 @@ impl Office {
             let users: Vec<usize> = users.collect();
             self.state.handle_delivery(delivery, &mut self.sockets);
             self.recent.insert(number(id), self.state.queues.sequence());
-            let parts = self.acknowledge_delivery(number(id), &users, is_now_or_never);
+            let parts = self.acknowledge_delivery(number(id), &users, is_now_or_never, room);
             for (user, part) in users.iter().zip(parts) {
                 let is_tried = part.delivered + part.failed > 0;
                 assert!(!is_tried || has_reader[*user]);
                 assert!(is_tried || !has_reader[*user] || self.limits.queue.is_some(), "{id:?}");
             }
+            let settled = self.take_waiting() + std::mem::take(&mut self.settled);
+            assert_eq!(settled, room.unwrap_or(0), "all room that was given is settled");
         }
+    }
+
+    /// How many more may wait for a tenant, if it has a limit.
+    fn room_of(&mut self, tenant: &str) -> Option<u32> {
+        self.take_waiting();
+        let most = self.limits.tenants.as_ref()?.of(tenant).queued_max;
+        let waiting = self.waiting.get(tenant).copied().unwrap_or(0);
+        (most > 0).then(|| u32::try_from(most as i64 - waiting).unwrap_or(0))
+    }
+
+    /// Takes what is reported of tenants, and returns how much room was settled. What is reported is what
+    /// waits.
+    pub(super) fn take_waiting(&mut self) -> u32 {
+        let mut all_settled = 0;
+        self.state.report_tenants();
+        while let Some(Report::Waiting { .. }) = self.state.reports.front() {
+            let Some(Report::Waiting { tenant, change, settled }) = self.state.poll_report() else {
+                panic!("it was the first");
+            };
+            *self.waiting.entry(tenant).or_default() += change;
+            all_settled += settled;
+        }
+        if let Some(tenants) = &self.limits.tenants {
+            for name in ["acme", "zenith"] {
+                let users = (0..USERS.len()).filter(|user| USERS[*user].0 == name);
+                let held = users.flat_map(|user| self.ledger.of(user));
+                let waiting = held.filter(|(_, held)| held.place == Place::Waiting).count();
+                let is_limited = self.limits.queue.is_some() && tenants.of(name).queued_max > 0;
+                let expected = if is_limited { waiting as i64 } else { 0 };
+                assert_eq!(self.waiting.get(name).copied().unwrap_or(0), expected, "{name}");
+            }
+        }
+        all_settled
     }
 
     fn recipient(&self, user: usize) -> Recipient {
@@ -244,6 +288,11 @@ impl Office {
             self.settle();
         }
         let mut report = self.state.poll_report();
+        while let Some(Report::Waiting { tenant, change, settled }) = report {
+            *self.waiting.entry(tenant).or_default() += change;
+            self.settled += settled;
+            report = self.state.poll_report();
+        }
         // Virtual time runs ahead of the real disk, which then seems to hang for a while.
         while let Some(Report::Disk(DiskHealth::Behind | DiskHealth::Sound)) = report {
             report = self.state.poll_report();
@@ -256,6 +305,7 @@ impl Office {
         number: u64,
         users: &[usize],
         is_now_or_never: bool,
+        room: Option<u32>,
     ) -> Vec<DeliveryCounts> {
         let Some(Report::Delivered { total, parts, .. }) = self.report() else {
             panic!("a delivery is reported");
@@ -265,6 +315,9 @@ impl Office {
         for (user, part) in users.iter().zip(&parts) {
             if part.delivered > 0 {
                 facts.sent.insert((*user, number));
+            } else if part.over_limit > 0 {
+                assert_eq!((part.over_limit, part.queued, part.refused), (1, 0, 0));
+                assert!(facts.enqueued.len() >= room.unwrap() as usize, "there was room");
             } else if self.limits.queue.is_some() && !is_now_or_never {
                 facts.enqueued.insert((*user, number));
             }
@@ -427,6 +480,7 @@ impl Office {
 
     /// Asks everything there is to ask about messages.
     fn ask(&mut self) {
+        self.take_waiting();
         let (mut waiting, mut flying, mut users) = (0, 0, 0);
         for user in 0..USERS.len() {
             let count = |place| self.ledger.of(user).filter(|(_, h)| h.place == place).count();

@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+use std::sync::Arc;
+
+use crate::base::tenant_limits::{LimitsByTenant, TenantLimits};
 use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 
@@ -85,8 +88,20 @@ pub(super) fn limits() -> impl Strategy<Value = Limits> {
             in_flight_max,
         },
     );
-    (prop::option::weighted(0.8, queue), prop::option::weighted(0.6, ack)).prop_map(
-        |(queue, ack)| Limits {
+    // One tenant has a limit on what waits; another has none.
+    let tenants = select(vec![None, Some(1), Some(3), Some(6)]);
+    (prop::option::weighted(0.8, queue), prop::option::weighted(0.6, ack), tenants).prop_map(
+        |(queue, ack, queued_max)| Limits {
+            tenants: queued_max.map(|queued_max| {
+                let default = TenantLimits {
+                    connections_max: 0,
+                    connections_per_user_max: 3,
+                    subscriptions_per_connection_max: 0,
+                    queued_max: 0,
+                };
+                let acme = ("acme".into(), TenantLimits { queued_max, ..default });
+                Arc::new(LimitsByTenant { default, overrides: [acme].into_iter().collect() })
+            }),
             connections_per_user_max: 3,
             heartbeat_interval: Duration::ZERO,
             connection_timeout: Duration::ZERO,
