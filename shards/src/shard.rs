@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::base::id::{ConnectionKey, Tick};
 use crate::base::limits::{
-    CONTROLS_PER_TURN, DELIVERIES_PER_TURN, FRAMES_PER_TURN, LINGER, Limits, POLLER_EVENTS,
+    BATCHED_PER_TURN, CONTROLS_PER_TURN, DELIVERIES_PER_TURN, FRAMES_PER_TURN, LINGER, Limits, POLLER_EVENTS,
     READ_BUFFER_BYTES, READS_PER_TURN, TIMERS_PER_TURN,
 };
 use crate::base::side_table::SideTable;
@@ -270,13 +270,15 @@ impl Shard {
         }
     }
 
-    /// Takes deliveries until the turn's budget of messages or frames is used.
+    /// Takes deliveries until the turn's budget of deliveries or frames is used. A batch is finished
+    /// beyond the first of them, so that it is flushed together, but not beyond the second.
     fn take_deliveries(&mut self) {
-        let mut frames = 0;
-        for _ in 0..DELIVERIES_PER_TURN {
-            if frames >= FRAMES_PER_TURN {
-                return;
-            }
+        let (mut taken, mut frames) = (0, 0);
+        while frames < FRAMES_PER_TURN
+            && (taken < DELIVERIES_PER_TURN
+                || taken < BATCHED_PER_TURN && self.inbox.is_within_batch())
+        {
+            taken += 1;
             let Some(delivery) = self.inbox.next_delivery() else { return };
             frames += self.state.handle_delivery(delivery, &mut self.connections) as usize;
         }

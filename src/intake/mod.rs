@@ -8,6 +8,7 @@
 //! **Runs on**: the router's thread. **Owns**: nothing. **Never**: looks into a payload; knows a
 //! source.
 
+pub mod batch;
 pub mod draft;
 pub mod fault;
 pub mod trigger;

@@ -5,11 +5,11 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use ara_shards::Limits;
 use ara_shards::base::clock::Clock;
-use ara_shards::base::id::{NotificationId, Tick};
+use ara_shards::base::id::{NotificationId, RequestId, Tick};
 use ara_shards::link::message::{Delivery, DeliveryCounts, Recipient, Recipients};
 use ara_shards::notification::{Audience, Metadata, Notification};
 use tokio::sync::oneshot;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::interest::ShardSet;
 use super::pending::Counts;
 use super::{
-    Phase, REPORT_DEADLINE, Router, State, in_time, overloaded, queue_full, queue_unavailable,
+    Phase, REPORT_DEADLINE, Router, State, by, overloaded, queue_full, queue_unavailable,
 };
 use crate::intake::trigger::{Target, Trigger};
 use crate::refusal::Refusal;
@@ -27,11 +27,11 @@ use crate::refusal::Refusal;
 /// A trigger the shards have taken.
 #[derive(Debug)]
 pub struct Dispatched {
-    id: NotificationId,
-    occurred_at: String,
-    target: Target,
-    counts: oneshot::Receiver<Counts>,
-    router: Router,
+    pub(super) id: NotificationId,
+    pub(super) occurred_at: String,
+    pub(super) target: Target,
+    pub(super) counts: oneshot::Receiver<Counts>,
+    pub(super) router: Router,
 }
 
 /// How long what is sent now may be kept.
@@ -96,8 +96,17 @@ impl Dispatched {
     /// A shard did not report in time, or nobody is there and the disk takes nothing, or the tenant's
     /// limit does not allow more to wait.
     pub async fn receipt(self) -> Result<Receipt, Refusal> {
+        self.receipt_by(Instant::now() + REPORT_DEADLINE).await
+    }
+
+    /// As [`Self::receipt`], by a time that several have in common.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn receipt_by(self, deadline: Instant) -> Result<Receipt, Refusal> {
         let Self { id, occurred_at, target, counts, router } = self;
-        let counts = in_time(counts).await?;
+        let counts = by(deadline, counts).await?;
         let total = counts.total;
         if total.delivered == 0 && total.queued == 0 {
             if total.refused > 0 {
@@ -113,7 +122,7 @@ impl Dispatched {
 
 /// One shard's part of a trigger.
 pub(super) struct ShardPart {
-    shard: usize,
+    pub(super) shard: usize,
     pub(super) recipients: Recipients,
     /// Which of the trigger's targets it holds.
     targets: Vec<usize>,
@@ -148,14 +157,7 @@ impl Router {
             state.counters.overloaded += 1;
             return Err(overloaded());
         }
-        let targets = trigger.target.names().len();
-        let places = shares.iter().map(|share| (share.shard, share.targets.clone())).collect();
-        let tenant = state.tenants.is_some().then(|| Arc::clone(&trigger.tenant));
-        if let (Some(tenants), Some(tenant)) = (&mut state.tenants, &tenant) {
-            tenants.sent(tenant);
-        }
-        let (request, counts) = state.pending.open(targets, places, tenant);
-        state.counters.triggers += 1;
+        let (request, counts) = state.open(&trigger, &shares);
         for share in shares {
             let room = state.reserve_room(&share.recipients);
             let delivery = Delivery { request, audience: share.recipients, room };
@@ -206,7 +208,7 @@ impl State {
     }
 
     /// The room that a delivery may use on its shard, where its tenant has a limit.
-    fn reserve_room(&mut self, recipients: &Recipients) -> Option<u32> {
+    pub(super) fn reserve_room(&mut self, recipients: &Recipients) -> Option<u32> {
         let room = self.queue_room.as_mut()?;
         let (Recipients::Users { notification, users }
         | Recipients::Absent { notification, users }) = recipients
@@ -216,6 +218,22 @@ impl State {
         let may_wait = notification.head().expires_at != Tick::NOW_OR_NEVER;
         let tenant = &users.first().filter(|_user| may_wait)?.tenant;
         room.reserve(tenant, users.len())
+    }
+
+    /// The shards take a trigger: their reports are awaited from now on.
+    pub(super) fn open(
+        &mut self,
+        trigger: &Trigger,
+        shares: &[ShardPart],
+    ) -> (RequestId, oneshot::Receiver<Counts>) {
+        let targets = trigger.target.names().len();
+        let places = shares.iter().map(|share| (share.shard, share.targets.clone())).collect();
+        let tenant = self.tenants.is_some().then(|| Arc::clone(&trigger.tenant));
+        if let (Some(tenants), Some(tenant)) = (&mut self.tenants, &tenant) {
+            tenants.sent(tenant);
+        }
+        self.counters.triggers += 1;
+        self.pending.open(targets, places, tenant)
     }
 
     pub(super) fn shares(

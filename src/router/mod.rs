@@ -6,6 +6,7 @@
 //!
 //! Its state sits in one `RefCell` behind [`Router`]; every method borrows, acts and returns.
 
+pub mod batch;
 pub mod dispatch;
 pub mod drain;
 pub mod interest;
@@ -30,7 +31,7 @@ use ara_shards::protocol::Protocol;
 use ara_shards::{Limits, Refused, ShardLink};
 use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use crate::listener::handshake::Admission;
 use crate::refusal::{Code, Refusal};
@@ -499,7 +500,15 @@ impl State {
 
 /// What the shards report, or a refusal if that takes too long.
 async fn in_time<T>(report: impl Future<Output = Result<T, RecvError>>) -> Result<T, Refusal> {
-    match timeout(REPORT_DEADLINE, report).await {
+    by(Instant::now() + REPORT_DEADLINE, report).await
+}
+
+/// As [`in_time`], where the time is known.
+async fn by<T>(
+    deadline: Instant,
+    report: impl Future<Output = Result<T, RecvError>>,
+) -> Result<T, Refusal> {
+    match timeout_at(deadline.into(), report).await {
         Ok(Ok(report)) => Ok(report),
         Ok(Err(_)) | Err(_) => {
             let sentence = "a shard did not report in time; what it was sent may still arrive";

@@ -120,6 +120,12 @@ pub const CONTROLS_PER_TURN: usize = 256;
 /// Deliveries taken in one turn. What is taken together is flushed together.
 pub const DELIVERIES_PER_TURN: usize = 64;
 
+/// The most notifications of a batch.
+pub const BATCH_ITEMS_MAX: usize = 100;
+
+/// Deliveries taken in one turn where they end a batch: of each notification a shard has two at most.
+pub const BATCHED_PER_TURN: usize = DELIVERIES_PER_TURN + 2 * BATCH_ITEMS_MAX;
+
 /// Frames put into outboxes in one turn before no further delivery is taken. 262,144 entries of
 /// 16 bytes are 4 MiB: the most a turn's burst can hold beyond the bytes themselves.
 pub const FRAMES_PER_TURN: usize = 262_144;
@@ -244,5 +250,5 @@ pub const JOURNAL_RETRY: Duration = Duration::from_secs(1);
 pub const JOURNAL_RETRY_MAX: Duration = Duration::from_secs(30);
 
 const _: () = assert!(FRAMES_PER_WRITE <= 1024, "IOV_MAX of Linux");
-const _: () = assert!(DELIVERIES_PER_TURN < REPORT_LANE_CAPACITY, "a turn's reports fit the lane");
+const _: () = assert!(BATCHED_PER_TURN < REPORT_LANE_CAPACITY, "a turn's reports fit the lane");
 const _: () = assert!(CONTROLS_PER_TURN < REPORT_LANE_CAPACITY, "a turn's reports fit the lane");

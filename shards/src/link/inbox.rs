@@ -8,12 +8,13 @@
 //! all shards and then sending to all is all-or-nothing without a lock.
 
 use std::sync::Arc;
+use std::vec;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::base::limits::{CONTROL_LANE_CAPACITY, REPORT_LANE_CAPACITY};
 use crate::link::doorbell::Doorbell;
-use crate::link::message::{Control, Delivery, Report};
+use crate::link::message::{Control, Delivery, Parcel, Report};
 use crate::notification::Priority;
 
 /// A message that found its lane full, handed back to whoever can answer for it.
@@ -24,22 +25,26 @@ pub struct Refused<T>(pub T);
 #[derive(Debug)]
 pub struct ShardLink {
     control: Sender<Control>,
-    deliveries: [Sender<Delivery>; 4],
+    deliveries: [Sender<Parcel>; 4],
     bell: Arc<Doorbell>,
     reports: Receiver<Report>,
 }
 
 impl ShardLink {
-    /// Whether so many more deliveries of that priority would be taken.
+    /// Whether so many more parcels of that priority would be taken.
     #[must_use]
     pub fn has_room(&self, priority: Priority, count: usize) -> bool {
         let lane = self.lane(priority);
         lane.capacity().is_none_or(|capacity| lane.len() + count <= capacity)
     }
 
-    /// Hands a delivery to the shard. Ring afterwards, once per batch.
-    pub fn deliver(&self, priority: Priority, delivery: Delivery) -> Result<(), Refused<Delivery>> {
-        self.lane(priority).try_send(delivery).map_err(give_back)
+    /// Hands deliveries to the shard. Ring afterwards.
+    pub fn deliver(
+        &self,
+        priority: Priority,
+        parcel: impl Into<Parcel>,
+    ) -> Result<(), Refused<Parcel>> {
+        self.lane(priority).try_send(parcel.into()).map_err(give_back)
     }
 
     /// Hands a control message to the shard and rings.
@@ -66,7 +71,7 @@ impl ShardLink {
         self.reports.try_recv().ok()
     }
 
-    fn lane(&self, priority: Priority) -> &Sender<Delivery> {
+    fn lane(&self, priority: Priority) -> &Sender<Parcel> {
         let [low, normal, high, critical] = &self.deliveries;
         match priority {
             Priority::Low => low,
@@ -81,11 +86,42 @@ fn give_back<T>(error: TrySendError<T>) -> Refused<T> {
     Refused(error.into_inner())
 }
 
+/// One priority's deliveries, as the shard takes them.
+#[derive(Debug)]
+struct DeliveryLane {
+    parcels: Receiver<Parcel>,
+    /// What is left of the batch that was taken last.
+    rest: vec::IntoIter<Delivery>,
+}
+
+impl DeliveryLane {
+    fn new(parcels: Receiver<Parcel>) -> Self {
+        Self { parcels, rest: Vec::new().into_iter() }
+    }
+
+    fn next(&mut self) -> Option<Delivery> {
+        if let Some(delivery) = self.rest.next() {
+            return Some(delivery);
+        }
+        match self.parcels.try_recv().ok()? {
+            Parcel::One(delivery) => Some(delivery),
+            Parcel::Batch(deliveries) => {
+                self.rest = deliveries.into_iter();
+                self.rest.next()
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rest.len() == 0 && self.parcels.is_empty()
+    }
+}
+
 /// The shard's end: what it takes and where it reports.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     control: Receiver<Control>,
-    deliveries: [Receiver<Delivery>; 4],
+    deliveries: [DeliveryLane; 4],
     bell: Arc<Doorbell>,
     reports: Sender<Report>,
     router_bell: Arc<Doorbell>,
@@ -101,13 +137,18 @@ impl Inbox {
         self.control.try_recv().ok()
     }
 
-    /// The next delivery, the most urgent lane first.
-    pub(crate) fn next_delivery(&self) -> Option<Delivery> {
-        self.deliveries.iter().rev().find_map(|lane| lane.try_recv().ok())
+    /// The next delivery, the most urgent lane first; of a batch one after another.
+    pub(crate) fn next_delivery(&mut self) -> Option<Delivery> {
+        self.deliveries.iter_mut().rev().find_map(DeliveryLane::next)
+    }
+
+    /// Whether the rest of a batch waits that has been taken in part.
+    pub(crate) fn is_within_batch(&self) -> bool {
+        self.deliveries.iter().any(|lane| lane.rest.len() > 0)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.control.is_empty() && self.deliveries.iter().all(Receiver::is_empty)
+        self.control.is_empty() && self.deliveries.iter().all(DeliveryLane::is_empty)
     }
 
     /// Hands a report to the router, or hands it back when the lane is full.
@@ -138,7 +179,7 @@ pub(crate) fn lanes(
     };
     let inbox = Inbox {
         control: control_out,
-        deliveries: [low.1, normal.1, high.1, critical.1],
+        deliveries: [low.1, normal.1, high.1, critical.1].map(DeliveryLane::new),
         bell,
         reports: reports_in,
         router_bell,

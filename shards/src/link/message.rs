@@ -275,8 +275,25 @@ impl Reply {
     }
 }
 
-/// Router → shard, delivery lanes: what to send to whom. Refused (lane full): the whole trigger is
-/// refused before any shard got it. Answered by exactly one [`Report::Delivered`].
+/// Router → shard, delivery lanes: one delivery, or those of a batch that go to this shard with this
+/// priority. It takes one place in the lane either way. Refused (lane full): what was to travel in it is
+/// refused before any shard got it.
+#[derive(Debug)]
+pub enum Parcel {
+    /// One delivery.
+    One(Delivery),
+    /// Several, in the order of the batch. They are applied one after another, each as if it had come
+    /// alone, and flushed together.
+    Batch(Vec<Delivery>),
+}
+
+impl From<Delivery> for Parcel {
+    fn from(delivery: Delivery) -> Self {
+        Self::One(delivery)
+    }
+}
+
+/// What to send to whom. Answered by exactly one [`Report::Delivered`].
 #[derive(Debug)]
 pub struct Delivery {
     /// Whose report this is.

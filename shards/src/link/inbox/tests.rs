@@ -72,12 +72,28 @@ fn room_is_counted_for_as_many_as_are_asked_for() {
 
 #[test]
 fn the_most_urgent_delivery_comes_first() {
-    let (link, inbox) = lanes(CAPACITY, silent_bell(), silent_bell());
+    let (link, mut inbox) = lanes(CAPACITY, silent_bell(), silent_bell());
     for (number, priority) in (0..).zip(Priority::ALL) {
         link.deliver(priority, Delivery { request: RequestId(number), ..delivery() }).unwrap();
     }
     let order = std::iter::from_fn(|| inbox.next_delivery()).map(|taken| taken.request.0);
     assert_eq!(order.collect::<Vec<_>>(), [3, 2, 1, 0]);
+}
+
+#[test]
+fn a_batch_takes_one_place_and_lets_the_more_urgent_in_between() {
+    let (link, mut inbox) = lanes(CAPACITY, silent_bell(), silent_bell());
+    let numbered = |number| Delivery { request: RequestId(number), ..delivery() };
+    let batch = (0..3).map(numbered).collect();
+    link.deliver(Priority::Normal, Parcel::Batch(batch)).unwrap();
+    link.deliver(Priority::Normal, numbered(3)).unwrap();
+    assert_eq!(link.depth(), 2);
+    assert_eq!(inbox.next_delivery().unwrap().request.0, 0);
+    assert!(inbox.is_within_batch());
+    link.deliver(Priority::Critical, numbered(9)).unwrap();
+    let order = std::iter::from_fn(|| inbox.next_delivery()).map(|taken| taken.request.0);
+    assert_eq!(order.collect::<Vec<_>>(), [9, 1, 2, 3]);
+    assert!(!inbox.is_within_batch() && inbox.is_empty());
 }
 
 /// To nobody.
