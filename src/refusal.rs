@@ -144,15 +144,16 @@ pub struct Refusal {
 
 #[derive(Serialize)]
 struct Body<'a> {
-    error: Inner<'a>,
+    error: ErrorBody<'a>,
 }
 
-#[derive(Serialize)]
-struct Inner<'a> {
-    code: &'a str,
-    message: &'a str,
+/// The `error` of a response.
+#[derive(Debug, Serialize)]
+pub(crate) struct ErrorBody<'a> {
+    pub(crate) code: &'a str,
+    pub(crate) message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    details: Option<&'a Value>,
+    pub(crate) details: Option<&'a Value>,
 }
 
 impl Refusal {
@@ -194,10 +195,14 @@ impl Refusal {
 
     /// The body as JSON.
     pub fn body(&self) -> Vec<u8> {
-        let code = self.code.parts().1;
-        let inner = Inner { code, message: &self.message, details: self.details.as_ref() };
         // Serializing to memory cannot fail.
-        serde_json::to_vec(&Body { error: inner }).unwrap_or_default()
+        serde_json::to_vec(&Body { error: self.error() }).unwrap_or_default()
+    }
+
+    /// What the body says, for where it is a part of another.
+    pub(crate) fn error(&self) -> ErrorBody<'_> {
+        let code = self.code.parts().1;
+        ErrorBody { code, message: &self.message, details: self.details.as_ref() }
     }
 
     /// The whole HTTP/1.1 response, for a socket that hyper does not serve. `cors_origin` is what

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::base::id::{ConnectionKey, Tick};
 use crate::base::limits::{
-    BATCHED_PER_TURN, CONTROLS_PER_TURN, DELIVERIES_PER_TURN, FRAMES_PER_TURN, LINGER, Limits, POLLER_EVENTS,
-    READ_BUFFER_BYTES, READS_PER_TURN, TIMERS_PER_TURN,
+    BATCHED_PER_TURN, CONTROLS_PER_TURN, DELIVERIES_PER_TURN, FRAMES_PER_TURN, LINGER, Limits,
+    POLLER_EVENTS, READ_BUFFER_BYTES, READS_PER_TURN, TIMERS_PER_TURN,
 };
 use crate::base::side_table::SideTable;
 use crate::base::timer::Wheel;

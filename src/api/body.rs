@@ -28,6 +28,8 @@ pub(super) const TEMPLATE_BYTES_MAX: usize = PATTERN_BYTES_MAX + 16 * 1024;
 /// The longest list of targets is 10,000 users of 128 bytes: such a body may be larger, as long as
 /// its payload is not.
 pub(super) const TARGETS_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// The longest body of a batch.
+pub(super) const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// How compressed bodies begin whose callers forgot to say so.
 const COMPRESSED: [(&[u8], &str); 2] = [(b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd")];
 /// The most characters of an encoding's name that are repeated to its caller.

@@ -4,6 +4,7 @@
 //! **Never**: answers in another shape than the contract's; names a secret in an error.
 
 mod authorize;
+mod batch;
 mod body;
 mod call;
 mod caller;

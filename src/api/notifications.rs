@@ -58,7 +58,7 @@ struct Body<'a> {
 }
 
 /// Where a notification comes from when the caller does not say.
-const SOURCE: &str = "http-api";
+pub(super) const SOURCE: &str = "http-api";
 
 /// Sends what the body asks for, once for an `Idempotency-Key`, and answers with the exact counts.
 pub(super) async fn serve(api: &Api, kind: Kind, call: Call<'_>) -> Result<HttpResponse, Refusal> {
@@ -70,11 +70,23 @@ pub(super) async fn serve(api: &Api, kind: Kind, call: Call<'_>) -> Result<HttpR
     };
     let (router, templates) = (api.router.clone(), Rc::clone(&api.templates));
     let (owner, bytes) = (Arc::clone(&tenant), body.clone());
-    let work = move |id| async move {
+    let request = Request { tenant: &tenant, key, path: parts.uri.path(), body: &body };
+    once(api, request, move |id| async move {
         let trigger = read(&templates, kind, owner, &bytes)?;
         send(&router, kind, trigger, id).await
-    };
-    let request = Request { tenant: &tenant, key, path: parts.uri.path(), body: &body };
+    })
+    .await
+}
+
+/// Does the work of a request once for its key, and answers.
+pub(super) async fn once<W>(
+    api: &Api,
+    request: Request<'_>,
+    work: impl FnOnce(Option<NotificationId>) -> W + 'static,
+) -> Result<HttpResponse, Refusal>
+where
+    W: Future<Output = Result<Response, Refusal>> + 'static,
+{
     let Reply { response: Response { status, body }, is_repeated } =
         api.responses.once(request, work).await?;
     let mut response = json_bytes(status, body);
@@ -86,7 +98,7 @@ pub(super) async fn serve(api: &Api, kind: Kind, call: Call<'_>) -> Result<HttpR
 }
 
 /// The request's key, if it has one.
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<Key>, Refusal> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<Key>, Refusal> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let key = value.to_str().ok().and_then(Key::new);
     key.map(Some)

@@ -14,11 +14,12 @@ use ara_shards::link::message::{Client, Source};
 use bytes::Bytes;
 use http::Method;
 
-use super::body::{BODY_BYTES_MAX, TARGETS_BYTES_MAX, TEMPLATE_BYTES_MAX};
+use super::body::{BATCH_BYTES_MAX, BODY_BYTES_MAX, TARGETS_BYTES_MAX, TEMPLATE_BYTES_MAX};
 use super::call::Call;
 use super::notifications::{self, Kind};
 use super::{
-    Api, HttpResponse, connections, drain, health, queries, stats, templates, tenants, user_queue,
+    Api, HttpResponse, batch, connections, drain, health, queries, stats, templates, tenants,
+    user_queue,
 };
 use crate::access::Scope;
 use crate::names;
@@ -110,6 +111,11 @@ pub(super) const ROUTES: &[Route] = &[
         Handler::Tenant(Scope::Send, |api, call| {
             Box::pin(notifications::serve(api, Kind::Channels, call))
         }),
+    ),
+    post(
+        "/api/v1/notifications/batch",
+        BATCH_BYTES_MAX,
+        Handler::Tenant(Scope::Send, |api, call| Box::pin(batch::serve(api, call))),
     ),
     get(
         "/api/v1/channels",

@@ -14,10 +14,10 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::Draft;
 use super::draft::{self, AudienceDraft, EventDraft, TargetDraft, TargetKind};
 use super::fault::{Fault, Problem};
 use super::trigger::{JsonText, Target, Trigger};
-use super::Draft;
 use crate::templates::Catalog;
 
 /// How a batch is treated.
@@ -113,13 +113,6 @@ impl<'a> Batch<'a> {
             return Err(Fault::at("notifications", problem));
         }
         Ok(Self { bytes, items, options: options.unwrap_or_default().into() })
-    }
-
-    /// How many notifications it has.
-    #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "no batch is empty")]
-    pub fn len(&self) -> usize {
-        self.items.len()
     }
 
     /// How it is to be treated.

@@ -42,14 +42,13 @@ impl Router {
     /// The gateway is stopping; then `fill` is not called.
     pub fn dispatch_batch<T>(&self, fill: impl FnOnce(&mut Batch<'_>) -> T) -> Result<T, Refusal> {
         let mut state = self.0.borrow_mut();
-        if state.phase == Phase::Draining {
+        if state.phase == Phase::Stopping {
             return Err(state.shutting_down());
         }
         // Whatever a client was told before the batch came, the router knows now.
         state.take_reports();
         let occurred_at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        let mut batch =
-            Batch { state: &mut state, router: self, occurred_at, parcels: Vec::new() };
+        let mut batch = Batch { state: &mut state, router: self, occurred_at, parcels: Vec::new() };
         let filled = fill(&mut batch);
         batch.send();
         Ok(filled)
@@ -71,7 +70,8 @@ impl Batch<'_> {
         }
         let (request, counts) = self.state.open(&trigger, &shares);
         for share in shares {
-            let delivery = Delivery { request, audience: share.recipients };
+            let room = self.state.reserve_room(&share.recipients);
+            let delivery = Delivery { request, audience: share.recipients, room };
             self.parcel(share.shard, priority).push(delivery);
         }
         Ok(Dispatched {

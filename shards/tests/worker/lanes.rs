@@ -10,7 +10,7 @@ use std::time::Duration;
 use ara_shards::base::limits::{
     CONTROL_LANE_CAPACITY, DELIVERIES_PER_TURN, Limits, REPORT_LANE_CAPACITY,
 };
-use ara_shards::link::message::{Control, DeliveryCounts, Query, Reply, Parcel, Report};
+use ara_shards::link::message::{Control, DeliveryCounts, Parcel, Query, Reply, Report};
 use ara_shards::notification::Priority;
 use ara_shards::protocol::Protocol;
 use tokio::sync::oneshot::error::TryRecvError;
