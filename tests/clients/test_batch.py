@@ -7,8 +7,6 @@ once must know of each what became of it, and one that is wrong must not take th
 import json
 import uuid
 
-import pytest
-
 from clients import EventStream, WebSocket
 from conftest import gateway_module_fixture
 from gateway import assert_error
@@ -33,7 +31,6 @@ def codes(answer: dict) -> list:
     return [result.get("error", {}).get("code") for result in answer["results"]]
 
 
-@pytest.mark.asyncio(loop_scope="module")
 async def test_every_kind_of_target_is_reached_over_both_transports(gateway, user, channel):
     async with WebSocket(gateway, user) as socket, EventStream(gateway, f"{user}-sse", channels=channel) as stream:
         await socket.subscribe(channel)
@@ -52,7 +49,6 @@ async def test_every_kind_of_target_is_reached_over_both_transports(gateway, use
         assert sorted(seen) == ["five", "four", "three", "two"]
 
 
-@pytest.mark.asyncio(loop_scope="module")
 async def test_one_user_gets_its_notifications_in_their_order(gateway, user):
     async with WebSocket(gateway, user) as socket:
         answer = await batch(gateway, [item("user", user, f"e{n}") for n in range(100)])
@@ -60,7 +56,6 @@ async def test_one_user_gets_its_notifications_in_their_order(gateway, user):
         assert [(await socket.notification())["event_type"] for _ in range(100)] == [f"e{n}" for n in range(100)]
 
 
-@pytest.mark.asyncio(loop_scope="module")
 async def test_a_refused_one_says_why_and_the_others_are_sent(gateway, user):
     wrong = [item("user", 7), item("user", user, colour=1), item("user", user, priority="Loud"), 7, item("user", user, payload="x" * 66_000),
              {"target": {"type": "user", "value": user}, "template_id": "none"}]
@@ -75,7 +70,6 @@ async def test_a_refused_one_says_why_and_the_others_are_sent(gateway, user):
     assert error == alone.json()["error"]
 
 
-@pytest.mark.asyncio(loop_scope="module")
 async def test_stop_on_error_leaves_the_rest_alone_and_nobody_connected_is_no_error(gateway, user):
     async with WebSocket(gateway, user) as socket:
         items = [item("channel", "nobody"), item("user", user, "before"), item("user", 7), item("user", user, "after")]
@@ -85,7 +79,6 @@ async def test_stop_on_error_leaves_the_rest_alone_and_nobody_connected_is_no_er
         assert [(await socket.notification())["event_type"] for _ in range(2)] == ["before", "end"]
 
 
-@pytest.mark.asyncio(loop_scope="module")
 async def test_deduplicate_skips_the_same_target_and_event_type(gateway, user):
     other = f"{user}-2"
     items = [item("users", [user, other]), item("users", [other, user]), item("users", [user, other], "else"), item("user", user),
@@ -95,15 +88,13 @@ async def test_deduplicate_skips_the_same_target_and_event_type(gateway, user):
     assert answer["results"][1] == {"index": 1, "success": True, "skipped": True, "delivered_to": 0}
 
 
-@pytest.mark.asyncio(loop_scope="module")
 async def test_a_batch_is_of_its_tenant(gateway, user):
-    async with WebSocket(gateway, user, tenant_id="beta") as socket:
+    async with WebSocket(gateway, user, claims={"tenant_id": "beta"}) as socket:
         assert (await batch(gateway, [item("user", user, "alpha's"), item("broadcast")], "alpha"))["summary"]["total_delivered"] == 0
         assert (await batch(gateway, [item("user", user, "beta's")], "beta"))["summary"]["total_delivered"] == 1
         assert (await socket.notification())["event_type"] == "beta's"
 
 
-@pytest.mark.asyncio(loop_scope="module")
 async def test_what_is_no_batch_is_refused_whole(gateway, user):
     one = item("user", user)
     for body, field in [({"notifications": []}, "notifications"), ({"notifications": [one] * 101}, "notifications"),
@@ -122,7 +113,6 @@ async def test_what_is_no_batch_is_refused_whole(gateway, user):
     assert_error(response, 413, "PAYLOAD_TOO_LARGE")
 
 
-@pytest.mark.asyncio(loop_scope="module")
 async def test_one_key_for_the_whole_sends_once(gateway, user):
     async with WebSocket(gateway, user) as socket:
         key = {"Idempotency-Key": f"key-{user}"}
