@@ -18,9 +18,7 @@ use uuid::Uuid;
 
 use super::interest::ShardSet;
 use super::pending::Counts;
-use super::{
-    Phase, REPORT_DEADLINE, Router, State, by, overloaded, queue_full, queue_unavailable,
-};
+use super::{Phase, REPORT_DEADLINE, Router, State, by, overloaded, queue_full, queue_unavailable};
 use crate::intake::trigger::{Target, Trigger};
 use crate::refusal::Refusal;
 
