@@ -280,7 +280,9 @@ impl Shard {
         {
             taken += 1;
             let Some(delivery) = self.inbox.next_delivery() else { return };
-            frames += self.state.handle_delivery(delivery, &mut self.connections) as usize;
+            let sent = self.state.handle_delivery(delivery, &mut self.connections);
+            self.inbox.charge(sent);
+            frames += sent as usize;
         }
     }
 

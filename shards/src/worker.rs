@@ -41,6 +41,8 @@ pub struct ShardSetup {
     pub core: Option<CoreId>,
     /// Room in each delivery lane, in messages.
     pub inbox_capacity: usize,
+    /// Whether tenants take turns in the delivery lanes; for one tenant it only costs.
+    pub fair_turns: bool,
     /// The engine's bounds.
     pub limits: Limits,
     /// What time it is, the same for all shards.
@@ -82,7 +84,8 @@ pub fn prepare(
             tracing::debug!(%error, "a shard's bell was already ringing");
         }
     }));
-    let (link, inbox) = inbox::lanes(setup.inbox_capacity, Arc::clone(&bell), router_bell);
+    let (link, inbox) =
+        inbox::lanes(setup.inbox_capacity, setup.fair_turns, Arc::clone(&bell), router_bell);
     Ok((link, Unstarted { setup, poll, inbox, bell, recovered: None }))
 }
 

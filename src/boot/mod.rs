@@ -219,6 +219,7 @@ fn prepare(
             index,
             core: pinned.then(|| cores.get(index % cores.len()).copied()).flatten(),
             inbox_capacity: settings.shards.inbox_capacity,
+            fair_turns: settings.tenants_enabled,
             limits: settings.limits.clone(),
             clock,
         }

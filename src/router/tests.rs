@@ -32,6 +32,7 @@ fn rig(shards: usize) -> (Router, Vec<Unstarted>) {
             index,
             core: None,
             inbox_capacity: CAPACITY,
+            fair_turns: false,
             limits: Limits::default(),
             clock: Clock::start(),
         };

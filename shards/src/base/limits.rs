@@ -126,6 +126,13 @@ pub const BATCH_ITEMS_MAX: usize = 100;
 /// Deliveries taken in one turn where they end a batch: of each notification a shard has two at most.
 pub const BATCHED_PER_TURN: usize = DELIVERIES_PER_TURN + 2 * BATCH_ITEMS_MAX;
 
+/// What a tenant may spend in one round of deliveries while others wait, in frames, each delivery
+/// counted as one more: about 30 µs of a shard, and no more for whoever has just come.
+pub const TURN_COST: i64 = 64;
+
+/// Accounts of tenants without a delivery that a shard keeps, about 120 bytes each.
+pub const TENANTS_REMEMBERED: usize = if cfg!(test) { 4 } else { 1024 };
+
 /// Frames put into outboxes in one turn before no further delivery is taken. 262,144 entries of
 /// 16 bytes are 4 MiB: the most a turn's burst can hold beyond the bytes themselves.
 pub const FRAMES_PER_TURN: usize = 262_144;

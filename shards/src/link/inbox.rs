@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use crate::base::limits::{CONTROL_LANE_CAPACITY, REPORT_LANE_CAPACITY};
 use crate::link::doorbell::Doorbell;
 use crate::link::message::{Control, Delivery, Parcel, Report};
+use crate::link::turns::Turns;
 use crate::notification::Priority;
 
 /// A message that found its lane full, handed back to whoever can answer for it.
@@ -57,6 +58,12 @@ impl ShardLink {
     /// Wakes the shard.
     pub fn ring(&self) {
         self.bell.ring();
+    }
+
+    /// Control messages waiting.
+    #[must_use]
+    pub fn controls_waiting(&self) -> usize {
+        self.control.len()
     }
 
     /// Messages waiting in all lanes.
@@ -122,6 +129,8 @@ impl DeliveryLane {
 pub(crate) struct Inbox {
     control: Receiver<Control>,
     deliveries: [DeliveryLane; 4],
+    /// Where tenants take turns, what has been taken from the lanes.
+    turns: Option<Box<Turns<Delivery>>>,
     bell: Arc<Doorbell>,
     reports: Sender<Report>,
     router_bell: Arc<Doorbell>,
@@ -137,18 +146,38 @@ impl Inbox {
         self.control.try_recv().ok()
     }
 
-    /// The next delivery, the most urgent lane first; of a batch one after another.
+    /// The next delivery, of a batch one after another: the most urgent lane first, or, where tenants take
+    /// turns, that of whose turn it is.
     pub(crate) fn next_delivery(&mut self) -> Option<Delivery> {
-        self.deliveries.iter_mut().rev().find_map(DeliveryLane::next)
+        let Some(turns) = &mut self.turns else {
+            return self.deliveries.iter_mut().rev().find_map(DeliveryLane::next);
+        };
+        for (lane, priority) in self.deliveries.iter_mut().zip(Priority::ALL) {
+            while !turns.is_full() {
+                let Some(delivery) = lane.next() else { break };
+                let tenant = delivery.audience.tenant().map(Arc::clone);
+                turns.push(&tenant.unwrap_or_default(), priority, delivery);
+            }
+        }
+        turns.take()
     }
 
     /// Whether the rest of a batch waits that has been taken in part.
     pub(crate) fn is_within_batch(&self) -> bool {
-        self.deliveries.iter().any(|lane| lane.rest.len() > 0)
+        self.turns.is_none() && self.deliveries.iter().any(|lane| lane.rest.len() > 0)
+    }
+
+    /// What the delivery that was taken last has put into outboxes.
+    pub(crate) fn charge(&mut self, frames: u32) {
+        if let Some(turns) = &mut self.turns {
+            turns.charge(i64::from(frames) + 1);
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.control.is_empty() && self.deliveries.iter().all(DeliveryLane::is_empty)
+        self.control.is_empty()
+            && self.deliveries.iter().all(DeliveryLane::is_empty)
+            && self.turns.as_ref().is_none_or(|turns| turns.is_empty())
     }
 
     /// Hands a report to the router, or hands it back when the lane is full.
@@ -161,15 +190,18 @@ impl Inbox {
     }
 }
 
-/// Makes both ends for one shard. `bell` wakes the shard, `router_bell` the router.
+/// Makes both ends for one shard. `bell` wakes the shard, `router_bell` the router. With `fair_turns`
+/// the shard takes as much again out of the lanes, so that no tenant's deliveries stand before another's.
 pub(crate) fn lanes(
     capacity: usize,
+    fair_turns: bool,
     bell: Arc<Doorbell>,
     router_bell: Arc<Doorbell>,
 ) -> (ShardLink, Inbox) {
     let (control_in, control_out) = bounded(CONTROL_LANE_CAPACITY);
     let (reports_in, reports_out) = bounded(REPORT_LANE_CAPACITY);
     let lanes = [(); 4].map(|()| bounded(capacity));
+    let turns = fair_turns.then(|| Box::new(Turns::new(capacity.saturating_mul(4))));
     let [low, normal, high, critical] = lanes;
     let link = ShardLink {
         control: control_in,
@@ -180,6 +212,7 @@ pub(crate) fn lanes(
     let inbox = Inbox {
         control: control_out,
         deliveries: [low.1, normal.1, high.1, critical.1].map(DeliveryLane::new),
+        turns,
         bell,
         reports: reports_in,
         router_bell,

@@ -340,7 +340,7 @@ pub enum Recipients {
 }
 
 impl Recipients {
-    /// Whose users they are; `None` without users.
+    /// Whose delivery it is; `None` if it is to no user at all.
     #[must_use]
     pub fn tenant(&self) -> Option<&Arc<str>> {
         match self {

@@ -10,3 +10,4 @@ pub mod recipient;
 pub mod reply;
 
 pub(crate) mod inbox;
+mod turns;

@@ -43,7 +43,7 @@ struct Bench {
 impl Bench {
     fn new(limits: Limits) -> Self {
         let [bell, router_bell] = [(); 2].map(|()| Arc::new(Doorbell::new(|| {})));
-        let (link, inbox) = inbox::lanes(64, bell, Arc::clone(&router_bell));
+        let (link, inbox) = inbox::lanes(64, false, bell, Arc::clone(&router_bell));
         let poll = Poll::new().unwrap();
         let connections = Connections::new(poll, limits.outbox_bytes_per_connection_max);
         let shard = Shard::new(limits, START, connections, inbox, None);

@@ -65,10 +65,25 @@ pub(crate) struct Rig {
 impl Rig {
     /// A shard whose thread has not started: what is sent waits.
     pub(crate) fn waiting(limits: Limits, inbox_capacity: usize) -> Self {
+        Self::prepare(limits, inbox_capacity, false)
+    }
+
+    /// One on which tenants take turns.
+    pub(crate) fn waiting_with_fair_turns(inbox_capacity: usize) -> Self {
+        Self::prepare(quiet(), inbox_capacity, true)
+    }
+
+    fn prepare(limits: Limits, inbox_capacity: usize, fair_turns: bool) -> Self {
         let router = thread::current();
         let bell = Arc::new(Doorbell::new(move || router.unpark()));
-        let setup =
-            ShardSetup { index: 0, core: None, inbox_capacity, limits, clock: Clock::start() };
+        let setup = ShardSetup {
+            index: 0,
+            core: None,
+            inbox_capacity,
+            fair_turns,
+            limits,
+            clock: Clock::start(),
+        };
         let (link, unstarted) = worker::prepare(setup, Arc::clone(&bell)).unwrap();
         Self { link, bell, unstarted: Some(unstarted), thread: None, ended: None }
     }

@@ -41,7 +41,7 @@ fn is_for(control: &Control, wanted: &str) -> bool {
 #[test]
 fn a_refused_control_message_rings_like_a_taken_one() {
     let (bell, wakes) = counting_bell();
-    let (link, inbox) = lanes(CAPACITY, bell, silent_bell());
+    let (link, inbox) = lanes(CAPACITY, false, bell, silent_bell());
     link.control(query("0")).unwrap();
     link.control(query("1")).unwrap();
     assert_eq!(wakes.load(Ordering::Relaxed), 1, "the owner is awake already");
@@ -57,7 +57,7 @@ fn a_refused_control_message_rings_like_a_taken_one() {
 
 #[test]
 fn room_is_counted_for_as_many_as_are_asked_for() {
-    let (link, inbox) = lanes(CAPACITY, silent_bell(), silent_bell());
+    let (link, inbox) = lanes(CAPACITY, false, silent_bell(), silent_bell());
     for waiting in 0..=CAPACITY {
         for count in 0..=CAPACITY + 1 {
             let has_room = link.has_room(Priority::Low, count);
@@ -72,7 +72,7 @@ fn room_is_counted_for_as_many_as_are_asked_for() {
 
 #[test]
 fn the_most_urgent_delivery_comes_first() {
-    let (link, mut inbox) = lanes(CAPACITY, silent_bell(), silent_bell());
+    let (link, mut inbox) = lanes(CAPACITY, false, silent_bell(), silent_bell());
     for (number, priority) in (0..).zip(Priority::ALL) {
         link.deliver(priority, Delivery { request: RequestId(number), ..delivery() }).unwrap();
     }
@@ -82,7 +82,7 @@ fn the_most_urgent_delivery_comes_first() {
 
 #[test]
 fn a_batch_takes_one_place_and_lets_the_more_urgent_in_between() {
-    let (link, mut inbox) = lanes(CAPACITY, silent_bell(), silent_bell());
+    let (link, mut inbox) = lanes(CAPACITY, false, silent_bell(), silent_bell());
     let numbered = |number| Delivery { request: RequestId(number), ..delivery() };
     let batch = (0..3).map(numbered).collect();
     link.deliver(Priority::Normal, Parcel::Batch(batch)).unwrap();
