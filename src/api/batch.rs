@@ -204,7 +204,7 @@ impl Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashSet;
+    use ahash::AHashSet;
 
     #[test]
     fn the_ids_of_a_batch_differ_and_follow_from_its_own() {
@@ -212,7 +212,7 @@ mod tests {
             let mut batch = *Uuid::now_v7().as_bytes();
             batch[12..].fill(end);
             let batch = NotificationId(batch);
-            let ids: HashSet<_> = (0..100).map(|index| id_of(batch, index).0).collect();
+            let ids: AHashSet<_> = (0..100).map(|index| id_of(batch, index).0).collect();
             assert_eq!(ids.len(), 100);
             assert!(!ids.contains(&batch.0), "the batch has an id of its own");
             assert!(ids.iter().all(|id| id[..12] == batch.0[..12]));

@@ -111,9 +111,7 @@ async fn route(parts: Parts) -> io::Result<()> {
     let Parts { settings, clock, links, handshake, capacity, arrivals, closing, mut stop, .. } =
         parts;
     let supervisor = parts.supervisor;
-    let lifetimes = Lifetimes::new(clock, &settings.limits);
-    let placement = handshake.placement.clone();
-    let router = Router::new(links, placement, capacity.clients, lifetimes, &settings.limits);
+    let router = make_router(&settings, clock, links, &handshake, capacity);
     let status = Rc::new(RedisStatus::new());
     let responses = StoredResponses::new(parts.answers, &supervisor);
     let templates = TemplateStore::new(parts.templates, &supervisor);
@@ -205,6 +203,23 @@ async fn count_what_waits(router: &Router, bell: &Doorbell, wake: &Notify) {
     }
     // What doors have sent meanwhile rang the same bell.
     wake.notify_one();
+}
+
+/// The router over these shards, as the settings say.
+fn make_router(
+    settings: &Settings,
+    clock: Clock,
+    links: Vec<ShardLink>,
+    handshake: &Handshake,
+    capacity: Capacity,
+) -> Router {
+    let lifetimes = Lifetimes::new(clock, &settings.limits);
+    let placement = handshake.placement.clone();
+    let router = Router::new(links, placement, capacity.clients, lifetimes, &settings.limits);
+    if handshake.tenants_enabled {
+        router.share_lanes(settings.shards.inbox_capacity);
+    }
+    router
 }
 
 /// Takes what shards and doors send, whenever the bell rings.

@@ -11,8 +11,9 @@ use ara_shards::base::id::NotificationId;
 use ara_shards::link::message::{Delivery, Parcel};
 use ara_shards::notification::Priority;
 
-use super::dispatch::Dispatched;
-use super::{Phase, Router, State, overloaded};
+use super::dispatch::{Dispatched, ShardPart};
+use super::shares::Room;
+use super::{Phase, Router, State, overloaded, share_used};
 use crate::intake::trigger::Trigger;
 use crate::refusal::Refusal;
 
@@ -64,9 +65,13 @@ impl Batch<'_> {
     pub fn add(&mut self, trigger: Trigger, id: NotificationId) -> Result<Dispatched, Refusal> {
         let shares = self.state.shares(&trigger, id, &self.occurred_at);
         let priority = trigger.event.priority;
-        if !shares.iter().all(|share| self.has_room(share.shard, priority)) {
+        let room = |share: &ShardPart| {
+            let messages = shares.iter().filter(|other| other.shard == share.shard).count();
+            self.room(share.shard, priority, &trigger.tenant, messages)
+        };
+        if let Some(lacking) = shares.iter().map(room).find(|room| *room != Room::Enough) {
             self.state.counters.overloaded += 1;
-            return Err(overloaded());
+            return Err(if lacking == Room::ShareUsed { share_used() } else { overloaded() });
         }
         let (request, counts) = self.state.open(&trigger, &shares);
         for share in shares {
@@ -83,9 +88,15 @@ impl Batch<'_> {
         })
     }
 
-    fn has_room(&self, shard: usize, priority: Priority) -> bool {
+    /// Whether a shard takes so many more deliveries of a tenant. A parcel takes one place in its lane,
+    /// whatever it holds; where tenants have shares, each delivery counts.
+    fn room(&self, shard: usize, priority: Priority, tenant: &str, messages: usize) -> Room {
         let is_it = |parcel: &Waiting| (parcel.shard, parcel.priority) == (shard, priority);
-        self.parcels.iter().any(is_it) || self.state.shard(shard).has_room(priority, 1)
+        if self.state.tenant_shares.is_none() && self.parcels.iter().any(is_it) {
+            return Room::Enough;
+        }
+        let places = if self.state.tenant_shares.is_none() { 1 } else { messages };
+        self.state.room(shard, priority, tenant, places)
     }
 
     fn parcel(&mut self, shard: usize, priority: Priority) -> &mut Vec<Delivery> {

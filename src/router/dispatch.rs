@@ -11,14 +11,18 @@ use ara_shards::Limits;
 use ara_shards::base::clock::Clock;
 use ara_shards::base::id::{NotificationId, RequestId, Tick};
 use ara_shards::link::message::{Delivery, DeliveryCounts, Recipient, Recipients};
-use ara_shards::notification::{Audience, Metadata, Notification};
+use ara_shards::notification::{Audience, Metadata, Notification, Priority};
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 use uuid::Uuid;
 
 use super::interest::ShardSet;
 use super::pending::Counts;
-use super::{Phase, REPORT_DEADLINE, Router, State, by, overloaded, queue_full, queue_unavailable};
+use super::shares::Room;
+use super::{
+    Phase, REPORT_DEADLINE, Router, State, by, overloaded, queue_full, queue_unavailable,
+    share_used,
+};
 use crate::intake::trigger::{Target, Trigger};
 use crate::refusal::Refusal;
 
@@ -147,13 +151,13 @@ impl Router {
         let occurred_at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
         let shares = state.shares(&trigger, id, &occurred_at);
         let priority = trigger.event.priority;
-        let has_room = |share: &ShardPart| {
+        let room = |share: &ShardPart| {
             let messages = shares.iter().filter(|other| other.shard == share.shard).count();
-            state.shard(share.shard).has_room(priority, messages)
+            state.room(share.shard, priority, &trigger.tenant, messages)
         };
-        if !shares.iter().all(has_room) {
+        if let Some(lacking) = shares.iter().map(room).find(|room| *room != Room::Enough) {
             state.counters.overloaded += 1;
-            return Err(overloaded());
+            return Err(if lacking == Room::ShareUsed { share_used() } else { overloaded() });
         }
         let (request, counts) = state.open(&trigger, &shares);
         for share in shares {
@@ -226,12 +230,34 @@ impl State {
     ) -> (RequestId, oneshot::Receiver<Counts>) {
         let targets = trigger.target.names().len();
         let places = shares.iter().map(|share| (share.shard, share.targets.clone())).collect();
-        let tenant = self.tenants.is_some().then(|| Arc::clone(&trigger.tenant));
-        if let (Some(tenants), Some(tenant)) = (&mut self.tenants, &tenant) {
-            tenants.sent(tenant);
+        let priority = trigger.event.priority;
+        if let Some(tenants) = &mut self.tenants {
+            tenants.sent(&trigger.tenant);
+        }
+        if let Some(tenant_shares) = &mut self.tenant_shares {
+            for share in shares {
+                tenant_shares.sent(share.shard, priority, &trigger.tenant);
+            }
         }
         self.counters.triggers += 1;
-        self.pending.open(targets, places, tenant)
+        let is_counted = self.tenants.is_some() || self.tenant_shares.is_some();
+        let owner = is_counted.then(|| (Arc::clone(&trigger.tenant), priority));
+        self.pending.open(targets, places, owner)
+    }
+
+    /// Whether a shard takes so many more deliveries of a tenant.
+    pub(super) fn room(
+        &self,
+        shard: usize,
+        priority: Priority,
+        tenant: &str,
+        messages: usize,
+    ) -> Room {
+        match &self.tenant_shares {
+            Some(tenant_shares) => tenant_shares.room(shard, priority, tenant, messages),
+            None if self.shard(shard).has_room(priority, messages) => Room::Enough,
+            None => Room::Full,
+        }
     }
 
     pub(super) fn shares(

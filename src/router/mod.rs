@@ -12,6 +12,7 @@ pub mod drain;
 pub mod interest;
 pub mod pending;
 mod queue_room;
+mod shares;
 pub mod tenants;
 
 use std::cell::RefCell;
@@ -39,6 +40,7 @@ use dispatch::Lifetimes;
 use interest::Interest;
 use pending::Pending;
 use queue_room::QueueRoom;
+use shares::Shares;
 use tenants::{TenantFigures, Tenants};
 
 /// The longest a caller waits for the shards. A shard answers within a turn (milliseconds); this
@@ -90,6 +92,8 @@ struct State {
     placement: Placement,
     interest: Interest,
     pending: Pending,
+    /// What each tenant has on its way; `None` with tenants off.
+    tenant_shares: Option<Shares>,
     phase: Phase,
     /// Whether main has announced the stop, whatever the phase.
     stop_is_announced: bool,
@@ -154,6 +158,7 @@ impl Router {
             placement,
             interest: Interest::new(count),
             pending: Pending::default(),
+            tenant_shares: None,
             phase: Phase::Ready,
             stop_is_announced: false,
             paced_drain: None,
@@ -163,7 +168,7 @@ impl Router {
             connections_max,
             lifetimes,
             tenants: limits.tenants.clone().map(Tenants::new),
-            queue_room: limits.queue.and(limits.tenants.clone()).map(QueueRoom::new),
+            queue_room: limits.queue.and_then(|_on| limits.tenants.clone()).map(QueueRoom::new),
             room_settled: Rc::new(Notify::new()),
             disks: vec![DiskHealth::Sound; count],
             drained: 0,
@@ -171,6 +176,13 @@ impl Router {
             started: Instant::now(),
             next_start: None,
         })))
+    }
+
+    /// Lets no tenant have more of a lane, which has room for `capacity`, than is free. Before the first
+    /// trigger; the shards have fair turns then.
+    pub fn share_lanes(&self, capacity: usize) {
+        let mut state = self.0.borrow_mut();
+        state.tenant_shares = Some(Shares::new(state.shards.len(), capacity));
     }
 
     /// Takes every report the shards have sent.
@@ -323,7 +335,7 @@ impl Router {
             counters: state.counters,
             admitted: state.admitted,
             connections_max: state.connections_max,
-            inbox_depths: state.shards.iter().map(ShardLink::depth).collect(),
+            inbox_depths: state.inbox_depths(),
             uptime: state.started.elapsed(),
         }
     }
@@ -443,9 +455,14 @@ impl State {
             while let Some(report) = shard.next_report() {
                 match report {
                     Report::Delivered { request, total, parts } => {
-                        let tenant = self.pending.delivered(request, index, total, &parts);
-                        if let (Some(tenants), Some(tenant)) = (&mut self.tenants, tenant) {
-                            tenants.delivered(&tenant, total.delivered);
+                        let owner = self.pending.delivered(request, index, total, &parts);
+                        if let Some((tenant, priority)) = owner {
+                            if let Some(tenants) = &mut self.tenants {
+                                tenants.delivered(&tenant, total.delivered);
+                            }
+                            if let Some(tenant_shares) = &mut self.tenant_shares {
+                                tenant_shares.reported(index, priority, &tenant);
+                            }
                         }
                     }
                     Report::Interest { tenant, channel, present } => {
@@ -474,6 +491,15 @@ impl State {
         if drained > 0 && self.drained >= self.shards.len() {
             self.all_drained.notify_one();
         }
+    }
+
+    /// What waits for each shard: where tenants take turns, some of it not in the lanes any more.
+    fn inbox_depths(&self) -> Vec<usize> {
+        let depth = |(index, link): (usize, &ShardLink)| match &self.tenant_shares {
+            Some(tenant_shares) => tenant_shares.waiting(index) + link.controls_waiting(),
+            None => link.depth(),
+        };
+        self.shards.iter().enumerate().map(depth).collect()
     }
 
     /// The encodings a notification is made in. What may be kept is kept as text, so that a reader
@@ -541,6 +567,12 @@ fn queue_full() -> Refusal {
 /// A lane is full.
 fn overloaded() -> Refusal {
     Refusal::new(Code::Overloaded, "a shard's inbox is full; nothing was sent, try again")
+}
+
+/// The tenant has as much in a lane as is left for all others.
+fn share_used() -> Refusal {
+    let sentence = "this tenant has its share of a shard's inbox; nothing was sent, try again";
+    Refusal::new(Code::Overloaded, sentence)
 }
 
 /// Whoever should get it is away, and the disk does not take it.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ahash::AHashMap;
 use ara_shards::base::id::RequestId;
 use ara_shards::link::message::DeliveryCounts;
+use ara_shards::notification::Priority;
 use tokio::sync::oneshot;
 
 /// What became of a trigger, over all shards.
@@ -34,8 +35,8 @@ struct Waiting {
     /// Which targets each shard was given, in the order it was given them.
     parts: Vec<(usize, Vec<usize>)>,
     caller: oneshot::Sender<Counts>,
-    /// Whose it is, where tenants are counted.
-    tenant: Option<Arc<str>>,
+    /// Whose it is and how urgent, where tenants are counted.
+    owner: Option<(Arc<str>, Priority)>,
 }
 
 impl Pending {
@@ -45,14 +46,14 @@ impl Pending {
         &mut self,
         targets: usize,
         parts: Vec<(usize, Vec<usize>)>,
-        tenant: Option<Arc<str>>,
+        owner: Option<(Arc<str>, Priority)>,
     ) -> (RequestId, oneshot::Receiver<Counts>) {
         self.last += 1;
         let request = RequestId(self.last);
         let (caller, receiver) = oneshot::channel();
         let targets = vec![DeliveryCounts::default(); targets];
         let counts = Counts { total: DeliveryCounts::default(), targets };
-        let waiting = Waiting { left: parts.len(), counts, parts, caller, tenant };
+        let waiting = Waiting { left: parts.len(), counts, parts, caller, owner };
         if waiting.left == 0 {
             waiting.answer();
         } else {
@@ -61,25 +62,26 @@ impl Pending {
         (request, receiver)
     }
 
-    /// A shard's report. Returns whose trigger it is about, where tenants are counted.
+    /// A shard's report. Returns whose trigger it is about and how urgent that is, where tenants are
+    /// counted.
     pub fn delivered(
         &mut self,
         request: RequestId,
         shard: usize,
         sum: DeliveryCounts,
         counts: &[DeliveryCounts],
-    ) -> Option<Arc<str>> {
+    ) -> Option<(Arc<str>, Priority)> {
         let waiting = self.waiting.get_mut(&request);
         let waiting = waiting.expect("a trigger is open until each of its deliveries is reported");
         waiting.add(shard, sum, counts);
         waiting.left -= 1;
         if waiting.left > 0 {
-            return waiting.tenant.clone();
+            return waiting.owner.clone();
         }
         let mut done = self.waiting.remove(&request).expect("it was there a moment ago");
-        let tenant = done.tenant.take();
+        let owner = done.owner.take();
         done.answer();
-        tenant
+        owner
     }
 }
 

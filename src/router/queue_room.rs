@@ -147,8 +147,8 @@ mod tests {
                 room.settle(Arc::clone(&tenant), change, settled);
             }
             prop_assert!(!room.is_uncertain("t", most));
-            prop_assert_eq!(room.waiting("t"), Some(waits as u64));
-            let left = most as u32 - waits as u32;
+            prop_assert_eq!(room.waiting("t"), u64::try_from(waits).ok());
+            let left = u32::try_from(i64::try_from(most).unwrap() - waits).unwrap();
             prop_assert_eq!(room.reserve(&tenant, 1_000), Some(left));
             room.settle(Arc::clone(&tenant), -waits, left);
             prop_assert!(room.by_tenant.is_empty());

@@ -147,7 +147,8 @@ async def test_schemathesis_finds_no_undocumented_answer(start_gateway, new_fold
     text = "\n".join(line[:1000] for line in output.decode(errors="replace").splitlines())
     assert process.returncode == 0, text[-20_000:]
     # schemathesis leaves out what serves the document.
-    tested = [path for _, path, _ in operations(openapi.document) if path not in (*STREAMS, "/openapi.json")]
+    tested = [path for _, path, operation in operations(openapi.document)
+              if path not in (*STREAMS, "/openapi.json") and operation["operationId"] != "startDrain"]
     assert f"Tested: {len(tested)}" in text, text
     stats = await gateway.get_ok("/stats")
     assert stats["tasks"]["panicked"] == 0, stats["tasks"]

@@ -53,8 +53,14 @@ async fn serve(port: u16) -> std::io::Result<()> {
         heartbeat_interval: Duration::ZERO,
         ..Limits::default()
     };
-    let setup =
-        ShardSetup { index: 0, core: None, inbox_capacity: 16, limits, clock: Clock::start() };
+    let setup = ShardSetup {
+        index: 0,
+        core: None,
+        inbox_capacity: 16,
+        fair_turns: false,
+        limits,
+        clock: Clock::start(),
+    };
     let (link, shard) = worker::prepare(setup, Arc::clone(&bell))?;
     shard.spawn(|| {}, |ending| eprintln!("echo: shard ended: {ending:?}"))?;
 

@@ -5,12 +5,16 @@
 //! `Interest` came before the client could cause the trigger.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
+use ara_shards::base::id::RequestId;
 use ara_shards::base::limits::{
     CONTROL_LANE_CAPACITY, DELIVERIES_PER_TURN, Limits, REPORT_LANE_CAPACITY,
 };
-use ara_shards::link::message::{Control, DeliveryCounts, Parcel, Query, Reply, Report};
+use ara_shards::link::message::{
+    Control, Delivery, DeliveryCounts, Parcel, Query, Recipients, Reply, Report,
+};
 use ara_shards::notification::Priority;
 use ara_shards::protocol::Protocol;
 use tokio::sync::oneshot::error::TryRecvError;
@@ -267,5 +271,30 @@ fn subscribed_is_held_back_even_when_the_outbox_fills_up_within_the_turn() {
     }
     client.stream.write_all(&burst).unwrap();
     subscribed_waits_for_room(&rig, &mut client);
+    rig.stop();
+}
+
+/// What a delivery to nobody of this tenant looks like.
+fn of_tenant(tenant: &str, number: u64) -> Delivery {
+    let audience = Recipients::Channels { tenant: tenant.into(), parts: Arc::default() };
+    Delivery { request: RequestId(number), audience }
+}
+
+#[test]
+fn a_tenant_is_served_in_its_turn_while_another_floods() {
+    let mut rig = Rig::waiting_with_fair_turns(10_000);
+    let flood = 8_000;
+    for number in 0..flood {
+        rig.link.deliver(Priority::Critical, of_tenant("flooding", number)).unwrap();
+    }
+    rig.link.deliver(Priority::Normal, of_tenant("other", flood)).unwrap();
+    rig.spawn(|| {});
+    let is_other =
+        |report: &Report| matches!(report, Report::Delivered { request, .. } if request.0 == flood);
+    let before = rig.reports_until(is_other).len();
+    assert!(before <= 2 * DELIVERIES_PER_TURN, "{before} reports before the other tenant's");
+    for _ in before..=usize::try_from(flood).unwrap() {
+        assert!(matches!(rig.report(), Report::Delivered { .. }));
+    }
     rig.stop();
 }
