@@ -18,14 +18,13 @@ use crate::config::error::{Fault, Faults, Origin};
 use crate::config::raw::Sources;
 use crate::config::{self, show};
 use crate::ctl;
+pub use crate::failure::EXIT_FAILURE;
 use crate::listener::auth::Verifier;
 use crate::settings::Jwt;
 pub use key::{KeyRequest, key};
 
 /// The exit code of a configuration (or command line) that cannot be used.
 pub const EXIT_BAD_CONFIGURATION: u8 = 2;
-/// The exit code of everything else that goes wrong.
-pub const EXIT_FAILURE: u8 = 1;
 
 /// A push gateway: HTTP and Redis in, WebSocket and Server-Sent Events out.
 ///

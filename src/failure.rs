@@ -3,6 +3,9 @@
 //! **Runs on**: main. **Owns**: its sentence. **Never**: is met while a request is served: that is a
 //! `Refusal`.
 
+/// The exit code of a failure.
+pub const EXIT_FAILURE: u8 = 1;
+
 /// Why the gateway could not start or go on.
 #[derive(Debug)]
 pub struct Failure(String);

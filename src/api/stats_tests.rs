@@ -85,7 +85,7 @@ fn every_figure_is_in_its_place_with_its_value() {
         concat!(
             r#"{"uptime_seconds":77,"#,
             r#""connections":{"total":84,"websocket":80,"sse":4,"max":74,"opened":1002,"#,
-            r#""closed":1004,"refused_full":73,"refused_per_user":1006,"refused_per_tenant":74,"replaced":1060,"slow_consumers":1022,"#,
+            r#""closed":1004,"refused_full":73,"refused_per_user":1006,"refused_per_tenant":74,"replaced":1062,"slow_consumers":1022,"#,
             r#""timeouts":1024,"protocol_violations":1026},"#,
             r#""users":{"connected":86},"#,
             r#""channels":{"active_on_shards":88,"subscriptions":90},"#,
@@ -93,7 +93,7 @@ fn every_figure_is_in_its_place_with_its_value() {
             r#""shed":1014,"discarded":1016,"received":1018,"received_refused":1020,"#,
             r#""heartbeats":1030},"#,
             r#""queue":{"enabled":true,"backend":"memory","size":96,"users":98,"enqueued":1032,"#,
-            r#""replayed":1034,"expired":1036,"dropped":1040,"refused":1038},"#,
+            r#""replayed":1034,"expired":1036,"dropped":1040,"refused":1038,"over_limit":1060},"#,
             r#""ack":{"enabled":false,"total_tracked":2000,"total_acked":1000,"#,
             r#""total_expired":1048,"total_timeouts":1046,"dead_letters":1050,"#,
             r#""dead_letters_expired":1052,"pending_count":100,"ack_rate":0.5,"#,
@@ -138,7 +138,7 @@ fn a_disk_is_shown_with_its_worst_health_over_all_shards() {
     let body = body(&Sources { shards, router: overview(), redis: redis() });
     let disk = concat!(
         r#""backend":"disk","size":96,"users":98,"enqueued":1032,"replayed":1034,"expired":1036,"#,
-        r#""dropped":1040,"refused":1038,"disk":{"status":"full","bytes":182,"max_bytes":184,"#,
+        r#""dropped":1040,"refused":1038,"over_limit":1060,"disk":{"status":"full","bytes":182,"max_bytes":184,"#,
         r#""records":186,"uncommitted_bytes":188,"syncs":190,"lost_records":192}},"#,
     );
     assert!(body.contains(disk), "{body}");

@@ -15,8 +15,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use crate::cli::EXIT_FAILURE;
-use crate::failure::Failure;
+use crate::failure::{EXIT_FAILURE, Failure};
 use caller::Caller;
 use table::Table;
 

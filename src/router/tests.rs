@@ -17,6 +17,9 @@ use ara_shards::protocol::Transport;
 use ara_shards::worker::{self, ShardSetup, Unstarted};
 use serde_json::value::RawValue;
 
+use ara_shards::base::limits::STOP_LINGER;
+
+use super::stop::return_after;
 use super::*;
 use crate::intake::trigger::Payload;
 use crate::intake::trigger::{Event, Target, Trigger};

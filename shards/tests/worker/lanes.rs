@@ -277,7 +277,7 @@ fn subscribed_is_held_back_even_when_the_outbox_fills_up_within_the_turn() {
 /// What a delivery to nobody of this tenant looks like.
 fn of_tenant(tenant: &str, number: u64) -> Delivery {
     let audience = Recipients::Channels { tenant: tenant.into(), parts: Arc::default() };
-    Delivery { request: RequestId(number), audience }
+    Delivery { request: RequestId(number), audience, room: None }
 }
 
 #[test]
