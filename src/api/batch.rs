@@ -185,6 +185,7 @@ impl Summary {
             }
             Settled::Sent(receipt) => {
                 let total = receipt.total();
+                let not_queued = total.refused + total.over_limit;
                 self.succeeded += 1;
                 self.total_delivered += u64::from(total.delivered);
                 ItemResult::Sent {
@@ -194,7 +195,7 @@ impl Summary {
                     delivered_to: total.delivered,
                     failed: total.failed,
                     queued: total.queued > 0,
-                    not_queued: (total.refused > 0).then_some(total.refused),
+                    not_queued: (not_queued > 0).then_some(not_queued),
                 }
             }
         }

@@ -75,6 +75,20 @@ async def test_of_many_at_once_exactly_so_many_wait(gateway):
     assert await queued(gateway) == 10
 
 
+async def test_of_a_batch_as_many_wait_as_may(gateway):
+    items = [BODY | {"target": {"type": "user", "value": f"away-{number}"}} for number in range(9)]
+    items.append(BODY | {"target": {"type": "users", "value": ["away-9", "away-10", "away-11"]}})
+    items.append(BODY | {"target": {"type": "user", "value": "away-12"}})
+    answer = await gateway.client.post(f"{gateway.url}/api/v1/notifications/batch", json={"notifications": items},
+                                       headers=headers("red"))
+    assert answer.status_code == 200, answer.text
+    *single, several, last = answer.json()["results"]
+    assert all(result["queued"] and "not_queued" not in result for result in single)
+    assert several["success"] and several["queued"] is True and several["not_queued"] == 2, several
+    assert last["success"] is False and last["error"]["code"] == "QUEUE_FULL", last
+    assert await queued(gateway) == 10
+
+
 async def test_deliveries_beside_it_take_no_room(gateway):
     """Each reserves room that it does not need, and none of those who are away is refused for it."""
     async with WebSocket(gateway, "here", claims={"tenant_id": "red"}) as here:
