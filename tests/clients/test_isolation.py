@@ -128,6 +128,26 @@ class Tenant:
         ])
         await self.trigger(rng, kind, expected, **target)
 
+    async def batch(self, rng):
+        user, channel = rng.choice(USERS), rng.choice(CHANNELS)
+        text = {"event_type": "e", "payload": {"text": f"{self.mark} {rng.random()}"}}
+        items = [text | {"target": {"type": "user", "value": user}},
+                 text | {"target": {"type": "channel", "value": channel}},
+                 text | {"target": {"type": "nobody", "value": self.mark}}]
+        expected = [self.of([user]), self.hearers([channel])]
+        answer = (await self.call("POST", "/api/v1/notifications/batch", {"notifications": items})).json()
+        *taken, refused = answer["results"]
+        assert [one["delivered_to"] for one in taken] == expected, f"{self.name} {answer} (seed {SEED})"
+        assert not refused["success"], f"seed {SEED}"
+        self.ids += [one["notification_id"] for one in taken]
+        self.sent, self.delivered = self.sent + 2, self.delivered + sum(expected)
+
+    async def list_connections(self, _rng):
+        listed = (await self.call("GET", "/api/v1/connections")).json()["connections"]
+        own = {client.connected["connection_id"] for _, client, _ in self.clients}
+        assert {one["connection_id"] for one in listed} == own, f"{self.name} {listed} (seed {SEED})"
+        assert all(one["tenant_id"] == self.name for one in listed), f"seed {SEED}"
+
     async def look(self, rng):
         counts = {channel: sum(channel in own for _, _, own in self.clients) for channel in CHANNELS}
         listed = (await self.call("GET", "/api/v1/channels")).json()["channels"]
@@ -193,8 +213,8 @@ async def test_two_tenants_of_the_same_names_never_see_each_other(start_gateway,
     gateway = await start_gateway(TENANT_ENABLED="true", SHARDS_COUNT="4", SHARDS_PIN_TO_CORES="false",
                                   RUST_LOG="debug", **features)
     tenants = [Tenant(gateway, name) for name in MARKS]
-    actions = ["connect", "connect", "disconnect", "subscribe", "subscribe", "send", "send", "send", "look", "figures",
-               "use_templates", "acknowledge_foreign"]
+    actions = ["connect", "connect", "disconnect", "subscribe", "subscribe", "send", "send", "send", "batch", "look", "figures",
+               "use_templates", "acknowledge_foreign", "list_connections"]
     for _ in range(STEPS):
         first, second = rng.sample(tenants, 2)
         action = rng.choice(actions)
