@@ -348,7 +348,7 @@ async def test_the_figures_add_up(start_gateway):
         return stats["queue"]
 
     nothing = {"enabled": True, "backend": "memory", "size": 0, "users": 0, "enqueued": 0, "replayed": 0,
-               "expired": 0, "dropped": 0, "refused": 0}
+               "expired": 0, "dropped": 0, "refused": 0, "over_limit": 0}
     assert await queue() == nothing
     for name, count in (("a", 3), ("b", 5), ("c", 1)):
         for _ in range(count):
