@@ -4,12 +4,17 @@
 //! **Never**: blocks for the disk; knows what the log says.
 
 use std::cell::RefCell;
+use std::fs::DirBuilder;
 use std::io;
+use std::ops::RangeInclusive;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ara_shards::journal::{AppendError, CommitPoint, Condition, Full};
+use ara_shards::journal::storage::file_system_bytes;
+use ara_shards::journal::{AppendError, CommitPoint, Condition, Fsync, Full, OpenError, Options};
 use ara_shards::link::doorbell::Doorbell;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -74,6 +79,26 @@ impl Bell {
         wake.notify_one();
         Self { doorbell: Arc::new(Doorbell::new(move || waker.notify_one())), wake }
     }
+}
+
+/// Makes the directory of a journal if it is missing, and says how the journal is opened there. A
+/// journal reserves room for a segment: on a small file system it gets the smaller ones of the range.
+///
+/// # Errors
+///
+/// The directory cannot be made.
+pub fn directory_options(
+    directory: PathBuf,
+    segment_bytes: RangeInclusive<u64>,
+    max_disk_bytes: u64,
+    fsync: Fsync,
+) -> Result<Options, OpenError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+    made.map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
+    let (smallest, largest) = segment_bytes.into_inner();
+    let fitting = file_system_bytes(&directory).map_or(largest, |bytes| bytes / 64);
+    let segment_bytes = fitting.clamp(smallest, largest);
+    Ok(Options { directory, segment_bytes, max_disk_bytes, fsync })
 }
 
 /// A log, for tasks of the router's thread.

@@ -202,12 +202,16 @@ impl Shard {
     }
 
     fn reply(&mut self, query: Query) -> Reply {
-        if let Query::Connections { filter, from, shown_max, reply_to } = query {
-            return Reply::Connections(reply_to, self.list_connections(&filter, from, shown_max));
-        }
-        if let Query::SendAway { count, order, reply_to } = query {
-            return Reply::Disconnected(reply_to, self.send_away(count, order));
-        }
+        let query = match query {
+            Query::Connections { filter, from, shown_max, reply_to } => {
+                let listing = self.list_connections(&filter, from, shown_max);
+                return Reply::Connections(reply_to, listing);
+            }
+            Query::SendAway { count, order, reply_to } => {
+                return Reply::Disconnected(reply_to, self.send_away(count, order));
+            }
+            query => query,
+        };
         let mut reply = self.state.handle_query(query, &mut self.connections);
         if let Reply::Snapshot(_, snapshot) = &mut reply {
             snapshot.outbox_bytes = self.connections.outbox_bytes();

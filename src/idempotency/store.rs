@@ -3,14 +3,11 @@
 //! **Runs on**: main, before any thread is started. **Owns**: a directory.
 //! **Never**: starts on a directory that another process has open.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ara_shards::journal::storage::file_system_bytes;
-use ara_shards::journal::{Fsync, Journal, OpenError, Options, Position, RecoveryReport};
+use ara_shards::journal::{Fsync, Journal, OpenError, Position, RecoveryReport};
 use ara_shards::link::doorbell::Doorbell;
 
 use super::clock::{Clock, wall_ms};
@@ -18,7 +15,7 @@ use super::keys::KnownRequest;
 use super::log::Log;
 use super::record::Serial;
 use super::recovery::Recovery;
-use crate::journal_task::Bell;
+use crate::journal_task::{Bell, directory_options};
 
 /// Where the store is, below `queue.path`.
 const DIRECTORY: &str = "answers";
@@ -50,16 +47,8 @@ impl ResponseStore {
     /// The directory cannot be used, or another process has it open.
     pub fn open(queue_path: &Path, fsync: Fsync) -> Result<Self, OpenError> {
         let directory = queue_path.join(DIRECTORY);
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
-        made.map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
-        // A journal reserves room for a segment: on a small file system a small one.
-        let fitting = file_system_bytes(&directory).map_or(SEGMENT_BYTES, |bytes| bytes / 64);
-        let options = Options {
-            directory,
-            segment_bytes: fitting.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES),
-            max_disk_bytes: DISK_BYTES_MAX,
-            fsync,
-        };
+        let segment_bytes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES;
+        let options = directory_options(directory, segment_bytes, DISK_BYTES_MAX, fsync)?;
         Self::open_with(wall_ms(), |take, bell| Journal::open(&options, take, bell))
     }
 

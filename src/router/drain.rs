@@ -144,11 +144,11 @@ impl Router {
     pub async fn serve_drains(self) -> io::Result<()> {
         let changed: Rc<Notify> = Rc::clone(&self.0.borrow().drain_changed);
         loop {
-            if self.0.borrow().paced_drain.is_none() {
+            let Some(shares) = self.shares(Instant::now()) else {
                 changed.notified().await;
                 continue;
-            }
-            for (shard, count) in self.shares(Instant::now()) {
+            };
+            for (shard, count) in shares {
                 let order = Drain {
                     return_after: Duration::ZERO,
                     reconnect_window: RECONNECT_WINDOW,
@@ -166,19 +166,15 @@ impl Router {
         }
     }
 
-    /// How many each shard is to send away now.
-    fn shares(&self, now: Instant) -> Vec<(usize, usize)> {
+    /// How many each shard is to send away now. `None` without a drain, or once nobody is left: no new
+    /// client is taken until the drain ends.
+    fn shares(&self, now: Instant) -> Option<Vec<(usize, usize)>> {
         let mut state = self.0.borrow_mut();
         let shards = state.shards.len();
         let is_done = state.admitted.total() == 0;
-        let Some(drain) = state.paced_drain.as_mut() else { return Vec::new() };
-        if is_done {
-            // What is not owed to those who have gone is not owed to who comes later.
-            drain.pace = Pace::new(drain.pace.rate_per_second, now);
-            return Vec::new();
-        }
+        let drain = state.paced_drain.as_mut().filter(|_| !is_done)?;
         drain.turn = (drain.turn + 1) % shards;
-        split(drain.pace.due(now), shards, drain.turn)
+        Some(split(drain.pace.due(now), shards, drain.turn))
     }
 }
 

@@ -13,22 +13,19 @@ mod record;
 mod recovery;
 
 use std::cell::RefCell;
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ara_shards::journal::storage::file_system_bytes;
 use ara_shards::journal::{
-    AppendError, CommitPoint, Fsync, Journal, OpenError, Options, Position, RecoveryReport,
+    AppendError, CommitPoint, Fsync, Journal, OpenError, Position, RecoveryReport,
 };
 use ara_shards::link::doorbell::Doorbell;
 
 use super::catalog::BYTES_MAX;
 use super::template::Template;
-use crate::journal_task::{Bell, JournalTask};
+use crate::journal_task::{Bell, JournalTask, directory_options};
 use crate::supervise::Supervisor;
 use crate::telemetry::LogLimiter;
 use log::Log;
@@ -63,16 +60,8 @@ impl TemplateFiles {
     /// The directory cannot be used, or another process has it open.
     pub fn open(queue_path: &Path, fsync: Fsync) -> Result<Self, OpenError> {
         let directory = queue_path.join(DIRECTORY);
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
-        made.map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
-        // A journal reserves room for a segment: on a small file system a small one.
-        let fitting = file_system_bytes(&directory).map_or(SEGMENT_BYTES, |bytes| bytes / 64);
-        let options = Options {
-            directory,
-            segment_bytes: fitting.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES),
-            max_disk_bytes: DISK_BYTES_MAX,
-            fsync,
-        };
+        let segment_bytes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES;
+        let options = directory_options(directory, segment_bytes, DISK_BYTES_MAX, fsync)?;
         Self::open_with(|take, bell| Journal::open(&options, take, bell))
     }
 

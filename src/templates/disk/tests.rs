@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 use std::{fs, io};
 
+use ara_shards::journal::Options;
 use ara_shards::journal::storage::Disk;
 use ara_shards::notification::Priority;
 use proptest::prelude::*;
