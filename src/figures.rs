@@ -195,6 +195,8 @@ figures! {
         Shards(|s| s.counters.timeouts), "Connections closed because a ping was not answered in time (4408).";
     connections.protocol_violations: Counter, Count, [ara_protocol_violations_total], {},
         Shards(|s| s.counters.violations), "Connections closed for breaking the protocol (1002, 1007, 1009).";
+    connections.rate_abuses: Counter, Count, [ara_connection_rate_abuses_total], {},
+        Shards(|s| s.counters.rate_abuses), "Connections closed because they went on beyond their rate of messages (1008).";
     connections._: Counter, Count, [ara_connection_overloads_total], {},
         Shards(|s| s.counters.overloads), "Connections closed because the shard held too many unfinished messages (1013).";
 
@@ -285,6 +287,31 @@ figures! {
         Shards(|s| s.counters.turns), "Turns of the shards' loops.";
     shards._: Counter, Count, [], {writes: ara_shard_writes_total},
         Shards(|s| s.counters.writes), "Write system calls on client sockets.";
+
+    ratelimit.requests_allowed: Counter, Count, [ara_ratelimit_requests_allowed_total], {},
+        Router(|r| r.rate_limits.requests.allowed), "Requests within their rate.";
+    ratelimit.requests_denied: Counter, Count, [ara_ratelimit_requests_denied_total], {},
+        Router(|r| r.rate_limits.requests.denied), "Requests refused for their rate.";
+    ratelimit.connections_allowed: Counter, Count, [ara_ratelimit_connections_allowed_total], {},
+        Router(|r| r.rate_limits.connections.allowed), "New connections within the rate of their address.";
+    ratelimit.connections_denied: Counter, Count, [ara_ratelimit_connections_denied_total], {},
+        Router(|r| r.rate_limits.connections.denied), "New connections refused for the rate of their address.";
+    ratelimit.messages_allowed: Counter, Count, [ara_ratelimit_messages_allowed_total], {},
+        Shards(|s| s.counters.messages_allowed), "Messages of clients within their rate.";
+    ratelimit.messages_denied: Counter, Count, [ara_ratelimit_messages_denied_total], {},
+        Shards(|s| s.counters.messages_limited), "Messages of clients refused for their rate.";
+    ratelimit.failed_tokens_allowed: Counter, Count, [ara_ratelimit_failed_tokens_allowed_total], {},
+        Router(|r| r.rate_limits.failed_tokens.allowed), "Tokens that were not valid, within the rate of their address.";
+    ratelimit.failed_tokens_denied: Counter, Count, [ara_ratelimit_failed_tokens_denied_total], {},
+        Router(|r| r.rate_limits.failed_tokens.denied), "Tokens refused because too many of their address were not valid, most of them unseen.";
+    ratelimit.failed_keys_allowed: Counter, Count, [ara_ratelimit_failed_keys_allowed_total], {},
+        Router(|r| r.rate_limits.failed_keys.allowed), "API keys that were not valid, within the rate of their address.";
+    ratelimit.failed_keys_denied: Counter, Count, [ara_ratelimit_failed_keys_denied_total], {},
+        Router(|r| r.rate_limits.failed_keys.denied), "API keys refused unseen because too many of their address were not valid.";
+    ratelimit.untracked: Counter, Count, [ara_ratelimit_untracked_total], {},
+        Router(|r| r.rate_limits.untracked()), "What was let through because too many others are kept count of.";
+    ratelimit.buckets: Gauge, Count, [ara_ratelimit_buckets], {},
+        Router(|r| size(r.rate_limits.buckets)), "Keys and addresses that are kept count of.";
 
     redis.circuit_breaker_failures: Gauge, Count, [ara_redis_circuit_breaker_failures], {},
         Redis(|r| r.breaker_failures.into()), "Failures to connect in a row.";

@@ -22,6 +22,7 @@ pub mod listener;
 pub mod names;
 pub mod origin;
 pub mod query;
+pub mod ratelimit;
 pub mod record_reader;
 pub mod redis;
 pub mod refusal;

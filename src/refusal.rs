@@ -21,8 +21,10 @@ pub const NO_STORE: &str = "no-store";
 pub enum Code {
     /// Mend the request.
     Validation,
-    /// Present a valid token.
+    /// Present a token.
     Unauthorized,
+    /// Present another token: this one is not valid.
+    InvalidToken,
     /// Present a valid API key.
     KeyRequired,
     /// Not from here.
@@ -61,6 +63,8 @@ pub enum Code {
     UpgradeRequired,
     /// Close other connections first.
     ConnectionLimit,
+    /// Wait: this has happened too often.
+    RateLimited,
     /// Wait until the tenant's users have taken something.
     QueueFull,
     /// Send shorter headers.
@@ -87,7 +91,9 @@ impl Code {
     const fn parts(self) -> (StatusCode, &'static str) {
         match self {
             Self::Validation => (StatusCode::BAD_REQUEST, "VALIDATION_ERROR"),
-            Self::Unauthorized | Self::KeyRequired => (StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
+            Self::Unauthorized | Self::InvalidToken | Self::KeyRequired => {
+                (StatusCode::UNAUTHORIZED, "UNAUTHORIZED")
+            }
             Self::Forbidden => (StatusCode::FORBIDDEN, "FORBIDDEN"),
             Self::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
             Self::ChannelNotFound => (StatusCode::NOT_FOUND, "CHANNEL_NOT_FOUND"),
@@ -108,6 +114,7 @@ impl Code {
             }
             Self::UpgradeRequired => (StatusCode::UPGRADE_REQUIRED, "UPGRADE_REQUIRED"),
             Self::ConnectionLimit => (StatusCode::TOO_MANY_REQUESTS, "CONNECTION_LIMIT_EXCEEDED"),
+            Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED"),
             Self::QueueFull => (StatusCode::TOO_MANY_REQUESTS, "QUEUE_FULL"),
             Self::HeadTooLarge => {
                 (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "REQUEST_HEADER_FIELDS_TOO_LARGE")
@@ -164,6 +171,10 @@ impl Refusal {
                 vec![("retry-after", "1".to_owned())]
             }
             Code::Unauthorized => vec![("www-authenticate", "Bearer".to_owned())],
+            // Only what was sent can be in error (RFC 6750 section 3.1).
+            Code::InvalidToken => {
+                vec![("www-authenticate", r#"Bearer error="invalid_token""#.to_owned())]
+            }
             // There is no registered scheme for a key in a header; a 401 must name one all the same
             // (RFC 9110 section 11.6.1).
             Code::KeyRequired => {

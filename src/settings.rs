@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ara_shards::Limits;
+use ara_shards::base::token_bucket::Rate;
 use ara_shards::journal::Fsync;
 
 use crate::access::Key;
@@ -31,6 +32,8 @@ pub struct Settings {
     pub jwt: Jwt,
     /// The Redis trigger source; `None` where no URL was configured.
     pub redis: Option<Redis>,
+    /// How often somebody may do something.
+    pub rate_limits: RateLimits,
     /// Whether tenants are kept apart by claim and header, or all traffic is of `default`.
     pub tenants_enabled: bool,
     /// What is logged and how.
@@ -161,6 +164,22 @@ pub struct ClientCertificate {
     pub cert: PathBuf,
     /// Its private key.
     pub key: PathBuf,
+}
+
+/// How often somebody may do something, but for messages of clients, which are the shards'
+/// ([`Limits::messages`]).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RateLimits {
+    /// Whether there are any.
+    pub enabled: bool,
+    /// Requests of an API key, or of an address without one; `None` = unlimited.
+    pub http_requests: Option<Rate>,
+    /// New connections from an address; `None` = unlimited.
+    pub connections: Option<Rate>,
+    /// Tokens from an address that are no good, and API keys likewise; `None` = unlimited.
+    pub auth_failures: Option<Rate>,
+    /// The time between two looks for buckets that are not needed any more.
+    pub cleanup_interval: Duration,
 }
 
 /// Logging.

@@ -14,6 +14,7 @@ use http::header::{HeaderMap, HeaderValue};
 use crate::access::{Caller, KeyError, Keyring, Scope};
 use crate::audit::{KeyRefusal, KeyRefusals};
 use crate::names;
+use crate::ratelimit::RateLimiter;
 use crate::refusal::{Code, Refusal};
 
 /// Decides who may call.
@@ -22,12 +23,15 @@ pub(super) struct Authorizer {
     keyring: RefCell<Keyring>,
     /// Whom all calls act for; `None` = tenants are on, and each call names its own.
     only_tenant: Option<Arc<str>>,
+    /// How many keys may fail.
+    rates: RateLimiter,
     refusals: KeyRefusals,
 }
 
 impl Authorizer {
-    pub(super) fn new(keyring: Keyring, only_tenant: Option<Arc<str>>) -> Self {
-        Self { keyring: RefCell::new(keyring), only_tenant, refusals: KeyRefusals::default() }
+    pub(super) fn new(keyring: Keyring, only_tenant: Option<Arc<str>>, rates: RateLimiter) -> Self {
+        let keyring = RefCell::new(keyring);
+        Self { keyring, only_tenant, rates, refusals: KeyRefusals::default() }
     }
 
     /// Takes these keys from now on. A request under way has been let in.
@@ -39,19 +43,22 @@ impl Authorizer {
     ///
     /// # Errors
     ///
-    /// It carries none.
+    /// It carries none; or too many of its address were not valid, and this one is not looked at.
     pub(super) fn caller(&self, headers: &HeaderMap, peer: PeerAddress) -> Result<Caller, Refusal> {
         let Some(shown) = headers.get("x-api-key") else {
             let sentence = "this path needs the header X-API-Key";
             return Err(Refusal::new(Code::KeyRequired, sentence));
         };
+        self.rates.check_keys_of(peer)?;
         match self.keyring.borrow().find(shown.as_bytes(), SystemTime::now()) {
             Ok(key) => Ok(Caller { key, peer }),
             Err(KeyError::Unknown) => {
+                self.rates.key_failed(peer);
                 self.refusals.record(KeyRefusal::Unknown, peer);
                 Err(Refusal::new(Code::KeyRequired, "the API key is not valid"))
             }
             Err(KeyError::Expired(key)) => {
+                self.rates.key_failed(peer);
                 self.refusals.record(KeyRefusal::Expired(&key.name), peer);
                 let sentence = "the API key has expired: ask the gateway's operator for a new one";
                 Err(Refusal::new(Code::KeyRequired, sentence))
@@ -185,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_missing_scope_is_named() {
-        let authorizer = Authorizer::new(Keyring::default(), None);
+        let authorizer = Authorizer::new(Keyring::default(), None, RateLimiter::default());
         for (has, asked) in [(Scope::Read, Scope::Send), (Scope::Admin, Scope::Read)] {
             let caller = caller(&[has], None);
             assert!(authorizer.check_scope(&caller, has).is_ok());
@@ -198,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_bound_key_acts_for_its_own_tenant_and_for_no_other() {
-        let on = Authorizer::new(Keyring::default(), None);
+        let on = Authorizer::new(Keyring::default(), None, RateLimiter::default());
         let (bound, free) = (caller(&[], Some("red")), caller(&[], None));
         for (caller, header, expected) in [
             (&bound, None, Ok("red")),
@@ -221,7 +228,8 @@ mod tests {
 
     #[test]
     fn with_tenants_off_the_header_is_not_looked_at() {
-        let off = Authorizer::new(Keyring::default(), Some("default".into()));
+        let off =
+            Authorizer::new(Keyring::default(), Some("default".into()), RateLimiter::default());
         let free = caller(&[], None);
         for header in [None, Some("red"), Some("a/b")] {
             assert_eq!(&*off.tenant(&free, &headers(header)).unwrap(), "default");

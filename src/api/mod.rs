@@ -42,6 +42,7 @@ use crate::idempotency::StoredResponses;
 use crate::listener::handshake::Handshake;
 use crate::origin;
 use crate::query::Query;
+use crate::ratelimit::{Quota, RateLimiter, Requester};
 use crate::redis::Status as RedisStatus;
 use crate::refusal::{Code, NO_STORE, Refusal};
 use crate::router::Router;
@@ -70,6 +71,8 @@ pub struct Api {
     templates: Rc<TemplateStore>,
     /// Responses by `Idempotency-Key`.
     responses: Rc<StoredResponses>,
+    /// How often somebody may do something.
+    pub rate_limiter: RateLimiter,
     /// What `/openapi.json` answers, made when it is first asked for.
     document: LazyCell<Bytes>,
 }
@@ -103,6 +106,7 @@ impl Api {
         templates: Rc<TemplateStore>,
         responses: Rc<StoredResponses>,
     ) -> Self {
+        let rate_limiter = router.rate_limiter();
         let keyring = Keyring::new(settings.api.key.as_deref(), &settings.api.keys);
         let only_tenant =
             (!handshake.tenants_enabled).then(|| Arc::clone(&handshake.default_tenant));
@@ -111,11 +115,12 @@ impl Api {
         Self {
             router,
             handshake,
-            authorizer: Authorizer::new(keyring, only_tenant),
+            authorizer: Authorizer::new(keyring, only_tenant, rate_limiter.clone()),
             redis,
             enabled,
             templates,
             responses,
+            rate_limiter,
             document: LazyCell::new(openapi::document),
         }
     }
@@ -134,13 +139,23 @@ impl Api {
     async fn answer(&self, parts: Parts, body: Incoming, way: Way, watch: &Watch) -> HttpResponse {
         let cors = self.handshake.cors_origin(&parts.headers);
         let mut body = Some(body);
-        let mut reply = if parts.method == Method::OPTIONS {
-            preflight(cors.as_deref())
-        } else {
-            let answered = self.serve(&parts, &mut body, way, watch).await;
-            answered.unwrap_or_else(|refusal| refuse(&refusal))
+        let shown = self.authorizer.caller(&parts.headers, way.peer);
+        let charged = self.charge(&parts, &shown, way.peer);
+        let mut reply = match &charged {
+            Err(refusal) => refuse(refusal),
+            Ok(_quota) if parts.method == Method::OPTIONS => preflight(cors.as_deref()),
+            Ok(_quota) => {
+                let answered = self.serve(&parts, shown, &mut body, way, watch).await;
+                answered.unwrap_or_else(|refusal| refuse(&refusal))
+            }
         };
         let headers = reply.headers_mut();
+        if let Ok(Some(quota)) = &charged {
+            for (name, value) in quota.headers() {
+                // A refusal that is about another limit has its own.
+                headers.entry(name).or_insert_with(|| value.into());
+            }
+        }
         // A caller that waits to be asked for its body must not be asked for one that nobody wants.
         let is_asking = parts.headers.contains_key(header::EXPECT);
         // hyper closes a connection whose body nobody has read; the caller must know.
@@ -154,9 +169,32 @@ impl Api {
         reply
     }
 
+    /// Takes a request from what its sender may ask for: the caller whose key it shows, or its address.
+    /// What is left, where there is a limit.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is left. Health checks are answered all the same: who does not hear that the gateway is
+    /// well may start it again.
+    fn charge(
+        &self,
+        parts: &Parts,
+        shown: &Result<Caller, Refusal>,
+        peer: PeerAddress,
+    ) -> Result<Option<Quota>, Refusal> {
+        if is_health_check(parts.uri.path()) {
+            return Ok(None);
+        }
+        self.rate_limiter.request(match shown {
+            Ok(caller) => Requester::Key(Arc::clone(&caller.key.name)),
+            Err(_refusal) => Requester::Address(peer.into()),
+        })
+    }
+
     async fn serve(
         &self,
         parts: &Parts,
+        shown: Result<Caller, Refusal>,
         body: &mut Option<Incoming>,
         way: Way,
         watch: &Watch,
@@ -169,32 +207,33 @@ impl Api {
             Handler::Public(serve) => Ok(serve(self)),
             Handler::Handshake => panic!("a handshake has no route for a method"),
             Handler::Client(serve) => {
-                let client = self.handshake.user(parts)?;
+                let client = self.handshake.user(parts, way.peer);
+                let client = self.rate_limiter.count_token(way.peer, client)?;
                 let body = body::read(parts, body, route.body_bytes_max, watch).await?;
                 serve(self, client, body).await
             }
             Handler::Operator(scope, serve) => {
-                let caller = self.caller(parts, way, scope, route.parameters, watch)?;
+                let caller = self.caller(parts, shown, scope, route.parameters, watch)?;
                 self.authorizer.check_unbound(&caller)?;
                 let parameter = found.parameter()?;
                 let body = body::read(parts, body, route.body_bytes_max, watch).await?;
                 serve(self, Call { parts, caller, tenant: (), parameter, body }).await
             }
             Handler::Caller(scope, serve) => {
-                let caller = self.caller(parts, way, scope, route.parameters, watch)?;
+                let caller = self.caller(parts, shown, scope, route.parameters, watch)?;
                 let parameter = found.parameter()?;
                 let body = body::read(parts, body, route.body_bytes_max, watch).await?;
                 serve(self, Call { parts, caller, tenant: (), parameter, body }).await
             }
             Handler::AnyTenant(scope, serve) => {
-                let caller = self.caller(parts, way, scope, route.parameters, watch)?;
+                let caller = self.caller(parts, shown, scope, route.parameters, watch)?;
                 let tenant = self.authorizer.any_tenant(&caller, &parts.headers)?;
                 let parameter = found.parameter()?;
                 let body = body::read(parts, body, route.body_bytes_max, watch).await?;
                 serve(self, Call { parts, caller, tenant, parameter, body }).await
             }
             Handler::Tenant(scope, serve) => {
-                let caller = self.caller(parts, way, scope, route.parameters, watch)?;
+                let caller = self.caller(parts, shown, scope, route.parameters, watch)?;
                 let tenant = self.authorizer.tenant(&caller, &parts.headers)?;
                 let parameter = found.parameter()?;
                 let body = body::read(parts, body, route.body_bytes_max, watch).await?;
@@ -208,17 +247,22 @@ impl Api {
     fn caller(
         &self,
         parts: &Parts,
-        way: Way,
+        shown: Result<Caller, Refusal>,
         scope: Scope,
         parameters: &[&'static str],
         watch: &Watch,
     ) -> Result<Caller, Refusal> {
-        let caller = self.authorizer.caller(&parts.headers, way.peer)?;
+        let caller = shown?;
         watch.key_was_valid();
         self.authorizer.check_scope(&caller, scope)?;
         Query::parse(&parts.uri, parameters, &[])?;
         Ok(caller)
     }
+}
+
+/// Whether a path is one of those that say how the gateway is.
+fn is_health_check(path: &str) -> bool {
+    path.strip_prefix("/health").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> HttpResponse {

@@ -24,6 +24,7 @@ use crate::listener::accept::{
 };
 use crate::listener::handshake::transport_of;
 use crate::listener::head::{self, BadHead};
+use crate::listener::stream::Responder;
 use crate::refusal::{Code, Refusal};
 use crate::supervise::spawn_unsupervised;
 use crate::telemetry::LogLimiter;
@@ -143,7 +144,9 @@ impl Server {
     /// Hands a client that came over a caller's connection to the router, if its handshake is right.
     async fn admit_client(&self, socket: AsyncSocket, parts: &Parts, leftover: Box<[u8]>) {
         let transport = transport_of(parts).expect("a client asks for one of the transports");
-        match self.api.handshake.examine(parts, transport) {
+        let peer = socket.peer();
+        let examined = self.api.handshake.examine(parts, transport, peer);
+        match self.api.rate_limiter.count_token(peer, examined) {
             Ok(admission) => {
                 let Ok(socket) = socket.into_detached() else { return };
                 let admitted = self.api.router.admit(socket, admission, leftover);
@@ -153,7 +156,8 @@ impl Server {
             }
             Err(refusal) => {
                 let cors = self.api.handshake.cors_origin(&parts.headers);
-                self.refuse(socket, refusal.response(cors.as_deref())).await;
+                let responder = Responder::new(parts, transport, cors);
+                self.refuse(socket, responder.refusal(&refusal)).await;
             }
         }
     }

@@ -24,6 +24,7 @@ struct Stats<'a> {
     messages: Section<'a>,
     queue: Queue<'a>,
     ack: Ack<'a>,
+    ratelimit: RateLimit<'a>,
     redis: Redis<'a>,
     log: Section<'a>,
     tasks: Section<'a>,
@@ -62,6 +63,13 @@ struct Ack<'a> {
     figures: Section<'a>,
     ack_rate: f64,
     avg_latency_ms: f64,
+}
+
+#[derive(Serialize)]
+struct RateLimit<'a> {
+    enabled: bool,
+    #[serde(flatten)]
+    figures: Section<'a>,
 }
 
 #[derive(Serialize)]
@@ -125,6 +133,10 @@ impl<'a> Stats<'a> {
             messages: section("messages"),
             queue: Queue::new(sources, queue_enabled),
             ack: Ack::new(sources, ack_enabled),
+            ratelimit: RateLimit {
+                enabled: sources.router.rate_limits.enabled,
+                figures: section("ratelimit"),
+            },
             redis: Redis::new(sources),
             log: section("log"),
             tasks: section("tasks"),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ara_shards::base::counters::{Counters, DiskSnapshot};
 
 use super::*;
+use crate::ratelimit::{Counts, RateLimitCounts};
 use crate::redis::{Rejected, Status};
 use crate::router::{self, Overview};
 
@@ -51,8 +52,21 @@ fn overview() -> Overview {
         },
         admitted: router::Admitted::default(),
         connections_max: 74,
+        rate_limits: rate_limits(),
         inbox_depths: vec![75, 76],
         uptime: Duration::from_millis(77_900),
+    }
+}
+
+fn rate_limits() -> RateLimitCounts {
+    let counts = |allowed| Counts { allowed, denied: allowed + 1, untracked: allowed + 2 };
+    RateLimitCounts {
+        enabled: true,
+        requests: counts(61),
+        connections: counts(63),
+        failed_tokens: counts(65),
+        failed_keys: counts(67),
+        buckets: 69,
     }
 }
 
@@ -86,7 +100,7 @@ fn every_figure_is_in_its_place_with_its_value() {
             r#"{"uptime_seconds":77,"#,
             r#""connections":{"total":84,"websocket":80,"sse":4,"max":74,"opened":1002,"#,
             r#""closed":1004,"refused_full":73,"refused_per_user":1006,"refused_per_tenant":74,"replaced":1062,"slow_consumers":1022,"#,
-            r#""timeouts":1024,"protocol_violations":1026},"#,
+            r#""timeouts":1024,"protocol_violations":1026,"rate_abuses":1068},"#,
             r#""users":{"connected":86},"#,
             r#""channels":{"active_on_shards":88,"subscriptions":90},"#,
             r#""messages":{"triggers":71,"refused_overloaded":72,"delivered":1010,"failed":1012,"#,
@@ -98,6 +112,10 @@ fn every_figure_is_in_its_place_with_its_value() {
             r#""total_expired":1048,"total_timeouts":1046,"dead_letters":1050,"#,
             r#""dead_letters_expired":1052,"pending_count":100,"ack_rate":0.5,"#,
             r#""avg_latency_ms":4.5},"#,
+            r#""ratelimit":{"enabled":true,"requests_allowed":61,"requests_denied":62,"#,
+            r#""connections_allowed":63,"connections_denied":64,"messages_allowed":1064,"#,
+            r#""messages_denied":1066,"failed_tokens_allowed":65,"failed_tokens_denied":66,"#,
+            r#""failed_keys_allowed":67,"failed_keys_denied":68,"untracked":264,"buckets":69},"#,
             r#""redis":{"status":"disabled","connected":true,"circuit_breaker_state":"closed","#,
             r#""circuit_breaker_failures":81,"reconnection_attempts":82,"#,
             r#""total_reconnections":83,"messages_received":84,"messages_not_sent":85,"#,

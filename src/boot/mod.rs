@@ -280,6 +280,7 @@ fn make_handshake(settings: &Settings, verifier: Verifier, placement: Placement)
     Handshake {
         rules: ArcSwap::from_pointee(Rules::new(settings, verifier)),
         placement,
+        blocked: Arc::default(),
         tenants_enabled: settings.tenants_enabled,
         default_tenant: DEFAULT_TENANT.into(),
     }

@@ -48,6 +48,7 @@ impl Owners {
     /// has taken it: a shard may be too busy.
     async fn apply(&self, settings: &Settings, verifier: Verifier) -> bool {
         self.api.set_keys(&settings.api);
+        self.router.rate_limiter().set_limits(&settings.rate_limits);
         self.handshake.rules.store(Arc::new(Rules::new(settings, verifier)));
         let wanted = settings.server.connections_max;
         self.capacity.warn_if_short(wanted);

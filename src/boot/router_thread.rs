@@ -24,6 +24,7 @@ use crate::capacity::Capacity;
 use crate::idempotency::{ResponseStore, StoredResponses};
 use crate::listener::accept::{Arrival, refuse_detached};
 use crate::listener::handshake::Handshake;
+use crate::ratelimit::RateLimiter;
 use crate::redis::{self, Status as RedisStatus, Tenants};
 use crate::router::Router;
 use crate::router::dispatch::Lifetimes;
@@ -129,12 +130,13 @@ async fn route(parts: Parts) -> io::Result<()> {
         supervisor.spawn("api-listener", Rc::clone(&server).accept(listener));
         server.close_front();
     }
-    // What an earlier run has left counts before the first trigger.
     if settings.limits.queue.is_some() && settings.limits.tenants.is_some() {
+        // What an earlier run has left counts before the first trigger.
         count_what_waits(&router, &parts.bell, &parts.wake).await;
     }
     let pump = pump(router.clone(), Rc::clone(&server), arrivals, parts.bell, parts.wake);
     supervisor.spawn("pump", pump);
+    supervisor.spawn("rate-limit-cleanup", router.rate_limiter().serve_cleanups());
     let owners = Owners {
         api: Rc::clone(&api),
         router: router.clone(),
@@ -145,8 +147,7 @@ async fn route(parts: Parts) -> io::Result<()> {
     supervisor.spawn("drains", router.clone().serve_drains());
     let redis = settings.redis.clone().map(|settings| {
         let router = router.clone();
-        let default = Arc::clone(&handshake.default_tenant);
-        let tenants = Tenants { are_enabled: handshake.tenants_enabled, default };
+        let tenants = tenants_of(&handshake);
         let templates = Rc::clone(&templates);
         let (counts, mut limiter) = (Rc::clone(&status), LogLimiter::new(WARN_INTERVAL));
         let subscriber = redis::run(settings, tenants, templates, status, move |trigger| {
@@ -162,6 +163,7 @@ async fn route(parts: Parts) -> io::Result<()> {
     });
     // If main has gone already, the next line ends this thread too.
     supervisor.report(SupervisorEvent::Ready);
+
     while let Some(StopOrder::Announce) = stop.recv().await {
         router.announce_stop();
     }
@@ -182,6 +184,12 @@ async fn route(parts: Parts) -> io::Result<()> {
     responses.close();
     templates.close();
     Ok(())
+}
+
+/// The tenants that Redis triggers may be of.
+fn tenants_of(handshake: &Handshake) -> Tenants {
+    let default = Arc::clone(&handshake.default_tenant);
+    Tenants { are_enabled: handshake.tenants_enabled, default }
 }
 
 /// Waits until every shard has reported what waits on it.
@@ -216,6 +224,8 @@ fn make_router(
     let lifetimes = Lifetimes::new(clock, &settings.limits);
     let placement = handshake.placement.clone();
     let router = Router::new(links, placement, capacity.clients, lifetimes, &settings.limits);
+    let blocked = Arc::clone(&handshake.blocked);
+    router.limit_rates(RateLimiter::new(&settings.rate_limits, blocked));
     if handshake.tenants_enabled {
         router.share_lanes(settings.shards.inbox_capacity);
     }
@@ -246,6 +256,11 @@ async fn pump(
 
 fn receive(router: &Router, server: &Rc<Server>, arrival: Arrival) {
     match arrival {
+        Arrival::Failed { socket, responder, refusal } => {
+            let peer = socket.peer();
+            let refusal = router.rate_limiter().token_failed(peer).err().unwrap_or(*refusal);
+            spawn_unsupervised(refuse_detached(socket, responder.refusal(&refusal)));
+        }
         Arrival::Caller { socket, bytes } => {
             // A socket that cannot be registered is closed; the caller sees that.
             if let Ok(socket) = socket.into_async() {

@@ -262,6 +262,27 @@ keys! {
     ACK_MAX_ATTEMPTS: "ack.max_attempts", "ACK_MAX_ATTEMPTS", "5", whole(1, 255), Open,
         "how often one is sent before it becomes a dead letter";
 
+    RATELIMIT_ENABLED: "ratelimit.enabled", "RATELIMIT_ENABLED", "false", Form::Switch, Open, Live,
+        "whether there are limits on how often somebody may do something";
+    RATELIMIT_HTTP: "ratelimit.http_requests_per_second", "RATELIMIT_HTTP_REQUESTS_PER_SECOND", "100",
+        whole_or_zero(1, 1_000_000, "unlimited"), Open, Live,
+        "requests a second of an API key, or of an address without one";
+    RATELIMIT_HTTP_BURST: "ratelimit.http_burst_size", "RATELIMIT_HTTP_BURST_SIZE", "200",
+        whole(1, 10_000_000), Open, Live,
+        "how many of them may come at once";
+    RATELIMIT_CONNECTIONS: "ratelimit.ws_connections_per_minute", "RATELIMIT_WS_CONNECTIONS_PER_MINUTE", "10",
+        whole_or_zero(1, 1_000_000, "unlimited"), Open, Live,
+        "new connections a minute from an address, over WebSocket and SSE; as many may come at once";
+    RATELIMIT_MESSAGES: "ratelimit.ws_messages_per_second", "RATELIMIT_WS_MESSAGES_PER_SECOND", "50",
+        whole_or_zero(1, 1_000_000, "unlimited"), Open, Live,
+        "messages a second from a client, an Ack that settles something not counted; as many may come at once";
+    RATELIMIT_AUTH_FAILURES: "ratelimit.auth_failures_per_minute", "RATELIMIT_AUTH_FAILURES_PER_MINUTE", "30",
+        whole_or_zero(1, 1_000_000, "unlimited"), Open, Live,
+        "tokens a minute from an address that are not valid, and API keys likewise; beyond it none is looked at";
+    RATELIMIT_CLEANUP: "ratelimit.cleanup_interval_seconds", "RATELIMIT_CLEANUP_INTERVAL_SECONDS", "60",
+        seconds(0.1, 86_400.0, ""), Open, Live,
+        "how often what is kept of those who have not come for a while is thrown away";
+
     LOG_FILTER: "log.filter", "RUST_LOG", "\"info\"", Form::LogFilter, Open, Live,
         "what is logged: a level, or a comma list of target=level";
     LOG_FORMAT: "log.format", "RUST_LOG_FORMAT", "\"text\"",
@@ -290,17 +311,6 @@ pub static LATER: &[Later] = &[
     Later { name: "jwt.jwks", env: &["JWT_JWKS"] },
     Later { name: "redis.sentinel", env: &["REDIS_SENTINEL"] },
     Later { name: "redis.cluster", env: &["REDIS_CLUSTER"] },
-    Later {
-        name: "ratelimit",
-        env: &[
-            "RATELIMIT_ENABLED",
-            "RATELIMIT_HTTP_REQUESTS_PER_SECOND",
-            "RATELIMIT_HTTP_BURST_SIZE",
-            "RATELIMIT_WS_CONNECTIONS_PER_MINUTE",
-            "RATELIMIT_WS_MESSAGES_PER_SECOND",
-            "RATELIMIT_CLEANUP_INTERVAL_SECONDS",
-        ],
-    },
     // OTEL_SERVICE_NAME is not in the list on purpose: platforms set it on every container they
     // run.
     Later { name: "otel", env: &["OTEL_ENABLED", "OTEL_ENDPOINT", "OTEL_SAMPLING_RATIO"] },

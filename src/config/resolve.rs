@@ -29,6 +29,7 @@ use crate::settings::{
 };
 use crate::storage;
 
+mod rate_limits;
 mod redis;
 
 /// The least bytes of an HMAC secret: the length of the shortest hash, as RFC 7518 asks.
@@ -79,6 +80,7 @@ impl Resolver<'_> {
             disk: self.disk(),
             jwt,
             redis,
+            rate_limits: self.rate_limits(),
             tenants_enabled: self.raw.switch(&keys::TENANT_ENABLED),
             log: Log {
                 filter: self.raw.text(&keys::LOG_FILTER).unwrap_or_default(),
@@ -311,6 +313,7 @@ impl Resolver<'_> {
             subscriptions_per_connection_max: self.size(&keys::MAX_SUBSCRIPTIONS),
             outbox_bytes_per_connection_max: self.size(&keys::SHARDS_OUTBOX),
             message_bytes_max: self.size(&keys::MAX_MESSAGE),
+            messages: self.message_rate(),
             heartbeat_interval,
             connection_timeout,
             queue: self.queue_limits(),

@@ -165,7 +165,7 @@ fn all_faults_are_reported_together() {
                 [shards]\ncount = '4'\npin_to_cores = 1\n\
                 [jwt]\nleeway_seconds = -1\n\
                 [redis]\nbackoff_initial_delay_ms = 500\nbackoff_max_delay_ms = 100\n\
-                [ratelimit]\nenabled = true\n";
+                [cluster]\nenabled = true\n";
     let list = faults(
         file,
         &[
@@ -188,7 +188,7 @@ fn all_faults_are_reported_together() {
             ("shards.count", None, line(8)),
             ("shards.pin_to_cores", None, line(9)),
             ("jwt.leeway_seconds", None, line(11)),
-            ("ratelimit", None, line(15)),
+            ("cluster", None, line(15)),
             ("shards.inbox_capacity", Some("SHARDS_INBOX_CAPACITY"), Origin::Environment),
             ("log.filter", Some("RUST_LOG"), Origin::Environment),
             ("otel", Some("OTEL_ENABLED"), Origin::Environment),
@@ -220,7 +220,7 @@ fn an_unknown_key_is_refused_with_the_nearest_known_one() {
 fn what_is_still_to_come_is_refused_as_such() {
     for file in [
         "server.tls_cert = 'x'",
-        "[ratelimit]",
+        "websocket.compression = true",
         "[cluster]\nnonsense = 1",
         "[otel]\nenabled = false",
     ] {

@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 
 use super::handshake::{Admission, Handshake, transport_of};
 use super::head::{self, BadHead, HeadError, RequestHead};
+use super::stream::Responder;
 use crate::refusal::{Code, Refusal};
 use crate::supervise::spawn_unsupervised;
 use crate::telemetry::LogLimiter;
@@ -49,6 +50,15 @@ pub enum Arrival {
         admission: Box<Admission>,
         /// What it sent after its head.
         leftover: Box<[u8]>,
+    },
+    /// A client whose token is not valid, to be counted before it is told.
+    Failed {
+        /// Its socket.
+        socket: Socket,
+        /// How it is answered.
+        responder: Box<Responder>,
+        /// What it is told if not too many have failed.
+        refusal: Box<Refusal>,
     },
     /// A caller of the HTTP API.
     Caller {
@@ -206,23 +216,29 @@ impl Door {
             Ok(Err(HeadError::Gone)) | Err(_) => return,
         };
         let RequestHead { parts, bytes, end } = head;
-        let admission = match transport_of(&parts) {
-            None => None,
-            Some(transport) => match self.handshake.examine(&parts, transport) {
-                Ok(admission) => Some(Box::new(admission)),
-                Err(refusal) => {
-                    let cors = self.handshake.cors_origin(&parts.headers);
-                    return refuse(socket, refusal.response(cors.as_deref())).await;
-                }
-            },
-        };
+        let examined = transport_of(&parts)
+            .map(|transport| (transport, self.handshake.examine(&parts, transport, socket.peer())));
+        if let Some((transport, Err(refusal))) = &examined {
+            let is_counted = refusal.code == Code::InvalidToken && self.handshake.counts_failures();
+            if !is_counted {
+                let cors = self.handshake.cors_origin(&parts.headers);
+                let responder = Responder::new(&parts, *transport, cors);
+                return refuse(socket, responder.refusal(refusal)).await;
+            }
+        }
         // A runtime that cannot let go of a socket has lost it already: the peer sees it closed.
         let Ok(socket) = socket.into_detached() else { return };
-        let arrival = match admission {
+        let arrival = match examined {
             None => Arrival::Caller { socket, bytes },
-            Some(admission) => {
+            Some((_, Ok(admission))) => {
                 let leftover = bytes.get(end..).expect("the head ends within what was read");
-                Arrival::Client { socket, admission, leftover: leftover.into() }
+                let leftover = leftover.into();
+                Arrival::Client { socket, admission: Box::new(admission), leftover }
+            }
+            Some((transport, Err(refusal))) => {
+                let cors = self.handshake.cors_origin(&parts.headers);
+                let responder = Box::new(Responder::new(&parts, transport, cors));
+                Arrival::Failed { socket, responder, refusal: Box::new(refusal) }
             }
         };
         if let Err(TrySendError::Full(arrival)) = self.router.arrivals.try_send(arrival) {
@@ -231,6 +247,7 @@ impl Door {
                 Arrival::Client { socket, admission, .. } => {
                     (socket, admission.responder.refusal(&refusal))
                 }
+                Arrival::Failed { socket, responder, .. } => (socket, responder.refusal(&refusal)),
                 Arrival::Caller { socket, .. } => {
                     let cors = self.handshake.cors_origin(&parts.headers);
                     (socket, refusal.response(cors.as_deref()))

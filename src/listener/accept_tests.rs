@@ -42,7 +42,9 @@ fn gate() -> Handshake {
         leeway: Duration::ZERO,
     };
     Handshake {
+        blocked: Arc::default(),
         rules: ArcSwap::from_pointee(Rules {
+            token_failures: None,
             verifier: Verifier::new(&jwt).unwrap(),
             origins: Origins::new(Vec::new(), true),
             limits: Limits::default(),

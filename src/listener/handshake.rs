@@ -10,6 +10,8 @@ use std::sync::Arc;
 use ara_shards::Limits;
 use ara_shards::base::id::{NotificationId, parse_id};
 use ara_shards::base::placement::Placement;
+use ara_shards::base::socket::PeerAddress;
+use ara_shards::base::token_bucket::Rate;
 use ara_shards::link::message::{Client, InitialSubscriptions};
 use ara_shards::protocol::Transport;
 use ara_shards::state::session::is_granted;
@@ -25,6 +27,7 @@ use super::stream::Responder;
 use crate::names;
 use crate::origin::Origins;
 use crate::query::Query;
+use crate::ratelimit::{BlockedAddresses, Limited, too_many};
 use crate::refusal::{Code, Refusal};
 use crate::settings::{RunMode, Settings};
 
@@ -54,6 +57,8 @@ pub struct Handshake {
     pub rules: ArcSwap<Rules>,
     /// Where users live.
     pub placement: Placement,
+    /// Addresses whose tokens are not looked at.
+    pub blocked: Arc<BlockedAddresses>,
     /// Whether the `tenant_id` claim counts.
     pub tenants_enabled: bool,
     /// The tenant of all others.
@@ -69,6 +74,8 @@ pub struct Rules {
     pub origins: Origins,
     /// What a connection may have, by its tenant.
     pub limits: Limits,
+    /// How many tokens of an address may fail before no further one is looked at.
+    pub token_failures: Option<Rate>,
 }
 
 impl Rules {
@@ -77,7 +84,12 @@ impl Rules {
     pub fn new(settings: &Settings, verifier: Verifier) -> Self {
         let origins = settings.server.cors_origins.clone();
         let local = settings.mode == RunMode::Development && origins.is_empty();
-        Self { verifier, origins: Origins::new(origins, local), limits: settings.limits.clone() }
+        Self {
+            verifier,
+            origins: Origins::new(origins, local),
+            limits: settings.limits.clone(),
+            token_failures: settings.rate_limits.auth_failures,
+        }
     }
 }
 
@@ -110,12 +122,17 @@ pub(super) fn transport_at(method: &str, path: &str) -> Option<Transport> {
 }
 
 impl Handshake {
-    /// Examines a `GET /ws` or `GET /sse`.
+    /// Examines a `GET /ws` or `GET /sse` that came from `peer`.
     ///
     /// # Errors
     ///
-    /// The refusal to answer with.
-    pub fn examine(&self, parts: &Parts, transport: Transport) -> Result<Admission, Refusal> {
+    /// The refusal to answer with. Where it is a [`Code::InvalidToken`], that is to be counted first.
+    pub fn examine(
+        &self,
+        parts: &Parts,
+        transport: Transport,
+        peer: PeerAddress,
+    ) -> Result<Admission, Refusal> {
         let cors_origin = self.check_origin(&parts.headers)?;
         let responder = Responder::new(parts, transport, cors_origin);
         let query = client_query(&parts.uri, transport)?;
@@ -124,7 +141,7 @@ impl Handshake {
             Transport::WebSocket => upgrade(parts)?,
             Transport::Sse => responder.stream_head().into_bytes().into(),
         };
-        let identity = self.verify(token)?;
+        let identity = self.verify(token, peer)?;
         let subscribes_to = match transport {
             Transport::WebSocket => InitialSubscriptions::Nothing,
             Transport::Sse => self.subscribes_to(&query, &identity)?,
@@ -144,19 +161,29 @@ impl Handshake {
     ///
     /// # Errors
     ///
-    /// There is no valid token, or something else in the query.
-    pub fn user(&self, parts: &Parts) -> Result<Client, Refusal> {
+    /// There is no valid token, or something else in the query; see [`Self::examine`].
+    pub fn user(&self, parts: &Parts, peer: PeerAddress) -> Result<Client, Refusal> {
         let query = Query::parse(&parts.uri, &[TOKEN], &[])?;
         let token = token_of(&query, &parts.headers, Transport::Sse);
-        let identity = self.verify(token)?;
+        let identity = self.verify(token, peer)?;
         Ok(self.client(identity, InitialSubscriptions::Nothing))
     }
 
     /// Who a token speaks for.
-    fn verify(&self, token: Option<&str>) -> Result<Identity, Refusal> {
+    fn verify(&self, token: Option<&str>, peer: PeerAddress) -> Result<Identity, Refusal> {
+        let token = token.ok_or_else(|| unauthorized(TokenError::Missing))?;
         let rules = self.rules.load();
-        let verified = token.ok_or(TokenError::Missing).and_then(|t| rules.verifier.verify(t));
-        verified.map_err(unauthorized)
+        if let Some(rate) = rules.token_failures {
+            let checked = self.blocked.check(peer.into(), rate);
+            checked.map_err(|quota| too_many(Limited::FailedTokens, quota))?;
+        }
+        rules.verifier.verify(token).map_err(unauthorized)
+    }
+
+    /// Whether tokens that fail are counted.
+    #[must_use]
+    pub fn counts_failures(&self) -> bool {
+        self.rules.load().token_failures.is_some()
     }
 
     /// What the CORS headers of an answer allow: see [`Origins::allowed`].
@@ -230,14 +257,13 @@ impl Handshake {
     }
 }
 
-/// A request without a valid token. Only what was sent can be in error (RFC 6750 section 3.1).
+/// A request without a valid token.
 fn unauthorized(error: TokenError) -> Refusal {
     if error == TokenError::Missing {
         let hint = "pass ?token=JWT or `Authorization: Bearer JWT`";
         return Refusal::new(Code::Unauthorized, format!("{error}: {hint}"));
     }
-    Refusal::new(Code::Unauthorized, error.to_string())
-        .with_header("www-authenticate", r#"Bearer error="invalid_token""#)
+    Refusal::new(Code::InvalidToken, error.to_string())
 }
 
 /// The query of a client's request. Whoever misspells `channels` would hear everything.

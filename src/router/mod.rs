@@ -35,6 +35,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout_at;
 
 use crate::listener::handshake::Admission;
+use crate::ratelimit::{RateLimitCounts, RateLimiter};
 use crate::refusal::{Code, Refusal};
 use dispatch::Lifetimes;
 use interest::Interest;
@@ -94,6 +95,7 @@ struct State {
     counters: Counters,
     admitted: Admitted,
     connections_max: usize,
+    rate_limiter: RateLimiter,
     lifetimes: Lifetimes,
     /// `None` = all traffic is of one tenant, and nothing is counted by tenant.
     tenants: Option<Tenants>,
@@ -158,6 +160,7 @@ impl Router {
             counters: Counters::default(),
             admitted: Admitted::default(),
             connections_max,
+            rate_limiter: RateLimiter::default(),
             lifetimes,
             tenants: limits.tenants.clone().map(Tenants::new),
             queue_room: limits.queue.and_then(|_on| limits.tenants.clone()).map(QueueRoom::new),
@@ -175,6 +178,17 @@ impl Router {
     pub fn share_lanes(&self, capacity: usize) {
         let mut state = self.0.borrow_mut();
         state.tenant_shares = Some(Shares::new(state.shards.len(), capacity));
+    }
+
+    /// Lets clients and callers come only so often. Before the first of them.
+    pub fn limit_rates(&self, rate_limiter: RateLimiter) {
+        self.0.borrow_mut().rate_limiter = rate_limiter;
+    }
+
+    /// How often somebody may do something.
+    #[must_use]
+    pub fn rate_limiter(&self) -> RateLimiter {
+        self.0.borrow().rate_limiter.clone()
     }
 
     /// Takes every report the shards have sent.
@@ -200,6 +214,9 @@ impl Router {
             Phase::Ready | Phase::StopAnnounced => {}
             Phase::Draining => return refuse(socket, drain::draining()),
             Phase::Stopping => return refuse(socket, state.shutting_down()),
+        }
+        if let Err(refusal) = state.rate_limiter.connection(socket.peer()) {
+            return refuse(socket, refusal);
         }
         state.take_reports();
         if state.admitted.total() >= state.connections_max {
@@ -327,6 +344,7 @@ impl Router {
             counters: state.counters,
             admitted: state.admitted,
             connections_max: state.connections_max,
+            rate_limits: state.rate_limiter.counts(),
             inbox_depths: state.inbox_depths(),
             uptime: state.started.elapsed(),
         }
@@ -359,6 +377,8 @@ pub struct Overview {
     pub admitted: Admitted,
     /// The most it admits.
     pub connections_max: usize,
+    /// What rate limits have counted.
+    pub rate_limits: RateLimitCounts,
     /// Messages waiting, by shard.
     pub inbox_depths: Vec<usize>,
     /// Time since start.

@@ -85,6 +85,12 @@ counters! {
     queue_over_limit,
     /// Connections closed in favour of a newer one of their user (4409).
     connections_replaced,
+    /// Messages of clients within their rate; none is counted without a limit.
+    messages_allowed,
+    /// Messages of clients beyond their rate.
+    messages_limited,
+    /// Connections closed because they went on beyond their rate (1008).
+    rate_abuses,
 }
 
 /// One shard between two turns.

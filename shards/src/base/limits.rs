@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::tenant_limits::LimitsByTenant;
+use super::token_bucket::Rate;
 
 /// The most shards a gateway can have: as many as a large machine has cores, and still only four words
 /// in each set of shards.
@@ -27,6 +28,8 @@ pub struct Limits {
     pub outbox_bytes_per_connection_max: usize,
     /// The largest message a client may send, in bytes, over all its fragments.
     pub message_bytes_max: usize,
+    /// How often a client may send a message; `None` = unlimited.
+    pub messages: Option<Rate>,
     /// Mean time between heartbeats of one connection; each is jittered by ± 20 %. Zero = none.
     pub heartbeat_interval: Duration,
     /// A client that leaves a ping unanswered for this long, without any other frame, is closed with
@@ -99,6 +102,7 @@ impl Default for Limits {
             subscriptions_per_connection_max: 50,
             outbox_bytes_per_connection_max: 256 * 1024,
             message_bytes_max: 64 * 1024,
+            messages: None,
             heartbeat_interval: Duration::from_secs(30),
             connection_timeout: Duration::from_secs(120),
             queue: None,
@@ -119,6 +123,9 @@ pub const CONTROLS_PER_TURN: usize = 256;
 
 /// Deliveries taken in one turn. What is taken together is flushed together.
 pub const DELIVERIES_PER_TURN: usize = 64;
+
+/// Messages of a client refused for its rate, without a pause in between, after which it is sent away.
+pub const MESSAGES_REFUSED_MAX: u32 = 100;
 
 /// The most notifications of a batch.
 pub const BATCH_ITEMS_MAX: usize = 100;

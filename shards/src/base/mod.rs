@@ -12,6 +12,7 @@ pub mod placement;
 pub mod socket;
 pub mod tenant_limits;
 pub mod timer;
+pub mod token_bucket;
 pub mod transport;
 
 pub(crate) mod side_table;

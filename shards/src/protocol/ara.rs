@@ -262,6 +262,7 @@ const fn name_of(code: ErrorCode) -> &'static str {
         ErrorCode::ForbiddenChannel => "FORBIDDEN_CHANNEL",
         ErrorCode::SubscriptionLimit => "SUBSCRIPTION_LIMIT",
         ErrorCode::AckUnknown => "ACK_UNKNOWN",
+        ErrorCode::RateLimited => "RATE_LIMITED",
     }
 }
 

@@ -85,6 +85,8 @@ pub enum ErrorCode {
     SubscriptionLimit,
     /// No notification of that id awaits an acknowledgement.
     AckUnknown,
+    /// It sends more often than it may.
+    RateLimited,
 }
 
 /// What a client asks of the state.

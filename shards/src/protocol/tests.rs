@@ -64,6 +64,7 @@ fn every_event_has_the_bytes_of_the_contract() {
         (ErrorCode::ForbiddenChannel, "FORBIDDEN_CHANNEL"),
         (ErrorCode::SubscriptionLimit, "SUBSCRIPTION_LIMIT"),
         (ErrorCode::AckUnknown, "ACK_UNKNOWN"),
+        (ErrorCode::RateLimited, "RATE_LIMITED"),
     ] {
         let json = format!(r#"{{"type":"error","code":"{name}","message":"a\nb"}}"#);
         let event = Event::Error { code, message: "a\nb" };

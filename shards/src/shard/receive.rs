@@ -92,7 +92,13 @@ impl Sender<'_> {
         let incoming = match event {
             Event::Text(text) => Incoming::Text(text),
             Event::Binary(bytes) => Incoming::Binary(bytes),
-            Event::Ping(payload) => return self.answer(websocket::pong_frame(payload)),
+            Event::Ping(payload) => {
+                // It is answered, so it counts as a message.
+                if self.state.admit_message(self.key, self.connections) {
+                    self.answer(websocket::pong_frame(payload));
+                }
+                return;
+            }
             Event::Pong | Event::Fragment => return,
             Event::Close(code) => {
                 let last = websocket::close_frame(code, "");

@@ -13,6 +13,7 @@ pub mod subscriptions;
 mod broadcast;
 mod channels;
 mod heartbeat;
+mod message_rate;
 mod query;
 mod queueing;
 mod running;
@@ -33,6 +34,7 @@ use crate::protocol::{ClientMessage, ErrorCode, Event, Protocol};
 use crate::queue::Queues;
 use crate::wire::close::CloseReason;
 use directory::Directory;
+use message_rate::MessageBudgets;
 use running::RunningTime;
 use session::{Grants, Session};
 
@@ -86,6 +88,8 @@ pub struct State {
     random: fastrand::Rng,
     /// Every message of the shard's users, from acceptance to its end.
     pub(crate) queues: Queues,
+    /// What clients have left of their rate of messages.
+    message_budgets: MessageBudgets,
     /// How many messages may begin to wait by the current delivery, if there is a limit.
     room: Option<u32>,
     /// Scratch: connections whose outbox refused a frame of the current delivery.
@@ -109,6 +113,7 @@ impl State {
             now: Tick::default(),
             running: RunningTime::default(),
             random: fastrand::Rng::with_seed(seed),
+            message_budgets: MessageBudgets::default(),
             room: None,
             refused: Vec::new(),
             told: Vec::new(),
@@ -131,6 +136,9 @@ impl State {
         let same = (limits.queue, limits.ack) == (self.limits.queue, self.limits.ack);
         assert!(same, "the queue and acknowledgement are for the life of a shard");
         self.queues.set_tenant_limits(&limits);
+        if limits.messages.is_none() {
+            self.message_budgets.clear();
+        }
         self.limits = limits;
     }
 
@@ -213,6 +221,7 @@ impl State {
     /// to its user's queue. Unknown keys are ignored.
     pub fn handle_disconnect(&mut self, key: ConnectionKey, unsent: Vec<Unsent>) {
         self.take_back(key, &unsent);
+        self.message_budgets.remove(key);
         if let Some(user) = self.directory.remove(key, &mut self.reports) {
             self.queues.tidy(&mut self.directory, user);
             self.counters.connections_closed += 1;
@@ -227,6 +236,11 @@ impl State {
         out: &mut impl Outgoing,
     ) {
         self.counters.messages_received += 1;
+        let is_ack = matches!(message, Ok(ClientMessage::Ack(_)));
+        // An Ack is looked at first: one that settles something is not counted.
+        if !is_ack && !self.admit_message(key, out) {
+            return;
+        }
         match message {
             Ok(ClientMessage::Ping) => self.tell(key, &Event::Pong, out),
             Ok(ClientMessage::Subscribe(names)) => self.handle_subscribe(key, names, out),
@@ -252,6 +266,9 @@ impl State {
         let user = session.places.user;
         let (queues, mut cx) = self.queues();
         let Some(id) = id.filter(|id| queues.acknowledge(&mut cx, user, *id)) else {
+            if !self.admit_message(key, out) {
+                return;
+            }
             let sentence = "no such notification awaits your Ack";
             return self.refuse(key, ErrorCode::AckUnknown, sentence, out);
         };

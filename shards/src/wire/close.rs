@@ -35,6 +35,8 @@ impl CloseReason<'static> {
         stream_error: Some("CONNECTION_REPLACED"),
         ..Self::new(4409, "replaced by a newer connection", true)
     };
+    /// It went on sending more often than it may.
+    pub const RATE_LIMITED: Self = Self::new(1008, "rate limit exceeded", true);
     /// The gateway stops.
     pub const SHUTDOWN: Self = Self::new(1001, "server shutting down", true);
     /// The shard holds too many unfinished client messages.

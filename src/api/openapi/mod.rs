@@ -15,6 +15,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::is_health_check;
 use super::routes::{Handler, ROUTES, Route};
 use crate::figures::{FIGURES, Figure};
 
@@ -284,7 +285,8 @@ fn refusals_of<'a>(route: &Route) -> impl Iterator<Item = &'a str> + use<'a> {
         | Handler::AnyTenant(..) => &["UNAUTHORIZED", "FORBIDDEN", "NOT_FOUND", "INTERNAL_ERROR"],
     };
     let of_body: &[&str] = if route.body_bytes_max.is_some() { WITH_BODY } else { &[] };
-    [ANY, of_handler, of_body].into_iter().flatten().copied()
+    let of_rate: &[&str] = if is_health_check(route.path) { &[] } else { &["RATE_LIMITED"] };
+    [ANY, of_rate, of_handler, of_body].into_iter().flatten().copied()
 }
 
 /// Adds the fields of the table of figures to the schemas of `/stats`.
