@@ -21,6 +21,7 @@ pub mod journal_task;
 pub mod listener;
 pub mod names;
 pub mod origin;
+pub mod proxies;
 pub mod query;
 pub mod ratelimit;
 pub mod record_reader;

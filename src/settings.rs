@@ -12,6 +12,7 @@ use ara_shards::base::token_bucket::Rate;
 use ara_shards::journal::Fsync;
 
 use crate::access::Key;
+use crate::proxies::Proxies;
 
 /// The whole configuration, after every check has passed.
 #[derive(Debug, Clone)]
@@ -69,6 +70,8 @@ pub struct Server {
     pub address: SocketAddr,
     /// Allowed `Origin` values, lower case, without trailing slash; `*` allows all.
     pub cors_origins: Vec<String>,
+    /// Whose word on clients' addresses is taken.
+    pub proxies: Proxies,
     /// The most client connections; 0 = what the process's file limit allows.
     pub connections_max: usize,
     /// `SO_SNDBUF` of client sockets, in bytes; 0 = the kernel's choice.

@@ -139,6 +139,8 @@ impl Api {
     async fn answer(&self, parts: Parts, body: Incoming, way: Way, watch: &Watch) -> HttpResponse {
         let cors = self.handshake.cors_origin(&parts.headers);
         let mut body = Some(body);
+        let peer = self.handshake.client_address(way.peer, &parts.headers);
+        let way = Way { peer, ..way };
         let shown = self.authorizer.caller(&parts.headers, way.peer);
         let charged = self.charge(&parts, &shown, way.peer);
         let mut reply = match &charged {

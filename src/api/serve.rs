@@ -142,9 +142,10 @@ impl Server {
     }
 
     /// Hands a client that came over a caller's connection to the router, if its handshake is right.
-    async fn admit_client(&self, socket: AsyncSocket, parts: &Parts, leftover: Box<[u8]>) {
+    async fn admit_client(&self, mut socket: AsyncSocket, parts: &Parts, leftover: Box<[u8]>) {
         let transport = transport_of(parts).expect("a client asks for one of the transports");
-        let peer = socket.peer();
+        let peer = self.api.handshake.client_address(socket.peer(), &parts.headers);
+        socket.set_peer(peer);
         let examined = self.api.handshake.examine(parts, transport, peer);
         match self.api.rate_limiter.count_token(peer, examined) {
             Ok(admission) => {

@@ -4,6 +4,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use ipnet::IpNet;
+
 /// Reads an IP address, with or without the brackets of IPv6, or `localhost`.
 pub(super) fn parse_host(text: &str) -> Option<IpAddr> {
     if text.eq_ignore_ascii_case("localhost") {
@@ -24,6 +26,13 @@ pub(super) fn parse_address(text: &str) -> Option<SocketAddr> {
     let (host, port) = text.rsplit_once(':')?;
     let port = port.bytes().all(|byte| byte.is_ascii_digit()).then(|| port.parse().ok())??;
     host.eq_ignore_ascii_case("localhost").then(|| (Ipv4Addr::LOCALHOST, port).into())
+}
+
+/// Reads a network, or an address as the network that has no other.
+pub(super) fn parse_network(text: &str) -> Option<IpNet> {
+    let network: IpNet = text.parse().ok().or_else(|| parse_host(text).map(IpNet::from))?;
+    // Of an address and a length only the network is meant.
+    Some(network.trunc())
 }
 
 /// Brings an origin into the form browsers send: lower case, no trailing slash, no default port.
@@ -81,6 +90,25 @@ mod tests {
         for address in ["127.0.0.1", "localhost", "localhost:", "localhost:+1", "::1:x", "h:70000"]
         {
             assert!(parse_address(address).is_none(), "{address}");
+        }
+    }
+
+    #[test]
+    fn networks_are_addresses_too() {
+        for (input, expected) in [
+            ("10.0.0.0/8", Some("10.0.0.0/8")),
+            ("10.1.2.3/8", Some("10.0.0.0/8")),
+            ("192.0.2.1", Some("192.0.2.1/32")),
+            ("2001:db8::/32", Some("2001:db8::/32")),
+            ("[::1]", Some("::1/128")),
+            ("localhost", Some("127.0.0.1/32")),
+            ("10.0.0.0/33", None),
+            ("10.0.0/8", None),
+            ("", None),
+            ("proxy.example", None),
+        ] {
+            let found = parse_network(input).map(|network| network.to_string());
+            assert_eq!(found.as_deref(), expected, "{input}");
         }
     }
 

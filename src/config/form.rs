@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::address::{origin, parse_address, parse_host};
+use super::address::{origin, parse_address, parse_host, parse_network};
 
 /// What a value of a key must look like.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ pub enum Form {
     Address,
     /// A list of web origins, or `*`.
     Origins,
+    /// A list of IP networks.
+    Networks,
     /// Any text.
     Text,
     /// One line of text.
@@ -68,7 +70,7 @@ pub enum Value {
     Seconds(Duration),
     /// Of every form of text.
     Text(String),
-    /// Of [`Form::Origins`].
+    /// Of [`Form::Origins`] and [`Form::Networks`].
     List(Vec<String>),
 }
 
@@ -134,19 +136,24 @@ impl Form {
             (Self::Seconds { .. }, DeValue::Float(number)) => {
                 self.check_seconds(number.as_str()).map(Some)
             }
-            (Self::Origins, DeValue::Array(items)) => {
-                let mut origins = Vec::with_capacity(items.len());
+            (Self::Origins | Self::Networks, DeValue::Array(items)) => {
+                let mut list = Vec::with_capacity(items.len());
                 for item in items.iter() {
                     match item.get_ref() {
-                        DeValue::String(text) => origins.push(check_origin(text)?),
+                        DeValue::String(text) => list.push(self.check_item(text)?),
                         other => return Err(wrong_type(other, "an entry that is ")),
                     }
                 }
-                Ok(Some(Value::List(origins)))
+                Ok(Some(Value::List(list)))
             }
-            (Self::Switch | Self::Whole { .. } | Self::Seconds { .. } | Self::Origins, other) => {
-                Err(wrong_type(other, ""))
-            }
+            (
+                Self::Switch
+                | Self::Whole { .. }
+                | Self::Seconds { .. }
+                | Self::Origins
+                | Self::Networks,
+                other,
+            ) => Err(wrong_type(other, "")),
             (_, DeValue::String(text)) if text.is_empty() => Ok(None),
             (_, DeValue::String(text)) => self.check_text(text).map(Some),
             (_, other) => Err(wrong_type(other, "")),
@@ -174,9 +181,9 @@ impl Form {
                 self.check_whole(text, text.parse().ok())?
             }
             Self::Seconds { .. } => self.check_seconds(text)?,
-            Self::Origins => {
+            Self::Origins | Self::Networks => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-                Value::List(items.map(check_origin).collect::<Result<_, _>>()?)
+                Value::List(items.map(|item| self.check_item(item)).collect::<Result<_, _>>()?)
             }
             _ => self.check_text(text)?,
         };
@@ -187,6 +194,19 @@ impl Form {
     pub(super) fn default_value(&self, default: &str) -> Option<Value> {
         let parsed = DeValue::parse(default).ok()?;
         self.read_toml(parsed.get_ref()).ok().flatten()
+    }
+
+    /// Checks an entry of a list, and brings it into its usual form.
+    fn check_item(&self, text: &str) -> Result<String, Problem> {
+        if matches!(self, Self::Networks) {
+            return match parse_network(text) {
+                Some(network) => Ok(network.to_string()),
+                None => Err(Problem::new(text, "is neither an IP address nor a network")),
+            };
+        }
+        // The part before an @ may be a password.
+        let shown = if text.contains('@') { "" } else { text };
+        origin(text).map_err(|what| Problem::new(shown, what))
     }
 
     fn check_whole(&self, text: &str, number: Option<i128>) -> Result<Value, Problem> {
@@ -300,6 +320,11 @@ impl Form {
                  separated by commas in the environment"
                     .to_owned()
             }
+            Self::Networks => {
+                "IP addresses and networks, as in 10.0.0.0/8 or 2001:db8::1; a list of text in TOML, \
+                 separated by commas in the environment"
+                    .to_owned()
+            }
             Self::Text => "text".to_owned(),
             Self::Line => "text without control characters".to_owned(),
             Self::HeaderText => "visible ASCII without spaces".to_owned(),
@@ -317,12 +342,6 @@ impl Form {
                 .to_owned(),
         }
     }
-}
-
-fn check_origin(text: &str) -> Result<String, Problem> {
-    // The part before an @ may be a password.
-    let shown = if text.contains('@') { "" } else { text };
-    origin(text).map_err(|what| Problem::new(shown, what))
 }
 
 fn wrong_type(value: &DeValue<'_>, lead: &str) -> Problem {

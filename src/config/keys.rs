@@ -123,6 +123,13 @@ keys! {
         "WEBSOCKET_MAX_SUBSCRIPTIONS_PER_CONNECTION", "50",
         whole_or_zero(1, 1_000_000, "unlimited"), Open, Live,
         "the most channels one connection may subscribe to";
+    TRUSTED_PROXIES: "server.trusted_proxies", "SERVER_TRUSTED_PROXIES", "[]", Form::Networks, Open, Live,
+        "the networks of proxies whose word on a client's address is taken; without one the socket's address counts";
+    FORWARDED_HEADER: "server.forwarded_header", "SERVER_FORWARDED_HEADER", "\"x-forwarded-for\"",
+        Form::Choice(&["x-forwarded-for", "forwarded"]), Open, Live,
+        "the header in which trusted proxies say it; they must set or add to this one in every request";
+    PROXY_PROTOCOL: "server.proxy_protocol", "SERVER_PROXY_PROTOCOL", "false", Form::Switch, Open, Live,
+        "whether connections of trusted proxies, or all if none is named, must begin with a PROXY protocol header";
     // 4 KiB is about the least Linux grants; above 16 MiB net.core.wmem_max is the limit anyway.
     SEND_BUFFER: "server.send_buffer_bytes", "SERVER_SEND_BUFFER_BYTES", "32768",
         whole_or_zero(4096, 16 * MIB, "the kernel's choice"), Open,

@@ -17,13 +17,14 @@ use ara_shards::base::tenant_limits::{LimitsByTenant, TenantLimits};
 use ara_shards::journal::Fsync;
 use jsonwebtoken::Algorithm;
 
-use super::address::{parse_address, parse_host};
+use super::address::{parse_address, parse_host, parse_network};
 use super::error::Fault;
 use super::jwt_key;
 use super::keys::{self, Key};
 use super::raw::Raw;
 use super::tenant_overrides::{self, Override};
 use crate::access::{self, KeyDigest, random_secret};
+use crate::proxies::{ForwardedHeader, Proxies};
 use crate::settings::{
     Api, Disk, Generated, Jwt, Log, LogFormat, RunMode, Server, Settings, Shards,
 };
@@ -136,10 +137,23 @@ impl Resolver<'_> {
         Server {
             address: SocketAddr::new(host, port),
             cors_origins,
+            proxies: self.proxies(),
             connections_max: self.size(&keys::MAX_CONNECTIONS),
             send_buffer_bytes: self.size(&keys::SEND_BUFFER),
             shutdown_grace: self.raw.seconds(&keys::SHUTDOWN_GRACE),
             shutdown_delay: self.raw.seconds(&keys::SHUTDOWN_DELAY),
+        }
+    }
+
+    fn proxies(&self) -> Proxies {
+        let networks = self.raw.list(&keys::TRUSTED_PROXIES);
+        Proxies {
+            trusted: networks.iter().filter_map(|network| parse_network(network)).collect(),
+            header: match self.raw.text(&keys::FORWARDED_HEADER).as_deref() {
+                Some("forwarded") => ForwardedHeader::Forwarded,
+                _ => ForwardedHeader::XForwardedFor,
+            },
+            speak_proxy_protocol: self.raw.switch(&keys::PROXY_PROTOCOL),
         }
     }
 

@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 
 use super::handshake::{Admission, Handshake, transport_of};
 use super::head::{self, BadHead, HeadError, RequestHead};
+use super::proxy_protocol;
 use super::stream::Responder;
 use crate::refusal::{Code, Refusal};
 use crate::supervise::spawn_unsupervised;
@@ -205,8 +206,19 @@ struct Door {
 }
 
 impl Door {
+    /// Reads a connection's first head, and whatever its proxy says before.
+    async fn read_head(&self, socket: &mut AsyncSocket) -> Result<RequestHead, HeadError> {
+        let mut bytes = Vec::with_capacity(1024);
+        if self.handshake.expects_proxy_header(socket.peer())
+            && let Some(client) = proxy_protocol::read(socket, &mut bytes).await?
+        {
+            socket.set_peer(client);
+        }
+        head::read(socket, bytes).await
+    }
+
     async fn receive(&self, mut socket: AsyncSocket) {
-        let head = match timeout(HEAD_DEADLINE, head::read(&mut socket)).await {
+        let head = match timeout(HEAD_DEADLINE, self.read_head(&mut socket)).await {
             Ok(Ok(head)) => head,
             Ok(Err(HeadError::Bad(BadHead { refusal, warning }))) => {
                 warn_of_head(warning, &socket, &self.bad_heads);
@@ -216,8 +228,10 @@ impl Door {
             Ok(Err(HeadError::Gone)) | Err(_) => return,
         };
         let RequestHead { parts, bytes, end } = head;
-        let examined = transport_of(&parts)
-            .map(|transport| (transport, self.handshake.examine(&parts, transport, socket.peer())));
+        let examined = transport_of(&parts).map(|transport| {
+            socket.set_peer(self.handshake.client_address(socket.peer(), &parts.headers));
+            (transport, self.handshake.examine(&parts, transport, socket.peer()))
+        });
         if let Some((transport, Err(refusal))) = &examined {
             let is_counted = refusal.code == Code::InvalidToken && self.handshake.counts_failures();
             if !is_counted {

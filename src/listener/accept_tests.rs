@@ -19,6 +19,7 @@ use super::*;
 use crate::listener::auth::Verifier;
 use crate::listener::handshake::Rules;
 use crate::origin::Origins;
+use crate::proxies::Proxies;
 use crate::settings::Jwt;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -44,6 +45,7 @@ fn gate() -> Handshake {
     Handshake {
         blocked: Arc::default(),
         rules: ArcSwap::from_pointee(Rules {
+            proxies: Proxies::default(),
             token_failures: None,
             verifier: Verifier::new(&jwt).unwrap(),
             origins: Origins::new(Vec::new(), true),

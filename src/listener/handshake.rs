@@ -26,6 +26,7 @@ use super::auth::{Identity, TokenError, Verifier};
 use super::stream::Responder;
 use crate::names;
 use crate::origin::Origins;
+use crate::proxies::Proxies;
 use crate::query::Query;
 use crate::ratelimit::{BlockedAddresses, Limited, too_many};
 use crate::refusal::{Code, Refusal};
@@ -74,6 +75,8 @@ pub struct Rules {
     pub origins: Origins,
     /// What a connection may have, by its tenant.
     pub limits: Limits,
+    /// Whose word on clients' addresses is taken.
+    pub proxies: Proxies,
     /// How many tokens of an address may fail before no further one is looked at.
     pub token_failures: Option<Rate>,
 }
@@ -88,6 +91,7 @@ impl Rules {
             verifier,
             origins: Origins::new(origins, local),
             limits: settings.limits.clone(),
+            proxies: settings.server.proxies.clone(),
             token_failures: settings.rate_limits.auth_failures,
         }
     }
@@ -178,6 +182,18 @@ impl Handshake {
             checked.map_err(|quota| too_many(Limited::FailedTokens, quota))?;
         }
         rules.verifier.verify(token).map_err(unauthorized)
+    }
+
+    /// Who sent a request that came from this peer.
+    #[must_use]
+    pub fn client_address(&self, peer: PeerAddress, headers: &HeaderMap) -> PeerAddress {
+        self.rules.load().proxies.client_of(peer, headers)
+    }
+
+    /// Whether a connection from this peer begins with a PROXY protocol header.
+    #[must_use]
+    pub fn expects_proxy_header(&self, peer: PeerAddress) -> bool {
+        self.rules.load().proxies.expect_proxy_header(peer)
     }
 
     /// Whether tokens that fail are counted.

@@ -81,16 +81,20 @@ pub struct Outline {
     pub is_client: bool,
 }
 
-/// Reads until the head is complete.
-pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<RequestHead, HeadError> {
-    let mut bytes = Vec::with_capacity(1024);
+/// Reads until the head is complete, of which `bytes` have been read already.
+pub async fn read(
+    stream: &mut (impl AsyncRead + Unpin),
+    mut bytes: Vec<u8>,
+) -> Result<RequestHead, HeadError> {
     loop {
+        if !bytes.is_empty()
+            && let Some((parts, end)) = parse(&bytes).map_err(HeadError::Bad)?
+        {
+            return Ok(RequestHead { parts, bytes, end });
+        }
         let count = stream.read_buf(&mut bytes).await.map_err(|_broken| HeadError::Gone)?;
         if count == 0 {
             return Err(HeadError::Gone);
-        }
-        if let Some((parts, end)) = parse(&bytes).map_err(HeadError::Bad)? {
-            return Ok(RequestHead { parts, bytes, end });
         }
     }
 }
@@ -236,9 +240,10 @@ pub fn begins_proxy_header(bytes: &[u8]) -> bool {
 fn other_protocol(bytes: &[u8]) -> Option<BadHead> {
     let refuse = |sentence| Refusal::new(Code::Validation, sentence);
     if begins_proxy_header(bytes) {
-        let sentence = "this is a PROXY protocol header, which is not expected here: switch it off \
-                        for this backend at the proxy or load balancer (`send-proxy` in HAProxy, \
-                        `proxy_protocol on` in nginx, the target group's attribute at AWS)";
+        let sentence = "this is a PROXY protocol header, which is not expected here: set \
+                        server.proxy_protocol = true, or switch it off for this backend at the proxy \
+                        or load balancer (`send-proxy` in HAProxy, `proxy_protocol on` in nginx, the \
+                        target group's attribute at AWS)";
         return Some(BadHead { refusal: refuse(sentence), warning: Some(sentence) });
     }
     if bytes.starts_with(TLS_HANDSHAKE) {

@@ -7,4 +7,5 @@ pub mod accept;
 pub mod auth;
 pub mod handshake;
 pub mod head;
+mod proxy_protocol;
 pub mod stream;

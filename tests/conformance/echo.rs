@@ -88,7 +88,7 @@ async fn serve(port: u16) -> std::io::Result<()> {
 }
 
 async fn answer_handshake(mut socket: AsyncSocket) -> Option<Adoption> {
-    let head = head::read(&mut socket).await.ok()?;
+    let head = head::read(&mut socket, Vec::new()).await.ok()?;
     let response_head = match handshake::upgrade(&head.parts) {
         Ok(response_head) => response_head,
         Err(refusal) => {

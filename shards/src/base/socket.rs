@@ -50,7 +50,7 @@ impl PeerAddress {
         Ipv6Addr::from(self.ip).to_canonical()
     }
 
-    /// The port.
+    /// The port; 0 = it is not known.
     #[must_use]
     pub const fn port(self) -> u16 {
         self.port
@@ -69,6 +69,10 @@ impl From<SocketAddr> for PeerAddress {
 
 impl fmt::Display for PeerAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.port == 0 {
+            // A proxy has told the address alone.
+            return fmt::Display::fmt(&self.ip(), formatter);
+        }
         fmt::Display::fmt(&SocketAddr::new(self.ip(), self.port), formatter)
     }
 }
@@ -88,6 +92,11 @@ impl<Stream> Socket<Stream> {
     /// Who is at the other end.
     pub const fn peer(&self) -> PeerAddress {
         self.peer
+    }
+
+    /// Who is at the other end of the proxy there.
+    pub const fn set_peer(&mut self, peer: PeerAddress) {
+        self.peer = peer;
     }
 }
 
