@@ -241,8 +241,8 @@ fn other_protocol(bytes: &[u8]) -> Option<BadHead> {
     let refuse = |sentence| Refusal::new(Code::Validation, sentence);
     if begins_proxy_header(bytes) {
         let sentence = "this is a PROXY protocol header, which is not expected here: set \
-                        server.proxy_protocol = true, or switch it off for this backend at the proxy \
-                        or load balancer (`send-proxy` in HAProxy, `proxy_protocol on` in nginx, the \
+                        server.proxy_protocol = true (which is about the address of clients), or \
+                        switch it off for this backend at the proxy or load balancer (`send-proxy` in HAProxy, `proxy_protocol on` in nginx, the \
                         target group's attribute at AWS)";
         return Some(BadHead { refusal: refuse(sentence), warning: Some(sentence) });
     }

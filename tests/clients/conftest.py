@@ -54,7 +54,7 @@ async def start_gateway(new_folder):
     """Starts gateways with a configuration of the test's own; each must stop cleanly afterwards."""
     mine = []
 
-    async def start(*, wait_for: str = "/health/ready", output: int | None = None, **settings) -> Gateway:
+    async def start(*, wait_for: str | None = "/health/ready", output: int | None = None, **settings) -> Gateway:
         gateway = Gateway(new_folder(), **settings)
         mine.append(gateway)
         return await gateway.start(wait_for, output)

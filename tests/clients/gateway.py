@@ -162,10 +162,12 @@ class Gateway:
             )
         Gateway.started.append(self)
 
-    async def start(self, wait_for: str = "/health/ready", output: int | None = None) -> "Gateway":
+    async def start(self, wait_for: str | None = "/health/ready", output: int | None = None) -> "Gateway":
+        """`wait_for`: the path that must answer 200, or None where plain requests are refused."""
         self.spawn(output)
-        await wait_until(lambda: self._answers(wait_for), START_DEADLINE_S, f"{wait_for} = 200")
-        await openapi.learn(self.client)
+        if wait_for:
+            await wait_until(lambda: self._answers(wait_for), START_DEADLINE_S, f"{wait_for} = 200")
+            await openapi.learn(self.client)
         if output is None and self.environment.get("RUST_LOG", "info") == "info":
             # A thread of its own writes the log: once this line is there, so are all before it.
             await wait_until(lambda: re.search(r'ready.{0,9} address=|"ready"', self.log()), what="the line `ready`")

@@ -19,8 +19,9 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 class RawConnection:
     """A TCP connection that sends any bytes it is given."""
 
-    def __init__(self, gateway: Gateway, receive_buffer: int | None = None):
+    def __init__(self, gateway: Gateway, receive_buffer: int | None = None, local_address: str | None = None):
         self.gateway = gateway
+        self.local_address = local_address
         self.receive_buffer = receive_buffer
 
     async def __aenter__(self):
@@ -29,6 +30,8 @@ class RawConnection:
         self.socket.setblocking(False)
         if self.receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.receive_buffer)
+        if self.local_address:
+            self.socket.bind((self.local_address, 0))
         await loop.sock_connect(self.socket, ("127.0.0.1", self.gateway.port))
         self.buffer = b""
         return self

@@ -40,8 +40,10 @@ def replaced(name: str, *pairs: tuple[str, str]) -> str:
 class Proxy:
     """One of the proxies, on a port of its own."""
 
-    def __init__(self, kind: str, folder: Path, gateway: Gateway):
+    def __init__(self, kind: str, folder: Path, gateway: Gateway, server_options: str = ""):
+        """`server_options`: for HAProxy, put behind the gateway's address."""
         self.kind = kind
+        self.server_options = server_options
         self.folder = folder
         self.gateway = gateway
         self.port = free_port()
@@ -64,7 +66,7 @@ class Proxy:
         return getattr(self, f"_{self.kind}")()
 
     def _common(self) -> list[tuple[str, str]]:
-        return [("127.0.0.1:8081", f"127.0.0.1:{self.gateway.port}")]
+        return [("127.0.0.1:8081", f"127.0.0.1:{self.gateway.port} {self.server_options}".rstrip())]
 
     def _nginx(self):
         site = replaced(
@@ -126,9 +128,9 @@ class Proxy:
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=self.origin, verify=self.tls, timeout=PATIENCE_S, trust_env=False)
 
-    def web_socket(self, user: str) -> WebSocket:
+    def web_socket(self, user: str, **options) -> WebSocket:
         url = f"wss://localhost:{self.port}/ws{query_string(token=make_token(user))}"
-        return WebSocket(self.gateway, user, url=url, ssl=self.tls, origin=self.origin)
+        return WebSocket(self.gateway, user, url=url, ssl=self.tls, origin=self.origin, **options)
 
     @contextlib.asynccontextmanager
     async def event_stream(self, user: str):
@@ -176,9 +178,9 @@ async def behind(start_gateway, new_folder):
     """Starts a gateway and a proxy of this kind before it."""
     proxies = []
 
-    async def start(kind: str, **settings) -> Proxy:
+    async def start(kind: str, server_options: str = "", **settings) -> Proxy:
         gateway = await start_gateway(**SETTINGS | settings)
-        proxies.append(Proxy(kind, new_folder(kind), gateway))
+        proxies.append(Proxy(kind, new_folder(kind), gateway, server_options))
         return await proxies[-1].start()
 
     try:
@@ -228,6 +230,27 @@ async def test_clients_are_served_through_the_documented_proxy(behind, kind, use
     log = proxy.log()
     assert "/ws" in log and "/sse" in log, log
     assert "token" not in log and make_token(user)[:20] not in log, log
+
+
+@PROXIES
+async def test_the_gateway_knows_a_client_by_its_own_address(behind, kind, user):
+    """From the header that the proxy sets or adds to, whatever the client has sent in it."""
+    proxy = await behind(kind, SERVER_TRUSTED_PROXIES="127.0.0.1")
+    headers = {"X-Forwarded-For": "6.6.6.6", "Forwarded": "for=6.6.6.6"}
+    # The certificate and the proxy are of 127.0.0.1; whoever connects has another address of this machine.
+    async with proxy.web_socket(user, local_addr=("127.9.9.9", 0), additional_headers=headers):
+        shown = await proxy.gateway.get_ok("/api/v1/connections")
+        assert [connection["address"] for connection in shown["connections"]] == ["127.9.9.9"]
+
+
+@pytest.mark.parametrize("version", ["send-proxy", "send-proxy-v2"])
+async def test_haproxy_names_a_client_by_the_proxy_protocol_too(behind, version, user):
+    proxy = await behind("haproxy", server_options=f"source 127.0.0.9 {version}", SERVER_PROXY_PROTOCOL="true",
+                         SERVER_TRUSTED_PROXIES="127.0.0.9")
+    async with proxy.web_socket(user, local_addr=("127.9.9.9", 0)) as socket:
+        port = socket.socket.transport.get_extra_info("sockname")[1]
+        shown = await proxy.gateway.get_ok("/api/v1/connections")
+        assert [connection["address"] for connection in shown["connections"]] == [f"127.9.9.9:{port}"]
 
 
 async def test_haproxy_tells_the_gateway_at_once_that_a_client_has_left(behind, user):
