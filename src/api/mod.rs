@@ -187,7 +187,7 @@ impl Api {
         if is_health_check(parts.uri.path()) {
             return Ok(None);
         }
-        self.rate_limiter.request(match shown {
+        self.rate_limiter.request(|| match shown {
             Ok(caller) => Requester::Key(Arc::clone(&caller.key.name)),
             Err(_refusal) => Requester::Address(peer.into()),
         })

@@ -62,6 +62,11 @@ impl<K: Hash + Eq> Buckets<K> {
         }
     }
 
+    /// Whether there is a limit.
+    pub(super) const fn is_limited(&self) -> bool {
+        self.rate.is_some()
+    }
+
     /// Takes a token. What is left then; `None` without a limit.
     ///
     /// # Errors

@@ -143,13 +143,18 @@ impl RateLimiter {
         self.0.changed.notify_one();
     }
 
-    /// Takes a request. What is left to the requester; `None` where it is not limited.
+    /// Takes a request. What is left to the requester, who is only looked for where there is a limit; `None`
+    /// where there is none.
     ///
     /// # Errors
     ///
     /// There were too many.
-    pub fn request(&self, requester: Requester) -> Result<Option<Quota>, Refusal> {
-        let taken = self.0.state.borrow_mut().requests.take(requester, self.now_ns());
+    pub fn request(&self, requester: impl FnOnce() -> Requester) -> Result<Option<Quota>, Refusal> {
+        let requests = &mut self.0.state.borrow_mut().requests;
+        if !requests.is_limited() {
+            return Ok(None);
+        }
+        let taken = requests.take(requester(), self.now_ns());
         taken.map_err(|quota| too_many(Limited::Requests, quota))
     }
 
@@ -312,8 +317,8 @@ mod tests {
     fn each_limit_has_buckets_of_its_own() {
         let (limiter, _blocked) = limiter();
         let taken = |take: &dyn Fn() -> bool| (0..10).filter(|_| take()).count();
-        let key = || limiter.request(Requester::Key("a".into())).is_ok();
-        let address = || limiter.request(Requester::Address(peer(1).into())).is_ok();
+        let key = || limiter.request(|| Requester::Key("a".into())).is_ok();
+        let address = || limiter.request(|| Requester::Address(peer(1).into())).is_ok();
         assert_eq!((taken(&key), taken(&address)), (2, 2));
         assert_eq!(taken(&|| limiter.connection(peer(1)).is_ok()), 3);
         assert_eq!(taken(&|| limiter.token_failed(peer(1)).is_ok()), 4);
@@ -347,7 +352,7 @@ mod tests {
     #[test]
     fn a_refusal_says_when_to_come_back() {
         let (limiter, _blocked) = limiter();
-        let request = || limiter.request(Requester::Key("a".into()));
+        let request = || limiter.request(|| Requester::Key("a".into()));
         let quota = request().unwrap().unwrap();
         assert_eq!(quota.headers().map(|(_, value)| value), [2, 1, 1000]);
         request().unwrap();
