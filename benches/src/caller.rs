@@ -23,11 +23,23 @@ pub(crate) struct Answer {
 }
 
 #[derive(Deserialize)]
-struct Verdict {
-    delivered_to: u64,
+#[serde(untagged)]
+enum Verdict {
+    /// On one notification.
+    One {
+        delivered_to: u64,
+        failed: u64,
+        #[serde(default)]
+        queued: bool,
+    },
+    /// On a batch.
+    Batch { summary: Summary },
+}
+
+#[derive(Deserialize)]
+struct Summary {
+    total_delivered: u64,
     failed: u64,
-    #[serde(default)]
-    queued: bool,
 }
 
 #[derive(Debug)]
@@ -136,7 +148,10 @@ impl Caller {
             return Err(bad("without a request"));
         };
         self.partial.drain(..head.bytes + used);
-        let Verdict { delivered_to, failed, queued } = verdict;
+        let (delivered_to, failed, queued) = match verdict {
+            Verdict::One { delivered_to, failed, queued } => (delivered_to, failed, queued),
+            Verdict::Batch { summary } => (summary.total_delivered, summary.failed, false),
+        };
         Ok(Some(Answer { caller, delivered_to, failed, queued, took: asked.elapsed() }))
     }
 
@@ -177,6 +192,19 @@ impl Api {
             r#"{{"target_user_id":"u{number}","template_id":"bench","variables":{{"seq":"{seq:0SEQ_DIGITS$}"{variables}}}}}"#
         );
         self.post("send", &body)
+    }
+
+    /// To each of these users one of its own, numbered from `seq` on, in one request.
+    pub(crate) fn to_each(&self, numbers: &[u32], seq: u32) -> Vec<u8> {
+        let mut items = String::new();
+        for (number, seq) in numbers.iter().zip(seq..) {
+            let comma = if items.is_empty() { "" } else { "," };
+            let payload = self.payload(seq);
+            items += &format!(
+                r#"{comma}{{"target":{{"type":"user","value":"u{number}"}},"event_type":"bench","payload":{payload}}}"#
+            );
+        }
+        self.post("batch", &format!(r#"{{"notifications":[{items}]}}"#))
     }
 
     /// To all of these at once, waiting at most `ttl` seconds where it is given.

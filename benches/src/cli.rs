@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Queue(QueueArgs),
     /// Triggers by a template beside plain ones of as many bytes: CPU per publish, and their ratio
     Templates(TemplatesArgs),
+    /// Batches beside single sends: CPU for each notification, and the ratio
+    Batch(BatchArgs),
     /// The reference server of `fanout`; started by the tool itself
     #[command(hide = true)]
     BareServer,
@@ -233,6 +235,30 @@ pub(crate) struct TemplatesArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct BatchArgs {
+    /// Connected users
+    #[arg(long, default_value_t = 1_000, value_parser = connections())]
+    pub(crate) connections: u32,
+    /// Keep-alive connections that publish
+    #[arg(long, default_value_t = 64, value_parser = value_parser!(u32).range(1..=1_000))]
+    pub(crate) callers: u32,
+    /// Notifications in a batch
+    #[arg(long, default_value_t = 100, value_parser = value_parser!(u32).range(2..=100))]
+    pub(crate) batch_size: u32,
+    /// How long to publish in each of a round's four stretches: alone, in batches, and again
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u64).range(1..=600))]
+    pub(crate) seconds: u64,
+    /// Length of the notifications' payload, as JSON
+    #[arg(long, default_value_t = 150, value_parser = payload_bytes())]
+    pub(crate) payload_bytes: u32,
+    /// Rounds, each with a fresh gateway
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ChurnArgs {
     /// Connections kept up while single ones come and go
     #[arg(long, default_value_t = 2_000, value_parser = connections())]
@@ -329,6 +355,7 @@ mod tests {
             &["ara-bench", "queue", "--stores", "tape"],
             &["ara-bench", "templates", "--payload-bytes", "299"],
             &["ara-bench", "templates", "--variables", "31"],
+            &["ara-bench", "batch", "--batch-size", "101"],
         ] {
             assert!(Cli::try_parse_from(args).is_err(), "{args:?}");
         }

@@ -31,7 +31,7 @@ use clap::Parser;
 use crate::cli::{Cli, Command, Common};
 use crate::fault::{Context, Fault, Outcome};
 use crate::report::Report;
-use crate::scenario::{churn, fanout, idle, queue, shards, templates, unicast};
+use crate::scenario::{batch, churn, fanout, idle, queue, shards, templates, unicast};
 use crate::stop::Stop;
 
 fn main() -> ExitCode {
@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         Command::Shards(args) => measure(&args.common, |stop| shards::run(&args, stop)),
         Command::Queue(args) => measure(&args.common, |stop| queue::run(&args, stop)),
         Command::Templates(args) => measure(&args.common, |stop| templates::run(&args, stop)),
+        Command::Batch(args) => measure(&args.common, |stop| batch::run(&args, stop)),
         Command::BareServer => bare::serve(),
         Command::StandIn => stand_in::serve(),
         Command::Launch(args) => {

@@ -1,6 +1,7 @@
 //! The scenarios: each starts what it needs, measures, and returns a report or the reason why its
 //! figures would mean nothing.
 
+pub(crate) mod batch;
 pub(crate) mod churn;
 pub(crate) mod fanout;
 pub(crate) mod idle;

@@ -74,6 +74,7 @@ fn round(args: &TemplatesArgs, stop: &Stop) -> Outcome<Vec<Figure>> {
         template: None,
         users: args.connections,
         callers: args.callers,
+        batch_size: 1,
         replies: false,
         next_seq: 0,
     };

@@ -25,6 +25,8 @@ pub(super) struct Drive<'a> {
     pub(super) template: Option<Template>,
     pub(super) users: u32,
     pub(super) callers: u32,
+    /// How many notifications a request has; more than one make a batch.
+    pub(super) batch_size: u32,
     /// Whether a notification is answered, and that answered in turn.
     pub(super) replies: bool,
     pub(super) next_seq: u32,
@@ -78,6 +80,7 @@ pub(crate) fn round(
         template: None,
         users: load.connections,
         callers: load.callers,
+        batch_size: 1,
         replies: load.reply != Reply::None,
         next_seq: 0,
     };
@@ -126,46 +129,49 @@ impl Drive<'_> {
             self.swarm.turn(LOOK_EVERY)?;
             check_no_strays(self.swarm)?;
             for answer in self.swarm.take_answers() {
-                check(&answer)?;
+                check(&answer, self.batch_size)?;
                 responses.push(answer.took);
                 self.post(answer.caller)?;
             }
         }
         let publishes = u64::from(self.next_seq - base);
+        let (batch_size, requests) = (self.batch_size, publishes / u64::from(self.batch_size));
         self.swarm.turn_until(&format!("{publishes} deliveries"), |swarm| {
             for answer in swarm.take_answers() {
-                check(&answer)?;
+                check(&answer, batch_size)?;
                 responses.push(answer.took);
             }
             check_no_strays(swarm)?;
             let (arrived, answered) = (swarm.arrivals().arrived, responses.len() as u64);
             let replies = swarm.arrivals().replies;
-            let done = arrived == publishes
-                && answered == publishes
-                && replies == replies_each * publishes;
+            let done =
+                arrived == publishes && answered == requests && replies == replies_each * publishes;
             Ok((arrived + replies, done))
         })?;
         Ok(Stretch { publishes, took: start.elapsed(), responses })
     }
 
     fn post(&mut self, caller: usize) -> Outcome<()> {
-        let user = fastrand::u32(0..self.users);
-        let request = match &self.template {
-            None => self.api.to_user(user, self.next_seq),
-            Some(template) => self.api.to_user_by(template, user, self.next_seq),
+        let users: Vec<u32> = (0..self.batch_size).map(|_| fastrand::u32(0..self.users)).collect();
+        let request = match (&self.template, users.as_slice()) {
+            (None, [user]) => self.api.to_user(*user, self.next_seq),
+            (Some(template), [user]) => self.api.to_user_by(template, *user, self.next_seq),
+            (_, users) => self.api.to_each(users, self.next_seq),
         };
-        self.next_seq += 1;
-        self.swarm.arrivals().sent(user);
+        self.next_seq += self.batch_size;
+        for user in users {
+            self.swarm.arrivals().sent(user);
+        }
         self.swarm.post(caller, &request)
     }
 }
 
-fn check(answer: &Answer) -> Outcome<()> {
-    if answer.delivered_to == 1 && answer.failed == 0 {
+fn check(answer: &Answer, notifications: u32) -> Outcome<()> {
+    if answer.delivered_to == u64::from(notifications) && answer.failed == 0 {
         return Ok(());
     }
     failed(format!(
-        "the gateway said delivered_to {}, failed {} of a user with one connection",
+        "the gateway said delivered {}, failed {} of {notifications} to users with one connection",
         answer.delivered_to, answer.failed
     ))
 }
