@@ -57,6 +57,8 @@ pub(crate) struct Arrivals {
     pub(crate) ready: u64,
     /// For unicasts: the time from writing the request to reading the frame.
     pub(crate) latencies: Vec<Duration>,
+    /// When subscribers were told to leave; `None` where none is to be.
+    pub(crate) departures: Option<Vec<Instant>>,
     /// The first notification frame that arrived after this was set to an empty vector.
     pub(crate) capture: Option<Vec<u8>>,
 }

@@ -19,6 +19,8 @@ pub(crate) struct Answer {
     pub(crate) failed: u64,
     /// It waits for a user: of several, for at least one.
     pub(crate) queued: bool,
+    /// The gateway had no room for it.
+    pub(crate) refused: bool,
     pub(crate) took: Duration,
 }
 
@@ -49,6 +51,8 @@ pub(crate) struct Caller {
     out: Vec<u8>,
     partial: Vec<u8>,
     waiting: VecDeque<Instant>,
+    /// Whether an answer that there is no room is one like others.
+    may_be_refused: bool,
 }
 
 impl Caller {
@@ -59,7 +63,13 @@ impl Caller {
             out: Vec::new(),
             partial: Vec::new(),
             waiting: VecDeque::new(),
+            may_be_refused: false,
         }
+    }
+
+    /// Takes it from now on that the gateway has no room at times.
+    pub(crate) const fn allow_refusals(&mut self) {
+        self.may_be_refused = true;
     }
 
     pub(crate) fn stream_mut(&mut self) -> &mut TcpStream {
@@ -139,11 +149,14 @@ impl Caller {
                 String::from_utf8_lossy(body)
             )
         };
-        if head.status != 200 {
+        let refused = head.status == 503 && self.may_be_refused;
+        if head.status != 200 && !refused {
             return Err(bad("not 200"));
         }
-        let verdict: Verdict =
-            serde_json::from_slice(body).map_err(|error| bad(&error.to_string()))?;
+        let verdict = match refused {
+            true => Verdict::One { delivered_to: 0, failed: 0, queued: false },
+            false => serde_json::from_slice(body).map_err(|error| bad(&error.to_string()))?,
+        };
         let Some(asked) = self.waiting.pop_front() else {
             return Err(bad("without a request"));
         };
@@ -152,7 +165,8 @@ impl Caller {
             Verdict::One { delivered_to, failed, queued } => (delivered_to, failed, queued),
             Verdict::Batch { summary } => (summary.total_delivered, summary.failed, false),
         };
-        Ok(Some(Answer { caller, delivered_to, failed, queued, took: asked.elapsed() }))
+        let took = asked.elapsed();
+        Ok(Some(Answer { caller, delivered_to, failed, queued, refused, took }))
     }
 
     fn flush(&mut self) -> Result<(), String> {
@@ -172,6 +186,8 @@ impl Caller {
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
     pub(crate) key: String,
+    /// Whom requests act for, where the gateway keeps tenants apart.
+    pub(crate) tenant: Option<&'static str>,
     /// Length of the JSON in `payload`; below [`NUMBERED_BYTES`] without a sequence number.
     pub(crate) payload_bytes: usize,
 }
@@ -225,9 +241,11 @@ impl Api {
     }
 
     fn post(&self, path: &str, body: &str) -> Vec<u8> {
+        let tenant =
+            self.tenant.map_or(String::new(), |tenant| format!("X-Tenant-ID: {tenant}\r\n"));
         format!(
             "POST /api/v1/notifications/{path} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {}\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+             {tenant}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             self.key,
             body.len(),
         )
@@ -325,14 +343,14 @@ mod tests {
     #[test]
     fn payloads_are_json_of_exactly_the_length_asked_for() {
         for payload_bytes in [PAYLOAD_BYTES_MIN, 150, 4096] {
-            let api = Api { key: "k".to_owned(), payload_bytes };
+            let api = Api { key: "k".to_owned(), tenant: None, payload_bytes };
             let payload = api.payload(42);
             assert_eq!(payload.len(), payload_bytes);
             let json: serde_json::Value = serde_json::from_str(&payload).expect("JSON");
             assert_eq!(json.get("ara_seq").and_then(|seq| seq.as_str()), Some("00000042"));
         }
         for payload_bytes in [3, 21, NUMBERED_BYTES] {
-            let payload = Api { key: "k".to_owned(), payload_bytes }.payload(42);
+            let payload = Api { key: "k".to_owned(), tenant: None, payload_bytes }.payload(42);
             assert_eq!(payload.len(), payload_bytes);
             let json: serde_json::Value = serde_json::from_str(&payload).expect("JSON");
             assert_eq!(json.is_object(), payload_bytes == NUMBERED_BYTES);

@@ -45,6 +45,10 @@ pub(crate) enum Command {
     Templates(TemplatesArgs),
     /// Batches beside single sends: CPU for each notification, and the ratio
     Batch(BatchArgs),
+    /// A tenant's notifications while another tenant sends many times as much: how long they take
+    Fairness(FairnessArgs),
+    /// All clients sent away at a stated rate, and how well that is kept
+    Drain(DrainArgs),
     /// The reference server of `fanout`; started by the tool itself
     #[command(hide = true)]
     BareServer,
@@ -251,6 +255,48 @@ pub(crate) struct BatchArgs {
     /// Length of the notifications' payload, as JSON
     #[arg(long, default_value_t = 150, value_parser = payload_bytes())]
     pub(crate) payload_bytes: u32,
+    /// Rounds, each with a fresh gateway
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FairnessArgs {
+    /// Connected users of the measured tenant
+    #[arg(long, default_value_t = 100, value_parser = connections())]
+    pub(crate) connections: u32,
+    /// Sends a second of the measured tenant
+    #[arg(long, default_value_t = 200, value_parser = value_parser!(u32).range(1..=10_000))]
+    pub(crate) rate: u32,
+    /// Connections of the other tenant
+    #[arg(long, default_value_t = 1_000, value_parser = connections())]
+    pub(crate) flood_connections: u32,
+    /// How many times as many frames the other tenant gets
+    #[arg(long, default_value_t = 50, value_parser = value_parser!(u32).range(1..=10_000))]
+    pub(crate) factor: u32,
+    /// How long to take the time in each of a round's five stretches: alone between two kinds of flood
+    #[arg(long, default_value_t = 5, value_parser = value_parser!(u64).range(1..=600))]
+    pub(crate) seconds: u64,
+    /// Length of the notifications' payload, as JSON
+    #[arg(long, default_value_t = 150, value_parser = payload_bytes())]
+    pub(crate) payload_bytes: u32,
+    /// Rounds, each with a fresh gateway
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// Connected clients
+    #[arg(long, default_value_t = 5_000, value_parser = connections())]
+    pub(crate) connections: u32,
+    /// How many of them are to be sent away in a second
+    #[arg(long, default_value_t = 500, value_parser = value_parser!(u32).range(1..=100_000))]
+    pub(crate) rate: u32,
     /// Rounds, each with a fresh gateway
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,

@@ -69,18 +69,37 @@ impl Gateway {
         channel: Option<&str>,
         stop: &Stop,
     ) -> Outcome<Swarm> {
-        let script = Script {
-            transport,
-            channel: channel.map(str::to_owned),
-            spread: Spread::ONE,
-            tokens: Tokens::new(&self.jwt_secret),
-            reply: Reply::None,
-        };
+        let tokens = Tokens::new(&self.jwt_secret);
+        self.swarm_with(common, transport, channel, tokens, stop)
+    }
+
+    /// A load generator of WebSocket users of a tenant.
+    pub(crate) fn swarm_of(&self, tenant: &str, common: &Common, stop: &Stop) -> Outcome<Swarm> {
+        let tokens = Tokens::new(&self.jwt_secret).of_tenant(tenant);
+        self.swarm_with(common, Transport::Ws, None, tokens, stop)
+    }
+
+    fn swarm_with(
+        &self,
+        common: &Common,
+        transport: Transport,
+        channel: Option<&str>,
+        tokens: Tokens,
+        stop: &Stop,
+    ) -> Outcome<Swarm> {
+        let channel = channel.map(str::to_owned);
+        let (spread, reply) = (Spread::ONE, Reply::None);
+        let script = Script { transport, channel, spread, tokens, reply };
         Swarm::new(self.address, script, stop.clone(), common.stall_timeout())
     }
 
     pub(crate) fn api(&self, payload_bytes: usize) -> Api {
-        Api { key: self.api_key.clone(), payload_bytes }
+        Api { key: self.api_key.clone(), tenant: None, payload_bytes }
+    }
+
+    /// The same for a tenant.
+    pub(crate) fn api_of(&self, tenant: &'static str, payload_bytes: usize) -> Api {
+        Api { tenant: Some(tenant), ..self.api(payload_bytes) }
     }
 
     /// Fails if it did not stop by itself.

@@ -31,7 +31,9 @@ use clap::Parser;
 use crate::cli::{Cli, Command, Common};
 use crate::fault::{Context, Fault, Outcome};
 use crate::report::Report;
-use crate::scenario::{batch, churn, fanout, idle, queue, shards, templates, unicast};
+use crate::scenario::{
+    batch, churn, drain, fairness, fanout, idle, queue, shards, templates, unicast,
+};
 use crate::stop::Stop;
 
 fn main() -> ExitCode {
@@ -44,6 +46,8 @@ fn main() -> ExitCode {
         Command::Queue(args) => measure(&args.common, |stop| queue::run(&args, stop)),
         Command::Templates(args) => measure(&args.common, |stop| templates::run(&args, stop)),
         Command::Batch(args) => measure(&args.common, |stop| batch::run(&args, stop)),
+        Command::Fairness(args) => measure(&args.common, |stop| fairness::run(&args, stop)),
+        Command::Drain(args) => measure(&args.common, |stop| drain::run(&args, stop)),
         Command::BareServer => bare::serve(),
         Command::StandIn => stand_in::serve(),
         Command::Launch(args) => {

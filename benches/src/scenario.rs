@@ -3,6 +3,8 @@
 
 pub(crate) mod batch;
 pub(crate) mod churn;
+pub(crate) mod drain;
+pub(crate) mod fairness;
 pub(crate) mod fanout;
 pub(crate) mod idle;
 pub(crate) mod queue;

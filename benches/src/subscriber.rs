@@ -3,7 +3,7 @@
 //! the swarm's.
 
 use std::io::{ErrorKind, Read, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use mio::net::TcpStream;
 
@@ -330,6 +330,10 @@ impl Subscriber {
                 None => self.set_ready(arrivals),
             },
             (b"subscribed", Stage::Subscribing) => self.set_ready(arrivals),
+            (b"shutdown", _) if arrivals.departures.is_some() => {
+                arrivals.departures.get_or_insert_default().push(Instant::now());
+                self.close()?;
+            }
             // A close may cross a greeting or a confirmation.
             (b"connected" | b"subscribed", Stage::Closing) => {}
             _ => return Err(format!("an unexpected message: {}", String::from_utf8_lossy(text))),

@@ -51,6 +51,8 @@ pub(crate) struct Swarm {
     stop: Stop,
     /// Connections ever opened, which spreads them over source addresses.
     opened: u32,
+    /// Where to look first for a caller that awaits no answer.
+    next_caller: usize,
     /// How long the swarm waits for anything that makes no progress.
     stall_timeout: Duration,
 }
@@ -77,6 +79,7 @@ impl Swarm {
             target,
             stop,
             opened: 0,
+            next_caller: 0,
             stall_timeout,
         })
     }
@@ -202,6 +205,21 @@ impl Swarm {
             Some(caller) => caller.post(request).map_err(Fault::Failed),
             None => failed(format!("no caller {caller}")),
         }
+    }
+
+    /// A caller that awaits no answer. All have their turn: one that is never used would be closed.
+    pub(crate) fn idle_caller(&mut self) -> Option<usize> {
+        let callers = &self.world.callers;
+        let from = self.next_caller;
+        let mut order = (from..callers.len()).chain(0..from.min(callers.len()));
+        let found = order.find(|at| callers.get(*at).is_some_and(Caller::idle))?;
+        self.next_caller = found + 1;
+        Some(found)
+    }
+
+    /// Takes it from now on that the gateway refuses publishes for want of room.
+    pub(crate) fn allow_refusals(&mut self) {
+        self.world.callers.iter_mut().for_each(Caller::allow_refusals);
     }
 
     /// Ends the connection in slab place `place`, if a subscribed one is there: in good order, or by

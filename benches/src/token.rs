@@ -12,6 +12,8 @@ const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Claims {
     pub(crate) sub: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tenant_id: Option<String>,
     pub(crate) iat: u64,
     pub(crate) exp: u64,
 }
@@ -20,16 +22,24 @@ pub(crate) struct Claims {
 #[derive(Debug)]
 pub(crate) struct Tokens {
     key: Key,
+    /// Whose users they are for, where the gateway keeps tenants apart.
+    tenant: Option<String>,
 }
 
 impl Tokens {
     pub(crate) fn new(secret: &str) -> Self {
-        Self { key: Key::new(HMAC_SHA256, secret.as_bytes()) }
+        Self { key: Key::new(HMAC_SHA256, secret.as_bytes()), tenant: None }
+    }
+
+    /// For the users of a tenant.
+    pub(crate) fn of_tenant(self, tenant: &str) -> Self {
+        Self { tenant: Some(tenant.to_owned()), ..self }
     }
 
     /// A token for `user`, issued at `now` (seconds since 1970) and good for a day.
     pub(crate) fn issue(&self, user: &str, now: u64) -> String {
-        let claims = Claims { sub: user.to_owned(), iat: now, exp: now + 86_400 };
+        let (sub, tenant_id) = (user.to_owned(), self.tenant.clone());
+        let claims = Claims { sub, tenant_id, iat: now, exp: now + 86_400 };
         let body = serde_json::to_vec(&claims).unwrap_or_default();
         let mut token = format!("{HEADER}.{}", URL_SAFE_NO_PAD.encode(body));
         let signature = self.signature(token.as_bytes());
@@ -63,7 +73,7 @@ mod tests {
         let key = URL_SAFE_NO_PAD
             .decode("AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow")
             .expect("a key in base64url");
-        let tokens = Tokens { key: Key::new(HMAC_SHA256, &key) };
+        let tokens = Tokens { key: Key::new(HMAC_SHA256, &key), tenant: None };
         let signed = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
         assert_eq!(
             tokens.signature(signed.as_bytes()),
