@@ -142,8 +142,8 @@ impl Unstarted {
             // A second handle on the same epoll instance: the first lives in the connections.
             let poller = self.poll.registry().as_fd().try_clone_to_owned()?;
             let clock = self.setup.clock;
-            let connections =
-                Connections::new(self.poll, self.setup.limits.outbox_bytes_per_connection_max);
+            let outbox_bytes_max = self.setup.limits.outbox_bytes_per_connection_max;
+            let connections = Connections::new(self.poll, outbox_bytes_max, self.setup.fair_turns);
             let mut shard =
                 Shard::new(self.setup.limits, clock.now(), connections, self.inbox, core);
             if let Some(recovered) = self.recovered {

@@ -17,7 +17,7 @@ mod receive;
 
 use super::outbox::{Outbox, Pool, Written};
 use crate::base::id::{ConnectionKey, NotificationId, Tick};
-use crate::base::limits::{FAN_OUT_FLUSHES_PER_TURN, POLLER_EVENTS};
+use crate::base::limits::{FAN_OUT_FLUSHES_PER_FAIR_TURN, FAN_OUT_FLUSHES_PER_TURN, POLLER_EVENTS};
 use crate::base::socket::{PeerAddress, PolledSocket, Socket};
 use crate::encoding::Encoding;
 use crate::outbound::{EventMessages, OutboundMessage, Unsent};
@@ -117,6 +117,7 @@ pub(crate) struct Connections {
     pool: Pool,
     event_messages: EventMessages,
     outbox_bytes_max: usize,
+    fan_out_flushes_per_turn: usize,
     readable: VecDeque<ConnectionKey>,
     prompt: VecDeque<ConnectionKey>,
     fan_out: VecDeque<ConnectionKey>,
@@ -133,7 +134,9 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    pub(crate) fn new(poll: Poll, outbox_bytes_max: usize) -> Self {
+    /// With `fair_turns` a wide fan-out holds up less of what comes after it.
+    pub(crate) fn new(poll: Poll, outbox_bytes_max: usize, fair_turns: bool) -> Self {
+        let (usual, fair) = (FAN_OUT_FLUSHES_PER_TURN, FAN_OUT_FLUSHES_PER_FAIR_TURN);
         Self {
             poll,
             events: Events::with_capacity(POLLER_EVENTS),
@@ -141,6 +144,7 @@ impl Connections {
             pool: Pool::default(),
             event_messages: EventMessages::default(),
             outbox_bytes_max,
+            fan_out_flushes_per_turn: if fair_turns { fair } else { usual },
             readable: VecDeque::new(),
             prompt: VecDeque::new(),
             fan_out: VecDeque::new(),
@@ -313,7 +317,7 @@ impl Connections {
             }
             self.flush(key);
         }
-        for _ in 0..FAN_OUT_FLUSHES_PER_TURN {
+        for _ in 0..self.fan_out_flushes_per_turn {
             let Some(key) = self.fan_out.pop_front() else { break };
             if let Some(connection) = self.slots.get_mut(key.index()) {
                 connection.flags.fan_out = false;

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use super::Shard;
 use crate::base::id::{ConnectionKey, Tick};
-use crate::base::limits::{CONNECTIONS_PER_PAGE, FAN_OUT_FLUSHES_PER_TURN, STOP_LINGER};
+use crate::base::limits::{CONNECTIONS_PER_PAGE, GOODBYES_PER_TURN, STOP_LINGER};
 use crate::link::message::{Drain, Report};
 
 /// A drain under way. Its times are in running time.
@@ -45,7 +45,7 @@ impl Shard {
         let bound = self.state.key_bound();
         let mut told = 0;
         for _ in 0..bound.min(CONNECTIONS_PER_PAGE) {
-            if told == count.min(FAN_OUT_FLUSHES_PER_TURN) {
+            if told == count.min(GOODBYES_PER_TURN) {
                 break;
             }
             if self.send_away_from >= bound {
@@ -64,7 +64,7 @@ impl Shard {
     /// Tells the next few clients to leave, and cuts the rest when the grace is over.
     pub(super) fn continue_drain(&mut self) {
         let Some(mut draining) = self.draining.take() else { return };
-        for _ in 0..FAN_OUT_FLUSHES_PER_TURN {
+        for _ in 0..GOODBYES_PER_TURN {
             let Some(key) = draining.untold.pop_front() else { break };
             if self.connections.is_open(key) {
                 self.state.close_for_shutdown(key, draining.order, &mut self.connections);

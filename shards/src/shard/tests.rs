@@ -45,7 +45,7 @@ impl Bench {
         let [bell, router_bell] = [(); 2].map(|()| Arc::new(Doorbell::new(|| {})));
         let (link, inbox) = inbox::lanes(64, false, bell, Arc::clone(&router_bell));
         let poll = Poll::new().unwrap();
-        let connections = Connections::new(poll, limits.outbox_bytes_per_connection_max);
+        let connections = Connections::new(poll, limits.outbox_bytes_per_connection_max, false);
         let shard = Shard::new(limits, START, connections, inbox, None);
         Self { shard, link, now: START, reports: Vec::new(), router_bell }
     }

@@ -13,7 +13,16 @@ use super::*;
 
 #[test]
 fn a_reply_overtakes_the_rest_of_a_fan_out() {
-    let mut connections = Connections::new(Poll::new().unwrap(), 1_000);
+    overtakes(false, FAN_OUT_FLUSHES_PER_TURN);
+}
+
+#[test]
+fn where_tenants_take_turns_the_slices_are_smaller() {
+    overtakes(true, FAN_OUT_FLUSHES_PER_FAIR_TURN);
+}
+
+fn overtakes(fair_turns: bool, flushes_per_turn: usize) {
+    let mut connections = Connections::new(Poll::new().unwrap(), 1_000, fair_turns);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -30,11 +39,12 @@ fn a_reply_overtakes_the_rest_of_a_fan_out() {
     };
 
     // Enough before it in the queue for two turns (clients that have left meanwhile).
-    let others = FAN_OUT_FLUSHES_PER_TURN * 2;
+    let others = flushes_per_turn * 2;
     let gone = (1..=others).filter_map(ConnectionKey::from_index);
     connections.fan_out.extend(gone);
     assert!(connections.offer(key, &OutboundMessage::raw((*b"wide ").into()), Urgency::FanOut));
     connections.flush_touched();
+    assert_eq!(connections.fan_out.len(), flushes_per_turn + 1, "a slice of them is done");
     assert_ne!(connections.outbox_bytes(), 0, "the clients before it come first");
     assert!(connections.offer(key, &OutboundMessage::raw((*b"urgent ").into()), Urgency::Prompt));
     connections.flush_touched();
@@ -52,7 +62,7 @@ fn a_reply_overtakes_the_rest_of_a_fan_out() {
 
 #[test]
 fn a_connection_keeps_the_address_it_came_from() {
-    let mut connections = Connections::new(Poll::new().unwrap(), 1_000);
+    let mut connections = Connections::new(Poll::new().unwrap(), 1_000, false);
     let listener = TcpListener::bind("[::]:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
