@@ -8,7 +8,6 @@
 //! a large queue back, is on a thread of its own, so that a signal is answered meanwhile.
 
 mod owners;
-mod redis_sender;
 mod reloads;
 mod running;
 mod signals;

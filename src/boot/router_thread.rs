@@ -6,7 +6,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ara_shards::ShardLink;
 use ara_shards::base::clock::Clock;
@@ -18,7 +18,6 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
 
 use super::owners::{Change, Owners};
-use super::redis_sender::RedisSender;
 use crate::api::Api;
 use crate::api::serve::Server;
 use crate::capacity::Capacity;
@@ -26,13 +25,16 @@ use crate::idempotency::{ResponseStore, StoredResponses};
 use crate::listener::accept::{Arrival, refuse_detached};
 use crate::listener::handshake::Handshake;
 use crate::ratelimit::RateLimiter;
-use crate::redis::{self, Published, Status as RedisStatus, Tenants};
+use crate::redis::{self, Status as RedisStatus, Tenants};
 use crate::router::Router;
 use crate::router::dispatch::Lifetimes;
 use crate::settings::Settings;
 use crate::supervise::{Supervisor, SupervisorEvent, spawn_unsupervised};
+use crate::telemetry::LogLimiter;
 use crate::templates::{TemplateFiles, TemplateStore};
 
+/// At most one line about Redis triggers that were not sent in this time.
+const WARN_INTERVAL: Duration = Duration::from_secs(1);
 /// Arrivals the router takes before its other tasks have their turn.
 const ARRIVALS_PER_TURN: usize = 256;
 
@@ -147,9 +149,16 @@ async fn route(parts: Parts) -> io::Result<()> {
         let router = router.clone();
         let tenants = tenants_of(&handshake);
         let templates = Rc::clone(&templates);
-        let mut sender = RedisSender::new(router, Rc::clone(&status));
-        let send = move |published: Published<'_>| sender.send(published);
-        let subscriber = redis::run(settings, tenants, templates, status, send);
+        let (counts, mut limiter) = (Rc::clone(&status), LogLimiter::new(WARN_INTERVAL));
+        let subscriber = redis::run(settings, tenants, templates, status, move |trigger| {
+            // Nobody waits for the receipt: pub/sub has no way back.
+            let Err(refusal) = router.dispatch(trigger, None) else { return };
+            counts.count_not_sent();
+            if let Some(suppressed) = limiter.admit(Instant::now()) {
+                let reason = refusal.message;
+                tracing::warn!(%reason, suppressed, "a Redis trigger was not sent");
+            }
+        });
         supervisor.spawn("redis-subscriber", async move { match subscriber.await {} })
     });
     // If main has gone already, the next line ends this thread too.

@@ -1,4 +1,4 @@
-//! From one pub/sub message to one trigger or a batch of them, or to the reason why not.
+//! From one pub/sub message to one trigger, or to the reason why not.
 //!
 //! **Runs on**: the router. **Owns**: nothing. **Never**: does I/O, logs, or changes a byte of the
 //! payload, which passes through as it was published.
@@ -7,7 +7,7 @@
 //! `notification:channel:<name>`, each with a `target` that is the suffix; `broadcast` only on
 //! `notification:broadcast`. `users` and `channels` may travel there too, and on any
 //! `notification:user:…` or `notification:channel:…` respectively: they name several
-//! targets and so have no suffix to agree with. A `batch` may travel on `notification:broadcast` only.
+//! targets and so have no suffix to agree with.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +17,6 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::intake::batch::{Batch, OptionsDraft, Outcome};
 use crate::intake::draft::{self, EventDraft, TargetDraft, TargetKind};
 use crate::intake::fault::{Problem, TemplateProblem};
 use crate::intake::trigger::JsonText;
@@ -41,8 +40,6 @@ const _: () = assert!(
     "a payload at its bound must fit into a message with the names around it"
 );
 
-/// The field with the notifications of a batch.
-const NOTIFICATIONS: &str = "notifications";
 /// Where a notification comes from, in its metadata.
 const SOURCE: &str = "redis";
 
@@ -102,16 +99,11 @@ pub enum Rejected {
     MissingVariable,
     /// `variables` is not an object, or one of them does not fit the template.
     InvalidVariable,
-    /// `notifications` is missing, empty or too long, or stands where there is no batch; or `options` does,
-    /// or is malformed.
-    BadBatch,
-    /// The `target` of a batch's notification is missing or malformed.
-    BadTarget,
 }
 
 impl Rejected {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 18] = [
         Self::TooLarge,
         Self::BadJson,
         Self::UnknownField,
@@ -130,8 +122,6 @@ impl Rejected {
         Self::BadTemplate,
         Self::MissingVariable,
         Self::InvalidVariable,
-        Self::BadBatch,
-        Self::BadTarget,
     ];
 
     /// The label in logs and counters.
@@ -156,8 +146,6 @@ impl Rejected {
             Self::BadTemplate => "bad_template",
             Self::MissingVariable => "missing_variable",
             Self::InvalidVariable => "invalid_variable",
-            Self::BadBatch => "bad_batch",
-            Self::BadTarget => "bad_target",
         }
     }
 }
@@ -165,17 +153,7 @@ impl Rejected {
 impl Rejected {
     /// The reason of a fault; `kind` where the message's was read.
     fn of(fault: &Fault, kind: Option<TargetKind>) -> Self {
-        Self::of_fault(fault, |path| Self::of_field(path, kind))
-    }
-
-    /// The reason of a fault in a batch's notification.
-    #[must_use]
-    pub fn of_item(fault: &Fault) -> Self {
-        Self::of_fault(fault, Self::of_field_of_item)
-    }
-
-    fn of_fault(fault: &Fault, of_field: impl Fn(&str) -> Self) -> Self {
-        let of_field = || of_field(without_index(fault.field().unwrap_or_default()));
+        let of_field = || Self::of_field(fault.field().unwrap_or_default(), kind);
         match fault {
             Fault::Json(fault) => match fault.problem() {
                 JsonProblem::Unknown(_) => Self::UnknownField,
@@ -199,7 +177,6 @@ impl Rejected {
             Fault::Variables { .. } => Self::InvalidVariable,
             Fault::Field { problem, .. } => match problem {
                 Problem::TooLong { .. } => Self::TooLarge,
-                Problem::Count { .. } if fault.field() == Some(NOTIFICATIONS) => Self::BadBatch,
                 Problem::Count { found, most } if found > most => Self::TooManyTargets,
                 Problem::Missing
                 | Problem::Misplaced { .. }
@@ -211,16 +188,12 @@ impl Rejected {
     }
 
     /// The reason where the field at this path is not as it must be.
-    fn of_field(field: &str, kind: Option<TargetKind>) -> Self {
+    fn of_field(path: &str, kind: Option<TargetKind>) -> Self {
+        let field = path.split_once('[').map_or(path, |(field, _)| field);
         match (field, kind) {
-            (NOTIFICATIONS | "options" | "options.stop_on_error" | "options.deduplicate", _) => {
-                Self::BadBatch
-            }
             ("type", _) => Self::BadType,
             ("target", Some(TargetKind::User | TargetKind::Users)) => Self::BadUser,
             ("target", Some(TargetKind::Channel | TargetKind::Channels)) => Self::BadChannel,
-            // Beside a batch's notifications there is none.
-            ("target", None) => Self::BadBatch,
             ("tenant_id", _) => Self::BadTenant,
             ("event" | "event.payload", _) => Self::BadEvent,
             ("event.event_type", _) => Self::BadEventType,
@@ -232,29 +205,6 @@ impl Rejected {
             _ => Self::BadJson,
         }
     }
-
-    /// The same in a batch's notification.
-    fn of_field_of_item(field: &str) -> Self {
-        match field {
-            "target.type" => Self::BadType,
-            "target" | "target.value" => Self::BadTarget,
-            "payload" | "audience" | "audience.type" | "audience.value" | "source" | "queue" => {
-                Self::BadEvent
-            }
-            "event_type" => Self::BadEventType,
-            "priority" => Self::BadPriority,
-            "ttl" => Self::BadTtl,
-            "correlation_id" => Self::BadCorrelationId,
-            "template_id" => Self::BadTemplate,
-            "variables" => Self::InvalidVariable,
-            _ => Self::BadJson,
-        }
-    }
-}
-
-/// The path of a list for that of one of its entries.
-fn without_index(path: &str) -> &str {
-    path.split_once('[').map_or(path, |(field, _)| field)
 }
 
 /// What was wrong with a message; `Display` is the sentence for the log.
@@ -309,78 +259,16 @@ impl fmt::Display for Rejection {
     }
 }
 
-/// Which notifications of a batch are not valid, and why.
-pub type RejectedItems = Vec<(usize, Fault)>;
-
-/// What was published.
-#[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "it is handed on at once, and mostly the large one")]
-pub enum Published<'a> {
-    /// One notification.
-    Trigger(Trigger),
-    /// Several.
-    Batch(PublishedBatch<'a>),
-}
-
-/// Several notifications of one message, and what it takes to read them.
-#[derive(Debug)]
-pub struct PublishedBatch<'a> {
-    batch: Batch<'a>,
-    tenant: Arc<str>,
-    templates: &'a Catalog,
-}
-
-impl PublishedBatch<'_> {
-    /// Makes a trigger of each notification in turn and has it sent, as the batch's options say.
-    pub fn send_each<S, R>(
-        &self,
-        mut send: impl FnMut(Trigger) -> Result<S, R>,
-    ) -> Vec<Outcome<S, R>> {
-        let send = |_index, trigger| send(trigger);
-        self.batch.send_each(&self.tenant, SOURCE, self.templates, send)
-    }
-}
-
-/// The types of messages: the kinds of targets, and one more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum MessageType {
-    User,
-    Users,
-    Broadcast,
-    Channel,
-    Channels,
-    Batch,
-}
-
-impl MessageType {
-    /// The kind of its target; `None` where each notification has its own.
-    const fn target_kind(self) -> Option<TargetKind> {
-        Some(match self {
-            Self::User => TargetKind::User,
-            Self::Users => TargetKind::Users,
-            Self::Broadcast => TargetKind::Broadcast,
-            Self::Channel => TargetKind::Channel,
-            Self::Channels => TargetKind::Channels,
-            Self::Batch => return None,
-        })
-    }
-}
-
 #[derive(Deserialize)]
 struct Message<'a> {
     #[serde(rename = "type")]
-    kind: MessageType,
+    kind: TargetKind,
     /// Its type depends on `kind`.
     #[serde(borrow)]
     target: Option<&'a RawValue>,
     tenant_id: Option<String>,
     #[serde(borrow)]
-    event: Option<Event<'a>>,
-    /// In a batch, instead of `target` and `event`.
-    #[serde(borrow)]
-    notifications: Option<Vec<&'a RawValue>>,
-    options: Option<OptionsDraft>,
+    event: Event<'a>,
 }
 
 #[derive(Deserialize)]
@@ -400,32 +288,24 @@ struct Event<'a> {
 ///
 /// # Errors
 /// The first fault found; see [`Rejected`].
-pub fn parse<'a>(
+pub fn parse(
     redis_channel: &[u8],
-    bytes: &'a Bytes,
+    bytes: &Bytes,
     tenants: &Tenants,
-    templates: &'a Catalog,
-) -> Result<Published<'a>, Rejection> {
+    templates: &Catalog,
+) -> Result<Trigger, Rejection> {
     if bytes.len() > MESSAGE_BYTES_MAX {
         return Err(Rejection::TooLarge);
     }
     let message: Message<'_> = draft::read(bytes).map_err(|fault| Rejection::fault(fault, None))?;
-    let Some(kind) = message.kind.target_kind() else {
-        if redis_channel != BROADCAST.as_bytes() {
-            return Err(Rejection::WrongTarget);
-        }
-        let batch = batch(message, bytes, tenants, templates);
-        return batch.map(Published::Batch).map_err(|fault| Rejection::fault(fault, None));
-    };
+    let kind = message.kind;
     let suffix = travels_on(kind, redis_channel).ok_or(Rejection::WrongTarget)?;
-    let trigger = trigger(message, kind, bytes, tenants, templates)
+    let trigger = trigger(message, bytes, tenants, templates)
         .map_err(|fault| Rejection::fault(fault, Some(kind)))?;
     match (suffix, trigger.target.names()) {
-        (Suffix::IsTarget(suffix), [name]) if name.as_bytes() == suffix => {
-            Ok(Published::Trigger(trigger))
-        }
+        (Suffix::IsTarget(suffix), [name]) if name.as_bytes() == suffix => Ok(trigger),
         (Suffix::IsTarget(_), _) => Err(Rejection::TargetMismatch),
-        (Suffix::MeansNothing, _) => Ok(Published::Trigger(trigger)),
+        (Suffix::MeansNothing, _) => Ok(trigger),
     }
 }
 
@@ -451,40 +331,13 @@ fn travels_on(kind: TargetKind, redis_channel: &[u8]) -> Option<Suffix<'_>> {
     }
 }
 
-/// That a field which means nothing here is not there.
-fn must_not_be<T>(field: &Option<T>, path: &str, beside: &'static str) -> Result<(), Fault> {
-    match field {
-        None => Ok(()),
-        Some(_) => Err(Fault::at(path, Problem::Misplaced { beside })),
-    }
-}
-
-fn batch<'a>(
-    message: Message<'a>,
-    bytes: &'a Bytes,
-    tenants: &Tenants,
-    templates: &'a Catalog,
-) -> Result<PublishedBatch<'a>, Fault> {
-    let Message { kind: _, target, tenant_id, event, notifications, options } = message;
-    must_not_be(&target, "target", "a batch")?;
-    must_not_be(&event, "event", "a batch")?;
-    let tenant = tenants.of(tenant_id.as_deref())?;
-    let notifications = notifications.ok_or_else(|| Fault::at(NOTIFICATIONS, Problem::Missing))?;
-    let batch = Batch::new(bytes, notifications, options)?;
-    Ok(PublishedBatch { batch, tenant, templates })
-}
-
 fn trigger(
     message: Message<'_>,
-    kind: TargetKind,
     bytes: &Bytes,
     tenants: &Tenants,
     templates: &Catalog,
 ) -> Result<Trigger, Fault> {
-    let Message { kind: _, target, tenant_id, event, notifications, options } = message;
-    must_not_be(&notifications, NOTIFICATIONS, "this `type`")?;
-    must_not_be(&options, "options", "this `type`")?;
-    let event = event.ok_or_else(|| Fault::at("event", Problem::Missing))?;
+    let Message { kind, target, tenant_id, event } = message;
     let target = TargetDraft::read(kind, "target", target)?;
     let tenant = tenants.of(tenant_id.as_deref())?;
     let event = EventDraft {

@@ -17,19 +17,7 @@ const EVENT: &str = r#"{"event_type":"t","payload":1}"#;
 /// With tenants on.
 fn read(channel: &[u8], text: impl Into<Bytes>) -> Result<Trigger, Rejection> {
     let tenants = Tenants { are_enabled: true, default: "default".into() };
-    match parse(channel, &text.into(), &tenants, &Catalog::default())? {
-        Published::Trigger(trigger) => Ok(trigger),
-        Published::Batch(batch) => panic!("not one trigger, but {batch:?}"),
-    }
-}
-
-/// What becomes of a batch's notifications, each taken that can be.
-fn read_batch(channel: &[u8], text: &str) -> Result<Vec<Outcome<Trigger, ()>>, Rejection> {
-    let tenants = Tenants { are_enabled: true, default: "default".into() };
-    match parse(channel, &text.to_owned().into(), &tenants, &Catalog::default())? {
-        Published::Batch(batch) => Ok(batch.send_each(Ok)),
-        Published::Trigger(trigger) => panic!("not a batch, but {trigger:?}"),
-    }
+    parse(channel, &text.into(), &tenants, &Catalog::default())
 }
 
 fn reason(channel: &str, text: &str) -> &'static str {
@@ -82,9 +70,8 @@ fn a_message_is_for_the_tenant_it_names_where_there_are_tenants() {
         (false, "null", "default"),
     ] {
         let tenants = Tenants { are_enabled, default: "default".into() };
-        let (text, templates) = (with(tenant), Catalog::default());
-        let parsed = parse(BROADCAST.as_bytes(), &text, &tenants, &templates).unwrap();
-        let Published::Trigger(trigger) = parsed else { panic!("it is one trigger") };
+        let trigger =
+            parse(BROADCAST.as_bytes(), &with(tenant), &tenants, &Catalog::default()).unwrap();
         assert_eq!(&*trigger.tenant, expected, "{are_enabled} {tenant}");
     }
     // A malformed one is counted in both cases.
@@ -98,10 +85,9 @@ fn a_message_is_for_the_tenant_it_names_where_there_are_tenants() {
 fn a_message_keeps_the_rules_of_every_shape() {
     let sample = r#"{"type":"user","target":"u","tenant_id":"t","event":{"event_type":"e",
         "payload":{"any":1},"template_id":"t","variables":{"any":1},"priority":"Low","ttl":1,
-        "correlation_id":"c"},"notifications":[{"any":1}],
-        "options":{"stop_on_error":true,"deduplicate":false}}"#;
+        "correlation_id":"c"}}"#;
     let read = |text: &str| json::read::<Message<'_>>(text.as_bytes(), Unknown::Refused).map(drop);
-    crate::json_shape_tests::examine(sample, &["payload", "variables", "notifications"], read);
+    crate::json_shape_tests::examine(sample, &["payload", "variables"], read);
 }
 
 #[test]
@@ -129,7 +115,7 @@ fn a_rejection_says_what_was_found_and_repeats_no_value() {
         ),
         (
             r#"{"type":"secret","event":{"event_type":"t","payload":1}}"#,
-            "`type` must be one of `user`, `users`, `broadcast`, `channel`, `channels`, `batch`",
+            "`type` must be one of `user`, `users`, `broadcast`, `channel`, `channels`",
         ),
         (
             r#"{"type":"users","target":["a","secret\u0000"],"event":{"event_type":"t","payload":1}}"#,
@@ -269,144 +255,6 @@ fn each_malformed_message_has_its_reason() {
     }
     let rejection = read(BROADCAST.as_bytes(), &b"{\"type\":\"\xff\"}"[..]).unwrap_err();
     assert_eq!(rejection.reason(), Rejected::BadJson);
-}
-
-const ITEM: &str = r#"{"target":{"type":"user","value":"u"},"event_type":"e","payload":1}"#;
-
-#[test]
-fn a_batch_is_read_one_by_one_and_counted_likewise() {
-    let target = |target: &str| format!(r#"{{"target":{target},"event_type":"e","payload":1}}"#);
-    let with =
-        |more: &str| format!(r#"{{"target":{{"type":"broadcast"}},"event_type":"e",{more}}}"#);
-    for (item, expected) in [
-        (ITEM.to_owned(), "taken"),
-        (with(r#""payload":1,"audience":{"type":"All"},"source":"s","queue":false"#), "taken"),
-        (target(r#"{"type":"users","value":["u"]}"#), "taken"),
-        (target(r#"{"type":"batch"}"#), "bad_type"),
-        (target(r#"{"type":"user","value":7}"#), "bad_target"),
-        (target(r#"{"type":"channels","value":["c","a b"]}"#), "bad_target"),
-        (target(r#"{"type":"user"}"#), "bad_target"),
-        (target("7"), "bad_target"),
-        (
-            target(&format!(r#"{{"type":"channels","value":{}}}"#, list("c", CHANNELS_MAX + 1))),
-            "too_many_targets",
-        ),
-        (r#"{"event_type":"e","payload":1}"#.to_owned(), "bad_target"),
-        ("7".to_owned(), "bad_json"),
-        (with(r#""payload":1,"colour":1"#), "unknown_field"),
-        (with(r#""payload":1,"priority":"Loud""#), "bad_priority"),
-        (with(r#""payload":1,"ttl":-1"#), "bad_ttl"),
-        (with(r#""payload":1,"correlation_id":"""#), "bad_correlation_id"),
-        (with(r#""payload":1,"queue":1"#), "bad_event"),
-        (with(r#""payload":1,"audience":{"type":"Roles","value":[7]}"#), "bad_event"),
-        (with(r#""priority":"Low""#), "bad_event"),
-        (with(r#""template_id":"none""#), "bad_template"),
-        (r#"{"target":{"type":"broadcast"},"payload":1}"#.to_owned(), "bad_event_type"),
-        (with(&format!(r#""payload":"{}""#, "x".repeat(PAYLOAD_BYTES_MAX))), "too_large"),
-    ] {
-        let text = format!(r#"{{"type":"batch","notifications":[{item},{ITEM}]}}"#);
-        let outcomes = read_batch(BROADCAST.as_bytes(), &text).unwrap();
-        let found = match &outcomes[0] {
-            Outcome::Sent(_) => "taken",
-            Outcome::Invalid(fault) => Rejected::of_item(fault).reason(),
-            other => panic!("{other:?}"),
-        };
-        let head: String = item.chars().take(120).collect();
-        assert_eq!(found, expected, "{head}");
-        assert!(matches!(outcomes[1], Outcome::Sent(_)), "the other one is taken: {head}");
-    }
-}
-
-#[test]
-fn a_batch_is_of_its_tenant_and_does_as_its_options_say() {
-    let text = format!(
-        r#"{{"type":"batch","tenant_id":"acme","options":{{"stop_on_error":true,"deduplicate":true}},
-            "notifications":[{ITEM},{ITEM},7,{ITEM}]}}"#
-    );
-    let outcomes = read_batch(BROADCAST.as_bytes(), &text).unwrap();
-    let [Outcome::Sent(trigger), Outcome::Skipped, Outcome::Invalid(_), Outcome::NotAttempted] =
-        &outcomes[..]
-    else {
-        panic!("{outcomes:?}")
-    };
-    assert_eq!((&*trigger.tenant, &*trigger.event.source), ("acme", "redis"));
-}
-
-#[test]
-fn what_is_no_batch_has_its_reason() {
-    let many = list_of(ITEM, 101);
-    for (channel, text, expected) in [
-        (BROADCAST, r#"{"type":"batch"}"#.to_owned(), "bad_batch"),
-        (BROADCAST, r#"{"type":"batch","notifications":[]}"#.to_owned(), "bad_batch"),
-        (BROADCAST, r#"{"type":"batch","notifications":7}"#.to_owned(), "bad_batch"),
-        (BROADCAST, format!(r#"{{"type":"batch","notifications":{many}}}"#), "bad_batch"),
-        (
-            BROADCAST,
-            format!(r#"{{"type":"batch","notifications":[{ITEM}],"options":7}}"#),
-            "bad_batch",
-        ),
-        (
-            BROADCAST,
-            format!(r#"{{"type":"batch","notifications":[{ITEM}],"options":{{"deduplicate":7}}}}"#),
-            "bad_batch",
-        ),
-        (
-            BROADCAST,
-            format!(r#"{{"type":"batch","notifications":[{ITEM}],"options":{{"x":true}}}}"#),
-            "unknown_field",
-        ),
-        (
-            BROADCAST,
-            format!(r#"{{"type":"batch","notifications":[{ITEM}],"target":"u"}}"#),
-            "bad_batch",
-        ),
-        (
-            BROADCAST,
-            format!(r#"{{"type":"batch","notifications":[{ITEM}],"event":{EVENT}}}"#),
-            "bad_event",
-        ),
-        (
-            BROADCAST,
-            format!(r#"{{"type":"batch","notifications":[{ITEM}],"tenant_id":"a/b"}}"#),
-            "bad_tenant",
-        ),
-        (
-            BROADCAST,
-            format!(r#"{{"type":"broadcast","notifications":[{ITEM}],"event":{EVENT}}}"#),
-            "bad_batch",
-        ),
-        (
-            BROADCAST,
-            format!(r#"{{"type":"broadcast","options":{{}},"event":{EVENT}}}"#),
-            "bad_batch",
-        ),
-        (
-            "notification:user:u",
-            format!(r#"{{"type":"batch","notifications":[{ITEM}]}}"#),
-            "wrong_target",
-        ),
-        (
-            "notification:channel:c",
-            format!(r#"{{"type":"batch","notifications":[{ITEM}]}}"#),
-            "wrong_target",
-        ),
-    ] {
-        let head: String = text.chars().take(120).collect();
-        let rejection = parse_error(channel, text);
-        assert_eq!(rejection, expected, "{channel} {head}");
-    }
-}
-
-fn list_of(item: &str, count: usize) -> String {
-    format!("[{}]", vec![item; count].join(","))
-}
-
-/// The reason for which the whole message is refused.
-fn parse_error(channel: &str, text: String) -> &'static str {
-    let tenants = Tenants { are_enabled: true, default: "default".into() };
-    let parsed = parse(channel.as_bytes(), &text.into(), &tenants, &Catalog::default())
-        .map(|published| format!("{published:?}"));
-    parsed.unwrap_err().reason().reason()
 }
 
 #[test]

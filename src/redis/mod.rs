@@ -20,7 +20,7 @@ pub mod tls;
 
 pub use breaker::BreakerState;
 pub use connection::{check_url, is_tls};
-pub use message::{Published, PublishedBatch, Rejected, RejectedItems, Rejection, Tenants};
+pub use message::{Rejected, Rejection, Tenants};
 pub use subscriber::{Options, Timing, run, run_with};
 
 /// Where the connection to Redis stands, in the words of `/health`.
@@ -83,7 +83,7 @@ pub struct Snapshot {
     pub messages_received: u64,
     /// Valid triggers the shards had no room for.
     pub not_sent: u64,
-    /// Messages, and notifications of batches, not taken, by reason; every reason is listed.
+    /// Messages not taken, by reason; every reason is listed.
     pub rejected: [(&'static str, u64); Rejected::ALL.len()],
 }
 

@@ -23,10 +23,11 @@ use super::backoff::Backoff;
 use super::breaker::{Breaker, BreakerState, Permit};
 use super::connection::{Endpoint, Link};
 use super::fault::Fault;
-use super::message::{self, Published, Rejected, RejectedItems, Rejection, Tenants};
+use super::message::{self, Rejection, Tenants};
 use super::resp::Frame;
 use super::tls::Tls;
 use super::{State, Status, add_one};
+use crate::intake::Trigger;
 use crate::settings::Redis;
 use crate::telemetry::LogLimiter;
 use crate::templates::TemplateStore;
@@ -67,14 +68,13 @@ pub struct Options {
     pub timing: Timing,
 }
 
-/// Subscribes and hands whatever is valid to `sink`, for ever. Dropping the future disconnects. The sink
-/// returns which notifications of a batch were not valid.
+/// Subscribes and hands each valid trigger to `sink`, for ever. Dropping the future disconnects.
 pub async fn run(
     settings: Redis,
     tenants: Tenants,
     templates: Rc<TemplateStore>,
     status: Rc<Status>,
-    sink: impl FnMut(Published<'_>) -> RejectedItems,
+    sink: impl FnMut(Trigger),
 ) -> Infallible {
     run_with(settings, tenants, templates, Options::default(), status, sink).await
 }
@@ -86,7 +86,7 @@ pub async fn run_with(
     templates: Rc<TemplateStore>,
     options: Options,
     status: Rc<Status>,
-    sink: impl FnMut(Published<'_>) -> RejectedItems,
+    sink: impl FnMut(Trigger),
 ) -> Infallible {
     let limiter = LogLimiter::new(WARN_INTERVAL);
     let receiver = Receiver { tenants, templates, status: Rc::clone(&status), limiter, sink };
@@ -124,7 +124,7 @@ struct Subscriber<S> {
     receiver: Receiver<S>,
 }
 
-impl<S: FnMut(Published<'_>) -> RejectedItems> Subscriber<S> {
+impl<S: FnMut(Trigger)> Subscriber<S> {
     /// Connects, subscribes and receives until something ends the connection.
     async fn connect_and_receive(&mut self) -> Fault {
         // Both use the same deadline: an error from within tells more than this timeout, so it
@@ -267,17 +267,16 @@ struct Receiver<S> {
     sink: S,
 }
 
-impl<S: FnMut(Published<'_>) -> RejectedItems> Receiver<S> {
+impl<S: FnMut(Trigger)> Receiver<S> {
     fn take(&mut self, frame: Frame) {
         match frame {
             Frame::Message { channel, payload } => {
                 add_one(&self.status.messages_received);
                 let templates = self.templates.catalog();
                 let parsed = message::parse(&channel, &payload, &self.tenants, &templates);
-                let sent = parsed.map(|published| (self.sink)(published));
                 drop(templates);
-                match sent {
-                    Ok(rejected) => self.reject_items(&rejected, payload.len()),
+                match parsed {
+                    Ok(trigger) => (self.sink)(trigger),
                     Err(rejection) => self.reject(&rejection, &channel, payload.len()),
                 }
             }
@@ -286,25 +285,6 @@ impl<S: FnMut(Published<'_>) -> RejectedItems> Receiver<S> {
                 self.reject(&Rejection::TooLarge, b"", message::MESSAGE_BYTES_MAX);
             }
             Frame::Subscribed | Frame::Pong | Frame::Okay | Frame::Refused(_) => {}
-        }
-    }
-
-    /// Counts what was not valid of a batch, and logs the first.
-    fn reject_items(&mut self, rejected: &RejectedItems, bytes: usize) {
-        for (index, fault) in rejected {
-            let reason = Rejected::of_item(fault);
-            self.status.count_rejected(reason);
-            if let Some(suppressed) = self.limiter.admit(Instant::now()) {
-                let (reason, problem) = (reason.reason(), fault.to_string());
-                warn!(
-                    reason,
-                    problem,
-                    index,
-                    bytes,
-                    suppressed,
-                    "rejected a notification of a batch from Redis"
-                );
-            }
         }
     }
 

@@ -7,7 +7,6 @@ backoff times, so that recovery takes moments.
 import asyncio
 import contextlib
 import json
-import re
 import signal
 import subprocess
 import time
@@ -170,102 +169,6 @@ async def test_bad_messages_are_ignored_counted_and_not_logged(listening, shared
     await wait_until(lambda: "WARN" in listening.log(), what="a warning: a bad message is worth one")
     assert "secret-payload" not in listening.log()
     assert listening.running and (await listening.health())["status"] == "healthy"
-
-
-def item(kind: str, value=None, event_type: str = "e", **fields) -> dict:
-    target = {"type": kind} | ({} if value is None else {"value": value})
-    return {"target": target, "event_type": event_type, "payload": {"n": 1}} | fields
-
-
-def batch(*items, tenant: str | None = None, **options) -> dict:
-    message = {"type": "batch", "notifications": list(items), "options": options}
-    return message | ({} if tenant is None else {"tenant_id": tenant})
-
-
-async def redis_figures(gateway) -> dict:
-    stats = (await gateway.get_ok("/stats"))["redis"]
-    return stats | stats["messages_rejected"]
-
-
-async def test_a_batch_sends_each_of_its_notifications_in_order(listening, shared_redis, user, channel):
-    template = {"id": f"greeting-{user}", "name": "g", "event_type": "greeting", "payload_template": {"hello": "{{name}}"}}
-    assert (await listening.post("/api/v1/templates", template)).status_code == 201
-    async with WebSocket(listening, user) as client, EventStream(listening, f"{user}-2") as stream:
-        await client.subscribe(channel)
-        items = [item("user", user, "one"), item("users", [user, f"{user}-2"], "two"), item("channel", channel, "three"),
-                 item("channels", [channel, "other"], "four"), item("broadcast", None, "five"),
-                 {"target": {"type": "user", "value": user}, "template_id": template["id"], "variables": {"name": "Ann"}},
-                 item("user", user, "seven", source="shop", audience={"type": "All"})]
-        assert await shared_redis.publish("notification:broadcast", batch(*items)) == 1
-        received = [await client.notification() for _ in items]
-        kinds = [message["event_type"] for message in received]
-        assert kinds == ["one", "two", "three", "four", "five", "greeting", "seven"]
-        assert received[5]["payload"] == {"hello": "Ann"}
-        assert [message["metadata"]["source"] for message in received[-2:]] == ["redis", "shop"]
-        assert len({message["id"] for message in received}) == len(items)
-        heard = [(await stream.notification())["event_type"] for _ in range(4)]
-        assert heard == ["two", "three", "four", "five"]
-        many = batch(*(item("user", user, f"e{n}") for n in range(100)))
-        assert await shared_redis.publish("notification:broadcast", many) == 1
-        assert [(await client.notification())["event_type"] for _ in range(100)] == [f"e{n}" for n in range(100)]
-
-
-async def test_what_is_wrong_with_one_of_a_batch_is_counted_and_the_others_are_sent(listening, shared_redis, user):
-    before = await redis_figures(listening)
-    wrong = [item("user", 7), item("user", user, colour=1), item("user", user, priority="secret-payload"), 7,
-             {"target": {"type": "user", "value": user}, "template_id": "none"}, item("user", user, payload="x" * 66_000)]
-    async with WebSocket(listening, user) as client:
-        # Too long for a command line.
-        connection = redis.asyncio.Redis(port=shared_redis.port)
-        await connection.publish("notification:broadcast",
-                                 json.dumps(batch(item("user", user, "first"), *wrong, item("user", user, "last"))))
-        await connection.aclose()
-        assert [(await client.notification())["event_type"] for _ in range(2)] == ["first", "last"]
-        await client.assert_nothing_waits()
-    after = await redis_figures(listening)
-    for reason in ("bad_target", "unknown_field", "bad_priority", "bad_json", "bad_template", "too_large"):
-        assert after[reason] == before[reason] + 1, reason
-    assert after["messages_received"] == before["messages_received"] + 1
-
-    async def is_logged():  # at most one line a second, for whatever was rejected in it
-        await shared_redis.publish("notification:broadcast", batch(item("user", 7)))
-        return re.search("rejected a notification of a batch from Redis.*index.{0,9}=.{0,9}0", listening.log())
-    await wait_until(is_logged, what="a line in the log", every_s=0.2)
-    assert "secret-payload" not in listening.log()
-
-
-async def test_a_batch_does_as_its_options_say(listening, shared_redis, user):
-    async with WebSocket(listening, user) as client:
-        stop = batch(item("user", user, "sent"), item("user", 7), item("user", user, "not attempted"), stop_on_error=True)
-        twice = batch(item("user", user, "once"), item("users", [user], "once"), item("user", user, "other"), deduplicate=True)
-        for message in (stop, twice, batch(item("user", user, "end"))):
-            assert await shared_redis.publish("notification:broadcast", message) == 1
-        received = [(await client.notification())["event_type"] for _ in range(4)]
-        assert received == ["sent", "once", "other", "end"]
-
-
-async def test_a_batch_is_of_its_tenant_and_has_bounds(listening, shared_redis, user):
-    before = await redis_figures(listening)
-    async with WebSocket(listening, user, claims={"tenant_id": "red"}) as red, WebSocket(listening, user) as default:
-        both = item("user", user, "of red"), item("broadcast", None, "to red")
-        assert await shared_redis.publish("notification:broadcast", batch(*both, tenant="red")) == 1
-        assert [(await red.notification())["event_type"] for _ in range(2)] == ["of red", "to red"]
-        await default.assert_nothing_waits()
-        one = item("user", user)
-        for on, message in (("notification:broadcast", batch()), ("notification:broadcast", batch(*[one] * 101)),
-                            (f"notification:user:{user}", batch(one))):
-            assert await shared_redis.publish(on, message) == 1
-        text = json.dumps(batch(item("user", user, "at the bound")))
-        connection = redis.asyncio.Redis(port=shared_redis.port)
-        for size in (1024 * 1024 + 1, 1024 * 1024):
-            await connection.publish("notification:broadcast", text + " " * (size - len(text)))
-        await connection.aclose()
-        assert (await default.notification())["event_type"] == "at the bound"
-        await default.assert_nothing_waits()
-        await red.assert_nothing_waits()
-    after = await redis_figures(listening)
-    changed = {reason: after[reason] - before[reason] for reason in ("bad_batch", "wrong_target", "too_large")}
-    assert changed == {"bad_batch": 2, "wrong_target": 1, "too_large": 1}
 
 
 @contextlib.asynccontextmanager

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use ara_gateway::intake::Trigger;
-use ara_gateway::redis::{Options, Published, RejectedItems, Status, Tenants, Timing, run_with};
+use ara_gateway::redis::{Options, Status, Tenants, Timing, run_with};
 use ara_gateway::settings::{ClientCertificate, Redis, RedisTls};
 use ara_gateway::supervise::spawn_unsupervised;
 use tokio::task::{JoinHandle, LocalSet};
@@ -188,11 +188,7 @@ impl Subscriber {
         let status = Rc::new(Status::new());
         let triggers: Rc<RefCell<Vec<Trigger>>> = Rc::default();
         let taken = Rc::clone(&triggers);
-        let sink = move |published: Published<'_>| {
-            let Published::Trigger(trigger) = published else { panic!("no test sends a batch") };
-            taken.borrow_mut().push(trigger);
-            RejectedItems::new()
-        };
+        let sink = move |trigger| taken.borrow_mut().push(trigger);
         let options = Options { timing };
         let tenants = Tenants { are_enabled: true, default: "default".into() };
         let subscriber =
