@@ -14,13 +14,17 @@ pub mod breaker;
 mod connection;
 mod fault;
 pub mod message;
+mod receiver;
+mod rejected;
 mod resp;
 pub mod subscriber;
 pub mod tls;
 
 pub use breaker::BreakerState;
 pub use connection::{check_url, is_tls};
-pub use message::{Rejected, Rejection, Tenants};
+pub use message::{Rejection, Tenants};
+pub use receiver::Sink;
+pub use rejected::Rejected;
 pub use subscriber::{Options, Timing, run, run_with};
 
 /// Where the connection to Redis stands, in the words of `/health`.
@@ -116,8 +120,7 @@ impl Status {
         self.rejected_counter(reason).get()
     }
 
-    /// Counts a valid trigger that was not sent.
-    pub fn count_not_sent(&self) {
+    fn count_not_sent(&self) {
         add_one(&self.not_sent);
     }
 
