@@ -10,14 +10,15 @@ use crate::intake::draft::TargetKind;
 use crate::intake::fault::{Problem, TemplateProblem};
 use crate::templates::render::RenderFault;
 
-/// Why a message was not taken. Each is counted under its [`reason`](Self::reason).
+/// Why a message, or a notification of a batch, was not taken. Each is counted under its
+/// [`reason`](Self::reason).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejected {
     /// The message or its payload exceeds its bound.
     TooLarge,
     /// Not UTF-8, not JSON, not an object, or a field appears twice.
     BadJson,
-    /// A field that no message has, at any depth outside the payload.
+    /// A field that no message of its type has, at any depth outside the payload.
     UnknownField,
     /// `type` is missing or unknown.
     BadType,
@@ -49,11 +50,21 @@ pub enum Rejected {
     MissingVariable,
     /// `variables` is not an object, or one of them does not fit the template.
     InvalidVariable,
+    /// `notifications` is missing, has none or too many, or `options` is malformed.
+    BadBatch,
+    /// `target` of a notification of a batch is missing or malformed.
+    BadTarget,
+    /// `source` of one is malformed.
+    BadSource,
+    /// `audience` of one is malformed, or `queue` stands where it means nothing.
+    BadAudience,
+    /// It was not looked at: one before it in its batch was not taken, and `stop_on_error` is set.
+    NotAttempted,
 }
 
 impl Rejected {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 23] = [
         Self::TooLarge,
         Self::BadJson,
         Self::UnknownField,
@@ -72,6 +83,11 @@ impl Rejected {
         Self::BadTemplate,
         Self::MissingVariable,
         Self::InvalidVariable,
+        Self::BadBatch,
+        Self::BadTarget,
+        Self::BadSource,
+        Self::BadAudience,
+        Self::NotAttempted,
     ];
 
     /// The label in logs and counters.
@@ -96,14 +112,20 @@ impl Rejected {
             Self::BadTemplate => "bad_template",
             Self::MissingVariable => "missing_variable",
             Self::InvalidVariable => "invalid_variable",
+            Self::BadBatch => "bad_batch",
+            Self::BadTarget => "bad_target",
+            Self::BadSource => "bad_source",
+            Self::BadAudience => "bad_audience",
+            Self::NotAttempted => "not_attempted",
         }
     }
 }
 
 impl Rejected {
-    /// The reason of a fault; `kind` where the message's was read.
+    /// The reason of a fault; `kind` where the message's was read and it is of one target.
     pub(super) fn of(fault: &Fault, kind: Option<TargetKind>) -> Self {
-        let of_field = || Self::of_field(fault.field().unwrap_or_default(), kind);
+        let field = top_field(fault);
+        let of_field = || Self::of_field(field, kind);
         match fault {
             Fault::Json(fault) => match fault.problem() {
                 JsonProblem::Unknown(_) => Self::UnknownField,
@@ -127,7 +149,9 @@ impl Rejected {
             Fault::Variables { .. } => Self::InvalidVariable,
             Fault::Field { problem, .. } => match problem {
                 Problem::TooLong { .. } => Self::TooLarge,
-                Problem::Count { found, most } if found > most => Self::TooManyTargets,
+                Problem::Count { found, most } if field == "target" && found > most => {
+                    Self::TooManyTargets
+                }
                 Problem::Missing
                 | Problem::Misplaced { .. }
                 | Problem::OnlyFor(_)
@@ -137,22 +161,33 @@ impl Rejected {
         }
     }
 
-    /// The reason where the field at this path is not as it must be.
-    fn of_field(path: &str, kind: Option<TargetKind>) -> Self {
-        let field = path.split_once('[').map_or(path, |(field, _)| field);
+    /// The reason where what is in this field is not as it must be.
+    fn of_field(field: &str, kind: Option<TargetKind>) -> Self {
         match (field, kind) {
             ("type", _) => Self::BadType,
             ("target", Some(TargetKind::User | TargetKind::Users)) => Self::BadUser,
             ("target", Some(TargetKind::Channel | TargetKind::Channels)) => Self::BadChannel,
+            ("target", _) => Self::BadTarget,
             ("tenant_id", _) => Self::BadTenant,
-            ("event" | "event.payload", _) => Self::BadEvent,
-            ("event.event_type", _) => Self::BadEventType,
-            ("event.priority", _) => Self::BadPriority,
-            ("event.ttl", _) => Self::BadTtl,
-            ("event.correlation_id", _) => Self::BadCorrelationId,
-            ("event.template_id", _) => Self::BadTemplate,
-            ("event.variables", _) => Self::InvalidVariable,
+            ("event" | "payload", _) => Self::BadEvent,
+            ("event_type", _) => Self::BadEventType,
+            ("priority", _) => Self::BadPriority,
+            ("ttl", _) => Self::BadTtl,
+            ("source", _) => Self::BadSource,
+            ("correlation_id", _) => Self::BadCorrelationId,
+            ("template_id", _) => Self::BadTemplate,
+            ("variables", _) => Self::InvalidVariable,
+            ("audience" | "queue", _) => Self::BadAudience,
+            ("notifications" | "options", _) => Self::BadBatch,
             _ => Self::BadJson,
         }
     }
+}
+
+/// The field that a fault is in, at the top of an event or of a notification of a batch, or else at the
+/// top of the message.
+fn top_field(fault: &Fault) -> &str {
+    let path = fault.field().unwrap_or_default();
+    let path = path.strip_prefix("event.").unwrap_or(path);
+    path.split(['.', '[']).next().unwrap_or_default()
 }

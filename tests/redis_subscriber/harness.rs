@@ -166,6 +166,14 @@ impl Sink for Taken {
         self.0.borrow_mut().push(trigger);
         Ok(())
     }
+
+    fn send_batch<T>(
+        &mut self,
+        _count: usize,
+        fill: impl FnOnce(&mut dyn FnMut(Trigger) -> Result<(), Refusal>) -> T,
+    ) -> Result<T, Refusal> {
+        Ok(fill(&mut |trigger| self.send(trigger)))
+    }
 }
 
 /// A subscriber that runs beside the test.
