@@ -90,8 +90,7 @@ impl Rejection {
         }
     }
 
-    /// Of what a message says; of a notification of a batch where there is no `kind`.
-    pub(super) fn fault(fault: Fault, kind: Option<TargetKind>) -> Self {
+    fn fault(fault: Fault, kind: Option<TargetKind>) -> Self {
         Self::Fault { reason: Rejected::of(&fault, kind), fault }
     }
 }

@@ -85,9 +85,9 @@ pub struct Snapshot {
     pub total_reconnections: u64,
     /// Messages that arrived, rejected ones included.
     pub messages_received: u64,
-    /// Valid triggers the shards had no room for.
+    /// Triggers, each of a batch by itself, that the shards had no room for or that came during a stop.
     pub not_sent: u64,
-    /// Messages not taken, by reason; every reason is listed.
+    /// Messages, and notifications of batches, not taken, by reason; every reason is listed.
     pub rejected: [(&'static str, u64); Rejected::ALL.len()],
 }
 
@@ -114,7 +114,7 @@ impl Status {
         }
     }
 
-    /// How many messages were not taken for this reason.
+    /// How many messages and notifications of batches were not taken for this reason.
     #[must_use]
     pub fn rejected(&self, reason: Rejected) -> u64 {
         self.rejected_counter(reason).get()

@@ -116,20 +116,18 @@ impl<S: Sink> Receiver<S> {
         for (index, outcome) in outcomes.into_iter().enumerate() {
             match outcome {
                 Outcome::Sent(()) | Outcome::Skipped => {}
-                Outcome::Invalid(fault) => self.reject_item(fault, index, tenant),
+                Outcome::Invalid(fault) => self.reject_item(&fault, index, tenant),
                 Outcome::Refused(refusal) => self.count_not_sent(&refusal),
                 Outcome::NotAttempted => self.status.count_rejected(Rejected::NotAttempted),
             }
         }
     }
 
-    fn reject_item(&mut self, fault: Fault, index: usize, tenant: &str) {
-        let field = fault.field().map(str::to_owned);
-        let rejection = Rejection::fault(fault, None);
-        self.status.count_rejected(rejection.reason());
+    fn reject_item(&mut self, fault: &Fault, index: usize, tenant: &str) {
+        let rejected = Rejected::of(fault, None);
+        self.status.count_rejected(rejected);
         if let Some(suppressed) = self.rejections.admit(Instant::now()) {
-            let reason = rejection.reason().reason();
-            let problem = rejection.to_string();
+            let (reason, field, problem) = (rejected.reason(), fault.field(), fault.to_string());
             warn!(
                 reason,
                 index,
