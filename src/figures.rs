@@ -266,6 +266,10 @@ figures! {
         Router(|r| r.counters.triggers), "Triggers the shards took.";
     messages.refused_overloaded: Counter, Count, [ara_triggers_refused_total], {},
         Router(|r| r.counters.overloaded), "Triggers refused because an inbox was full.";
+    messages.batches: Counter, Count, [ara_batch_requests_total], {},
+        Router(|r| r.counters.batches), "Batches over HTTP and Redis, but for those refused as a whole.";
+    messages.batch_notifications: Counter, Count, [ara_batch_notifications_total], {},
+        Router(|r| r.counters.batch_notifications), "Notifications in batches, whatever became of each.";
     messages.delivered: Counter, Count, [ara_messages_delivered_total], {delivered: ara_shard_messages_delivered_total},
         Shards(|s| s.counters.frames_delivered), "Messages a socket or outbox took, over all recipients.";
     messages.failed: Counter, Count, [ara_messages_failed_total], {failed: ara_shard_messages_failed_total},

@@ -19,6 +19,7 @@ use ara_gateway::intake::validate::PAYLOAD_BYTES_MAX;
 use ara_gateway::redis::message::MESSAGE_BYTES_MAX;
 use ara_gateway::redis::{BreakerState, Rejected, State};
 use ara_gateway::supervise::spawn_unsupervised;
+use ara_shards::base::limits::BATCH_ITEMS_MAX;
 use ara_shards::notification::Priority;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -135,22 +136,45 @@ fn counts_bad_messages_and_logs_them_once_a_second_without_their_payload() {
 
 #[test]
 fn a_flood_arrives_whole_and_in_order_and_others_have_their_turn() {
-    const COUNT: usize = 20_000;
+    let event_types: Vec<_> = (0..20_000).map(|index| index.to_string()).collect();
+    flood(event_types.iter().map(|event_type| broadcast(event_type)), &event_types);
+}
+
+/// A batch costs what its notifications do, not what one message does.
+#[test]
+fn a_flood_of_batches_arrives_whole_and_in_order_and_others_have_their_turn() {
+    let event_types: Vec<_> = (0..20_000).map(|index| index.to_string()).collect();
+    let batches = event_types.chunks(BATCH_ITEMS_MAX).map(|event_types| {
+        let item = |event_type: &String| {
+            format!(
+                r#"{{"target":{{"type":"broadcast"}},"event_type":"{event_type}","payload":1}}"#
+            )
+        };
+        let items: Vec<_> = event_types.iter().map(item).collect();
+        format!(r#"{{"type":"batch","notifications":[{}]}}"#, items.join(","))
+    });
+    flood(batches, &event_types);
+}
+
+/// Publishes all of it at once, while a neighbour on the same thread counts how much is handled between
+/// two of its turns.
+#[cfg(test)]
+fn flood(messages: impl Iterator<Item = String>, event_types: &[String]) {
+    let count = event_types.len();
     on_one_thread(async {
         let server = Server::start(&[]).await;
         let subscriber = Subscriber::start(server.url(""));
         subscriber.until_connected().await;
         let mut pipeline = redis::pipe();
-        for index in 0..COUNT {
-            pipeline.cmd("PUBLISH").arg(BROADCAST).arg(broadcast(&index.to_string())).ignore();
+        for message in messages {
+            pipeline.cmd("PUBLISH").arg(BROADCAST).arg(message).ignore();
         }
         let client = redis::Client::open(server.url("")).unwrap();
         let () = pipeline.query(&mut client.get_connection().unwrap()).unwrap();
-        // A neighbour on the same thread counts how much is handled between two of its turns.
         let triggers = Rc::clone(&subscriber.triggers);
         let neighbour = spawn_unsupervised(async move {
             let (mut seen, mut largest) = (0, 0);
-            while seen < COUNT {
+            while seen < count {
                 let now = triggers.borrow().len();
                 largest = largest.max(now - seen);
                 seen = now;
@@ -158,11 +182,10 @@ fn a_flood_arrives_whole_and_in_order_and_others_have_their_turn() {
             }
             largest
         });
-        subscriber.until_triggers(COUNT).await;
+        subscriber.until_triggers(count).await;
         let largest = neighbour.await.unwrap();
-        assert!(largest <= 256, "{largest} messages in one turn");
-        let expected: Vec<_> = (0..COUNT).map(|index| index.to_string()).collect();
-        assert!(subscriber.event_types() == expected);
+        assert!(largest <= 256, "{largest} notifications in one turn");
+        assert!(subscriber.event_types() == event_types);
     });
 }
 

@@ -59,7 +59,7 @@ async fn send(
         let Body { notifications, options } = body::parse(&bytes)?;
         let batch = Batch::new(&bytes, notifications, options);
         let batch = batch.map_err(|fault| body::refuse(&fault))?;
-        router.dispatch_batch(|together| {
+        router.dispatch_batch(batch.count(), |together| {
             batch.send_each(&tenant, SOURCE, &templates.catalog(), |index, trigger| {
                 together.add(trigger, id_of(id, index))
             })

@@ -47,6 +47,8 @@ fn overview() -> Overview {
         counters: router::Counters {
             triggers: 71,
             overloaded: 72,
+            batches: 78,
+            batch_notifications: 79,
             refused_full: 73,
             refused_per_tenant: 74,
         },
@@ -103,7 +105,8 @@ fn every_figure_is_in_its_place_with_its_value() {
             r#""timeouts":1024,"protocol_violations":1026,"rate_abuses":1068},"#,
             r#""users":{"connected":86},"#,
             r#""channels":{"active_on_shards":88,"subscriptions":90},"#,
-            r#""messages":{"triggers":71,"refused_overloaded":72,"delivered":1010,"failed":1012,"#,
+            r#""messages":{"triggers":71,"refused_overloaded":72,"batches":78,"#,
+            r#""batch_notifications":79,"delivered":1010,"failed":1012,"#,
             r#""shed":1014,"discarded":1016,"received":1018,"received_refused":1020,"#,
             r#""heartbeats":1030},"#,
             r#""queue":{"enabled":true,"backend":"memory","size":96,"users":98,"enqueued":1032,"#,

@@ -8,6 +8,7 @@
 //! a large queue back, is on a thread of its own, so that a signal is answered meanwhile.
 
 mod owners;
+mod redis_sink;
 mod reloads;
 mod running;
 mod signals;

@@ -6,7 +6,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ara_shards::ShardLink;
 use ara_shards::base::clock::Clock;
@@ -18,6 +18,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
 
 use super::owners::{Change, Owners};
+use super::redis_sink::RedisSink;
 use crate::api::Api;
 use crate::api::serve::Server;
 use crate::capacity::Capacity;
@@ -30,11 +31,8 @@ use crate::router::Router;
 use crate::router::dispatch::Lifetimes;
 use crate::settings::Settings;
 use crate::supervise::{Supervisor, SupervisorEvent, spawn_unsupervised};
-use crate::telemetry::LogLimiter;
 use crate::templates::{TemplateFiles, TemplateStore};
 
-/// At most one line about Redis triggers that were not sent in this time.
-const WARN_INTERVAL: Duration = Duration::from_secs(1);
 /// Arrivals the router takes before its other tasks have their turn.
 const ARRIVALS_PER_TURN: usize = 256;
 
@@ -146,19 +144,10 @@ async fn route(parts: Parts) -> io::Result<()> {
     supervisor.spawn("owners", owners.serve(parts.changes));
     supervisor.spawn("drains", router.clone().serve_drains());
     let redis = settings.redis.clone().map(|settings| {
-        let router = router.clone();
-        let tenants = tenants_of(&handshake);
-        let templates = Rc::clone(&templates);
-        let (counts, mut limiter) = (Rc::clone(&status), LogLimiter::new(WARN_INTERVAL));
-        let subscriber = redis::run(settings, tenants, templates, status, move |trigger| {
-            // Nobody waits for the receipt: pub/sub has no way back.
-            let Err(refusal) = router.dispatch(trigger, None) else { return };
-            counts.count_not_sent();
-            if let Some(suppressed) = limiter.admit(Instant::now()) {
-                let reason = refusal.message;
-                tracing::warn!(%reason, suppressed, "a Redis trigger was not sent");
-            }
-        });
+        let sink = RedisSink(router.clone());
+        let default = Arc::clone(&handshake.default_tenant);
+        let tenants = Tenants { are_enabled: handshake.tenants_enabled, default };
+        let subscriber = redis::run(settings, tenants, Rc::clone(&templates), status, sink);
         supervisor.spawn("redis-subscriber", async move { match subscriber.await {} })
     });
     // If main has gone already, the next line ends this thread too.
@@ -184,12 +173,6 @@ async fn route(parts: Parts) -> io::Result<()> {
     responses.close();
     templates.close();
     Ok(())
-}
-
-/// The tenants that Redis triggers may be of.
-fn tenants_of(handshake: &Handshake) -> Tenants {
-    let default = Arc::clone(&handshake.default_tenant);
-    Tenants { are_enabled: handshake.tenants_enabled, default }
 }
 
 /// Waits until every shard has reported what waits on it.

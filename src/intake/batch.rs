@@ -115,6 +115,12 @@ impl<'a> Batch<'a> {
         Ok(Self { bytes, items, options: options.unwrap_or_default().into() })
     }
 
+    /// How many notifications it has: 1 to 100.
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.items.len()
+    }
+
     /// How it is to be treated.
     #[must_use]
     pub const fn options(&self) -> Options {

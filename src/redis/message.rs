@@ -1,4 +1,4 @@
-//! From one pub/sub message to one trigger, or to the reason why not.
+//! From one pub/sub message to one trigger or a batch of them, or to the reason why not.
 //!
 //! **Runs on**: the router. **Owns**: nothing. **Never**: does I/O, logs, or changes a byte of the
 //! payload, which passes through as it was published.
@@ -7,23 +7,23 @@
 //! `notification:channel:<name>`, each with a `target` that is the suffix; `broadcast` only on
 //! `notification:broadcast`. `users` and `channels` may travel there too, and on any
 //! `notification:user:…` or `notification:channel:…` respectively: they name several
-//! targets and so have no suffix to agree with.
+//! targets and so have no suffix to agree with. A `batch` may travel on `notification:broadcast` only.
 
 use std::fmt;
 use std::sync::Arc;
 
-use ara_shards::wire::json::Problem as JsonProblem;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::rejected::Rejected;
+use crate::intake::batch::{Batch, OptionsDraft};
 use crate::intake::draft::{self, EventDraft, TargetDraft, TargetKind};
-use crate::intake::fault::{Problem, TemplateProblem};
+use crate::intake::fault::Problem;
 use crate::intake::trigger::JsonText;
 use crate::intake::validate::{self, PAYLOAD_BYTES_MAX};
 use crate::intake::{Draft, Fault, Trigger};
 use crate::templates::Catalog;
-use crate::templates::render::RenderFault;
 
 /// The prefix of the Redis channels that carry triggers for one user.
 pub const USER_PREFIX: &str = "notification:user:";
@@ -41,7 +41,7 @@ const _: () = assert!(
 );
 
 /// Where a notification comes from, in its metadata.
-const SOURCE: &str = "redis";
+pub(super) const SOURCE: &str = "redis";
 
 /// Whose a message is.
 #[derive(Debug, Clone)]
@@ -57,153 +57,6 @@ impl Tenants {
         let Some(tenant) = tenant_id else { return Ok(Arc::clone(&self.default)) };
         validate::check_tenant("tenant_id", tenant)?;
         Ok(if self.are_enabled { tenant.into() } else { Arc::clone(&self.default) })
-    }
-}
-
-/// Why a message was not taken. Each is counted under its [`reason`](Self::reason).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rejected {
-    /// The message or its payload exceeds its bound.
-    TooLarge,
-    /// Not UTF-8, not JSON, not an object, or a field appears twice.
-    BadJson,
-    /// A field that no message has, at any depth outside the payload.
-    UnknownField,
-    /// `type` is missing or unknown.
-    BadType,
-    /// This type may not travel on this Redis channel.
-    WrongTarget,
-    /// `target` is not the Redis channel's suffix.
-    TargetMismatch,
-    /// A user id in `target` is missing, malformed, or there are none.
-    BadUser,
-    /// A channel name in `target` is missing, malformed, or there are none.
-    BadChannel,
-    /// `target` names more users or channels than allowed.
-    TooManyTargets,
-    /// `tenant_id` is malformed.
-    BadTenant,
-    /// `event` is missing, or what it is to say: neither a `payload` nor a `template_id`, or both.
-    BadEvent,
-    /// `event_type` is missing or malformed.
-    BadEventType,
-    /// `priority` is not one of the four.
-    BadPriority,
-    /// `ttl` is not a whole number of seconds.
-    BadTtl,
-    /// `correlation_id` is malformed.
-    BadCorrelationId,
-    /// `template_id` is malformed, or the tenant has no such template.
-    BadTemplate,
-    /// `variables` lacks some that the template needs.
-    MissingVariable,
-    /// `variables` is not an object, or one of them does not fit the template.
-    InvalidVariable,
-}
-
-impl Rejected {
-    /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 18] = [
-        Self::TooLarge,
-        Self::BadJson,
-        Self::UnknownField,
-        Self::BadType,
-        Self::WrongTarget,
-        Self::TargetMismatch,
-        Self::BadUser,
-        Self::BadChannel,
-        Self::TooManyTargets,
-        Self::BadTenant,
-        Self::BadEvent,
-        Self::BadEventType,
-        Self::BadPriority,
-        Self::BadTtl,
-        Self::BadCorrelationId,
-        Self::BadTemplate,
-        Self::MissingVariable,
-        Self::InvalidVariable,
-    ];
-
-    /// The label in logs and counters.
-    #[must_use]
-    pub const fn reason(self) -> &'static str {
-        match self {
-            Self::TooLarge => "too_large",
-            Self::BadJson => "bad_json",
-            Self::UnknownField => "unknown_field",
-            Self::BadType => "bad_type",
-            Self::WrongTarget => "wrong_target",
-            Self::TargetMismatch => "target_mismatch",
-            Self::BadUser => "bad_user",
-            Self::BadChannel => "bad_channel",
-            Self::TooManyTargets => "too_many_targets",
-            Self::BadTenant => "bad_tenant",
-            Self::BadEvent => "bad_event",
-            Self::BadEventType => "bad_event_type",
-            Self::BadPriority => "bad_priority",
-            Self::BadTtl => "bad_ttl",
-            Self::BadCorrelationId => "bad_correlation_id",
-            Self::BadTemplate => "bad_template",
-            Self::MissingVariable => "missing_variable",
-            Self::InvalidVariable => "invalid_variable",
-        }
-    }
-}
-
-impl Rejected {
-    /// The reason of a fault; `kind` where the message's was read.
-    fn of(fault: &Fault, kind: Option<TargetKind>) -> Self {
-        let of_field = || Self::of_field(fault.field().unwrap_or_default(), kind);
-        match fault {
-            Fault::Json(fault) => match fault.problem() {
-                JsonProblem::Unknown(_) => Self::UnknownField,
-                JsonProblem::Missing
-                | JsonProblem::Mismatch { .. }
-                | JsonProblem::NotOneOf(_)
-                | JsonProblem::HalfPair
-                | JsonProblem::Unfit => of_field(),
-                JsonProblem::Empty
-                | JsonProblem::Encoding(_)
-                | JsonProblem::Malformed(_)
-                | JsonProblem::CutShort
-                | JsonProblem::Repeated => Self::BadJson,
-            },
-            Fault::Template {
-                problem: TemplateProblem::BadId | TemplateProblem::Unknown, ..
-            } => Self::BadTemplate,
-            // No message has one.
-            Fault::Pattern(_) => Self::BadTemplate,
-            Fault::Variables { fault: RenderFault::Missing(_), .. } => Self::MissingVariable,
-            Fault::Variables { .. } => Self::InvalidVariable,
-            Fault::Field { problem, .. } => match problem {
-                Problem::TooLong { .. } => Self::TooLarge,
-                Problem::Count { found, most } if found > most => Self::TooManyTargets,
-                Problem::Missing
-                | Problem::Misplaced { .. }
-                | Problem::OnlyFor(_)
-                | Problem::Invalid { .. }
-                | Problem::Count { .. } => of_field(),
-            },
-        }
-    }
-
-    /// The reason where the field at this path is not as it must be.
-    fn of_field(path: &str, kind: Option<TargetKind>) -> Self {
-        let field = path.split_once('[').map_or(path, |(field, _)| field);
-        match (field, kind) {
-            ("type", _) => Self::BadType,
-            ("target", Some(TargetKind::User | TargetKind::Users)) => Self::BadUser,
-            ("target", Some(TargetKind::Channel | TargetKind::Channels)) => Self::BadChannel,
-            ("tenant_id", _) => Self::BadTenant,
-            ("event" | "event.payload", _) => Self::BadEvent,
-            ("event.event_type", _) => Self::BadEventType,
-            ("event.priority", _) => Self::BadPriority,
-            ("event.ttl", _) => Self::BadTtl,
-            ("event.correlation_id", _) => Self::BadCorrelationId,
-            ("event.template_id", _) => Self::BadTemplate,
-            ("event.variables", _) => Self::InvalidVariable,
-            _ => Self::BadJson,
-        }
     }
 }
 
@@ -259,16 +112,61 @@ impl fmt::Display for Rejection {
     }
 }
 
+/// What a message asks to be sent.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it lives for one call; most are single triggers")]
+pub enum Request<'a> {
+    /// One notification.
+    Trigger(Trigger),
+    /// Several, whose own faults are not known yet.
+    Batch {
+        /// Whose recipients.
+        tenant: Arc<str>,
+        /// The notifications.
+        batch: Batch<'a>,
+    },
+}
+
+/// What a message has in `type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    User,
+    Users,
+    Broadcast,
+    Channel,
+    Channels,
+    Batch,
+}
+
+impl Kind {
+    /// The kind of its target, if it has one itself.
+    const fn target(self) -> Option<TargetKind> {
+        match self {
+            Self::User => Some(TargetKind::User),
+            Self::Users => Some(TargetKind::Users),
+            Self::Broadcast => Some(TargetKind::Broadcast),
+            Self::Channel => Some(TargetKind::Channel),
+            Self::Channels => Some(TargetKind::Channels),
+            Self::Batch => None,
+        }
+    }
+}
+
+/// The fields of both shapes, so that a message is read in one pass wherever its `type` stands.
 #[derive(Deserialize)]
 struct Message<'a> {
     #[serde(rename = "type")]
-    kind: TargetKind,
+    kind: Kind,
     /// Its type depends on `kind`.
     #[serde(borrow)]
     target: Option<&'a RawValue>,
     tenant_id: Option<String>,
     #[serde(borrow)]
-    event: Event<'a>,
+    event: Option<Event<'a>>,
+    #[serde(borrow)]
+    notifications: Option<Vec<&'a RawValue>>,
+    options: Option<OptionsDraft>,
 }
 
 #[derive(Deserialize)]
@@ -287,25 +185,48 @@ struct Event<'a> {
 /// Reads the message `bytes` that was published on the Redis channel `redis_channel`.
 ///
 /// # Errors
-/// The first fault found; see [`Rejected`].
-pub fn parse(
+/// The first fault found; see [`Rejected`]. Those of a batch's notifications are found when they are sent.
+pub fn parse<'a>(
     redis_channel: &[u8],
-    bytes: &Bytes,
+    bytes: &'a Bytes,
     tenants: &Tenants,
     templates: &Catalog,
-) -> Result<Trigger, Rejection> {
+) -> Result<Request<'a>, Rejection> {
     if bytes.len() > MESSAGE_BYTES_MAX {
         return Err(Rejection::TooLarge);
     }
     let message: Message<'_> = draft::read(bytes).map_err(|fault| Rejection::fault(fault, None))?;
-    let kind = message.kind;
-    let suffix = travels_on(kind, redis_channel).ok_or(Rejection::WrongTarget)?;
-    let trigger = trigger(message, bytes, tenants, templates)
+    let suffix = travels_on(message.kind, redis_channel).ok_or(Rejection::WrongTarget)?;
+    message.refuse_misplaced()?;
+    let Some(kind) = message.kind.target() else {
+        return batch(message, bytes, tenants).map_err(|fault| Rejection::fault(fault, None));
+    };
+    let trigger = trigger(kind, message, bytes, tenants, templates)
         .map_err(|fault| Rejection::fault(fault, Some(kind)))?;
     match (suffix, trigger.target.names()) {
-        (Suffix::IsTarget(suffix), [name]) if name.as_bytes() == suffix => Ok(trigger),
+        (Suffix::IsTarget(suffix), [name]) if name.as_bytes() == suffix => {
+            Ok(Request::Trigger(trigger))
+        }
         (Suffix::IsTarget(_), _) => Err(Rejection::TargetMismatch),
-        (Suffix::MeansNothing, _) => Ok(trigger),
+        (Suffix::MeansNothing, _) => Ok(Request::Trigger(trigger)),
+    }
+}
+
+impl Message<'_> {
+    /// What belongs to the other shape is as unknown as what belongs to none.
+    fn refuse_misplaced(&self) -> Result<(), Rejection> {
+        let foreign = match self.kind {
+            Kind::Batch => [("target", self.target.is_some()), ("event", self.event.is_some())],
+            _ => [
+                ("notifications", self.notifications.is_some()),
+                ("options", self.options.is_some()),
+            ],
+        };
+        let Some((path, _)) = foreign.into_iter().find(|(_, is_given)| *is_given) else {
+            return Ok(());
+        };
+        let fault = Fault::at(path, Problem::Misplaced { beside: "this `type`" });
+        Err(Rejection::Fault { reason: Rejected::UnknownField, fault })
     }
 }
 
@@ -318,26 +239,39 @@ enum Suffix<'a> {
 }
 
 /// What the name of the Redis channel says to messages of this kind, if they may travel on it.
-fn travels_on(kind: TargetKind, redis_channel: &[u8]) -> Option<Suffix<'_>> {
+fn travels_on(kind: Kind, redis_channel: &[u8]) -> Option<Suffix<'_>> {
     let suffix = |prefix: &str| redis_channel.strip_prefix(prefix.as_bytes());
     let is_broadcast = redis_channel == BROADCAST.as_bytes();
     match kind {
-        TargetKind::User => suffix(USER_PREFIX).map(Suffix::IsTarget),
-        TargetKind::Channel => suffix(CHANNEL_PREFIX).map(Suffix::IsTarget),
+        Kind::User => suffix(USER_PREFIX).map(Suffix::IsTarget),
+        Kind::Channel => suffix(CHANNEL_PREFIX).map(Suffix::IsTarget),
         _ if is_broadcast => Some(Suffix::MeansNothing),
-        TargetKind::Users => suffix(USER_PREFIX).map(|_any| Suffix::MeansNothing),
-        TargetKind::Channels => suffix(CHANNEL_PREFIX).map(|_any| Suffix::MeansNothing),
-        TargetKind::Broadcast => None,
+        Kind::Users => suffix(USER_PREFIX).map(|_any| Suffix::MeansNothing),
+        Kind::Channels => suffix(CHANNEL_PREFIX).map(|_any| Suffix::MeansNothing),
+        Kind::Broadcast | Kind::Batch => None,
     }
 }
 
+fn batch<'a>(
+    message: Message<'a>,
+    bytes: &'a Bytes,
+    tenants: &Tenants,
+) -> Result<Request<'a>, Fault> {
+    let Message { tenant_id, notifications, options, .. } = message;
+    let tenant = tenants.of(tenant_id.as_deref())?;
+    let items = notifications.ok_or_else(|| Fault::at("notifications", Problem::Missing))?;
+    Ok(Request::Batch { tenant, batch: Batch::new(bytes, items, options)? })
+}
+
 fn trigger(
+    kind: TargetKind,
     message: Message<'_>,
     bytes: &Bytes,
     tenants: &Tenants,
     templates: &Catalog,
 ) -> Result<Trigger, Fault> {
-    let Message { kind, target, tenant_id, event } = message;
+    let Message { target, tenant_id, event, .. } = message;
+    let event = event.ok_or_else(|| Fault::at("event", Problem::Missing))?;
     let target = TargetDraft::read(kind, "target", target)?;
     let tenant = tenants.of(tenant_id.as_deref())?;
     let event = EventDraft {

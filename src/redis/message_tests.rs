@@ -6,18 +6,27 @@
 use std::borrow::Cow;
 
 use super::*;
+use crate::intake::batch::Outcome;
 use crate::intake::trigger::{Payload, Target};
 use crate::names::{CHANNELS_MAX, LABEL_BYTES_MAX, USERS_MAX};
+use ara_shards::base::limits::BATCH_ITEMS_MAX;
 use ara_shards::notification::Priority;
 use ara_shards::wire::json::{self, Unknown};
 use proptest::prelude::*;
 
 const EVENT: &str = r#"{"event_type":"t","payload":1}"#;
 
-/// With tenants on.
+/// One trigger, with tenants on.
 fn read(channel: &[u8], text: impl Into<Bytes>) -> Result<Trigger, Rejection> {
-    let tenants = Tenants { are_enabled: true, default: "default".into() };
-    parse(channel, &text.into(), &tenants, &Catalog::default())
+    read_for(true, channel, &text.into())
+}
+
+fn read_for(tenants: bool, channel: &[u8], text: &Bytes) -> Result<Trigger, Rejection> {
+    let tenants = Tenants { are_enabled: tenants, default: "default".into() };
+    match parse(channel, text, &tenants, &Catalog::default())? {
+        Request::Trigger(trigger) => Ok(trigger),
+        Request::Batch { .. } => panic!("this is no batch"),
+    }
 }
 
 fn reason(channel: &str, text: &str) -> &'static str {
@@ -69,15 +78,11 @@ fn a_message_is_for_the_tenant_it_names_where_there_are_tenants() {
         (false, r#""acme""#, "default"),
         (false, "null", "default"),
     ] {
-        let tenants = Tenants { are_enabled, default: "default".into() };
-        let trigger =
-            parse(BROADCAST.as_bytes(), &with(tenant), &tenants, &Catalog::default()).unwrap();
+        let trigger = read_for(are_enabled, BROADCAST.as_bytes(), &with(tenant)).unwrap();
         assert_eq!(&*trigger.tenant, expected, "{are_enabled} {tenant}");
     }
     // A malformed one is counted in both cases.
-    let tenants = Tenants { are_enabled: false, default: "default".into() };
-    let rejection =
-        parse(BROADCAST.as_bytes(), &with(r#""a/b""#), &tenants, &Catalog::default()).unwrap_err();
+    let rejection = read_for(false, BROADCAST.as_bytes(), &with(r#""a/b""#)).unwrap_err();
     assert_eq!(rejection.reason(), Rejected::BadTenant);
 }
 
@@ -85,7 +90,7 @@ fn a_message_is_for_the_tenant_it_names_where_there_are_tenants() {
 fn a_message_keeps_the_rules_of_every_shape() {
     let sample = r#"{"type":"user","target":"u","tenant_id":"t","event":{"event_type":"e",
         "payload":{"any":1},"template_id":"t","variables":{"any":1},"priority":"Low","ttl":1,
-        "correlation_id":"c"}}"#;
+        "correlation_id":"c"},"notifications":[1],"options":{"stop_on_error":true,"deduplicate":true}}"#;
     let read = |text: &str| json::read::<Message<'_>>(text.as_bytes(), Unknown::Refused).map(drop);
     crate::json_shape_tests::examine(sample, &["payload", "variables"], read);
 }
@@ -115,7 +120,7 @@ fn a_rejection_says_what_was_found_and_repeats_no_value() {
         ),
         (
             r#"{"type":"secret","event":{"event_type":"t","payload":1}}"#,
-            "`type` must be one of `user`, `users`, `broadcast`, `channel`, `channels`",
+            "`type` must be one of `user`, `users`, `broadcast`, `channel`, `channels`, `batch`",
         ),
         (
             r#"{"type":"users","target":["a","secret\u0000"],"event":{"event_type":"t","payload":1}}"#,
@@ -257,6 +262,152 @@ fn each_malformed_message_has_its_reason() {
     assert_eq!(rejection.reason(), Rejected::BadJson);
 }
 
+/// A batch of these notifications, on the channel for it.
+fn batch_of(items: &str) -> String {
+    format!(r#"{{"type":"batch","notifications":[{items}]}}"#)
+}
+
+/// What becomes of each notification of a batch that is sent to where everything is taken: the reason
+/// why not, and the field.
+fn outcomes(text: &str) -> Vec<(&'static str, String)> {
+    let (bytes, templates) = (Bytes::from(text.to_owned()), Catalog::default());
+    let tenants = Tenants { are_enabled: true, default: "default".into() };
+    let request = parse(BROADCAST.as_bytes(), &bytes, &tenants, &templates).unwrap();
+    let Request::Batch { tenant, batch } = request else { panic!("a batch") };
+    let outcomes = batch.send_each(&tenant, SOURCE, &templates, |_index, _trigger| Ok::<_, ()>(()));
+    let told = outcomes.into_iter().map(|outcome| match outcome {
+        Outcome::Invalid(fault) => {
+            (Rejected::of(&fault, None).reason(), fault.field().unwrap_or_default().to_owned())
+        }
+        Outcome::Sent(()) => ("taken", String::new()),
+        other => panic!("{other:?}"),
+    });
+    told.collect()
+}
+
+#[test]
+fn a_batch_is_read_with_its_tenant_its_options_and_its_notifications_as_they_are() {
+    let payload = r#"{"b":1.10, "a":[1e400,"\u0041"],"a":0}"#;
+    let text = format!(
+        r#"{{"notifications":[{{"target":{{"type":"users","value":["a","b"]}},"event_type":"one",
+            "payload": {payload} ,"priority":"High","ttl":5,"correlation_id":"c"}},
+            {{"target":{{"type":"broadcast"}},"event_type":"two","payload":null,"source":"shop"}}],
+            "tenant_id":"acme","type":"batch","options":{{"deduplicate":true}}}}"#
+    );
+    let (text, templates) = (Bytes::from(text), Catalog::default());
+    let tenants = Tenants { are_enabled: true, default: "default".into() };
+    let request = parse(BROADCAST.as_bytes(), &text, &tenants, &templates).unwrap();
+    let Request::Batch { tenant, batch } = request else { panic!("a batch") };
+    assert_eq!((&*tenant, batch.count()), ("acme", 2));
+    assert!(batch.options().deduplicate && !batch.options().stop_on_error);
+    let mut triggers = Vec::new();
+    batch.send_each(&tenant, SOURCE, &templates, |_index, trigger| {
+        triggers.push(trigger);
+        Ok::<_, ()>(())
+    });
+    let [one, two] = triggers.try_into().unwrap();
+    assert_eq!(one.target, Target::Users(vec!["a".into(), "b".into()]));
+    assert_eq!(bytes(&one.event.payload), payload.as_bytes());
+    assert_eq!((one.event.priority, one.event.ttl), (Priority::High, Some(5)));
+    assert_eq!((&*one.event.source, &*two.event.source), ("redis", "shop"));
+    assert_eq!((&*one.tenant, &*two.tenant, two.target), ("acme", "acme", Target::Everyone));
+}
+
+#[test]
+fn a_batch_travels_only_where_everything_may() {
+    let text = batch_of(r#"{"target":{"type":"user","value":"u"},"event_type":"t","payload":1}"#);
+    for channel in ["notification:user:u", "notification:channel:c", "elsewhere"] {
+        assert_eq!(reason(channel, &text), "wrong_target", "{channel}");
+    }
+    assert_eq!(outcomes(&text), [("taken", String::new())]);
+}
+
+#[test]
+fn what_is_wrong_with_a_batch_as_a_whole_has_its_reason() {
+    let many = vec!["1"; BATCH_ITEMS_MAX + 1].join(",");
+    let with = |fields: &str| format!(r#"{{"type":"batch",{fields}}}"#);
+    for (text, expected) in [
+        (r#"{"type":"batch"}"#, "bad_batch"),
+        (&with(r#""notifications":null"#), "bad_batch"),
+        (&with(r#""notifications":{}"#), "bad_batch"),
+        (&with(r#""notifications":[]"#), "bad_batch"),
+        (&batch_of(&many), "bad_batch"),
+        (&with(r#""notifications":[1],"options":true"#), "bad_batch"),
+        (&with(r#""notifications":[1],"options":{"deduplicate":1}"#), "bad_batch"),
+        (&with(r#""notifications":[1],"options":{"stop":true}"#), "unknown_field"),
+        (&with(r#""notifications":[1],"tenant_id":"a/b""#), "bad_tenant"),
+        (&with(r#""notifications":[1],"notifications":[1]"#), "bad_json"),
+        (&with(r#""notifications":[1]],"#), "bad_json"),
+        (&with(r#""notifications":[1],"target":"u""#), "unknown_field"),
+        (&with(&format!(r#""notifications":[1],"event":{EVENT}"#)), "unknown_field"),
+        (&with(r#""notifications":[1],"source":"s""#), "unknown_field"),
+        (
+            &format!(r#"{{"type":"broadcast","event":{EVENT},"notifications":[1]}}"#),
+            "unknown_field",
+        ),
+        (&format!(r#"{{"type":"broadcast","event":{EVENT},"options":{{}}}}"#), "unknown_field"),
+    ] {
+        let head: String = text.chars().take(120).collect();
+        assert_eq!(reason(BROADCAST, text), expected, "{head}");
+    }
+    let told = read(BROADCAST.as_bytes(), with(r#""notifications":[1],"event":{}"#)).unwrap_err();
+    assert_eq!(told.to_string(), "`event` does not belong to this `type`");
+    let mut text = batch_of("1");
+    text.push_str(&" ".repeat(MESSAGE_BYTES_MAX - text.len()));
+    assert_eq!(outcomes(&text), [("bad_json", String::new())]);
+    text.push(' ');
+    assert_eq!(reason(BROADCAST, &text), "too_large");
+}
+
+#[test]
+fn each_fault_of_a_notification_has_its_reason_and_the_field_as_if_it_had_come_alone() {
+    let with = |target: &str, event: &str| format!(r#"{{"target":{target},{event}}}"#);
+    let user = |event: &str| with(r#"{"type":"user","value":"u"}"#, event);
+    let to = |target: &str| with(target, r#""event_type":"t","payload":1"#);
+    let plain = |fields: &str| user(&format!(r#""event_type":"t","payload":1,{fields}"#));
+    let many = list("u", USERS_MAX + 1);
+    let large = "x".repeat(PAYLOAD_BYTES_MAX);
+    let cases = [
+        (user(r#""event_type":"t","payload":null"#), "taken", ""),
+        ("7".to_owned(), "bad_json", ""),
+        (r#"{"event_type":"t","payload":1}"#.to_owned(), "bad_target", "target"),
+        (to(r#"{"value":"u"}"#), "bad_target", "target.type"),
+        (to(r#"{"type":"batch"}"#), "bad_target", "target.type"),
+        (to(r#"{"type":"user","value":7}"#), "bad_target", "target.value"),
+        (to(r#"{"type":"users","value":["u",""]}"#), "bad_target", "target.value[1]"),
+        (to(r#"{"type":"channel","value":"a b"}"#), "bad_target", "target.value"),
+        (to(r#"{"type":"users","value":[]}"#), "bad_target", "target.value"),
+        (to(&format!(r#"{{"type":"users","value":{many}}}"#)), "too_many_targets", "target.value"),
+        (user(r#""payload":1"#), "bad_event_type", "event_type"),
+        (user(r#""event_type":"t""#), "bad_event", "payload"),
+        (user(&format!(r#""event_type":"t","payload":{large:?}"#)), "too_large", "payload"),
+        (plain(r#""priority":"high""#), "bad_priority", "priority"),
+        (plain(r#""ttl":-1"#), "bad_ttl", "ttl"),
+        (plain(r#""source":"""#), "bad_source", "source"),
+        (plain(r#""correlation_id":7"#), "bad_correlation_id", "correlation_id"),
+        (plain(r#""audience":{"type":"Roles"}"#), "bad_audience", "audience.value"),
+        (
+            plain(&format!(r#""audience":{{"type":"Users","value":{many}}}"#)),
+            "bad_audience",
+            "audience.value",
+        ),
+        (plain(r#""queue":true"#), "bad_audience", "queue"),
+        (plain(r#""tenant_id":"other""#), "unknown_field", "tenant_id"),
+        (plain(r#""ttl":1,"ttl":1"#), "bad_json", "ttl"),
+        (user(r#""template_id":"none""#), "bad_template", "template_id"),
+        (user(r#""template_id":"none","payload":1"#), "bad_event", "payload"),
+        (plain(r#""variables":{}"#), "invalid_variable", "variables"),
+        (to(r#"{"type":"broadcast"}"#), "taken", ""),
+    ];
+    let texts: Vec<&str> = cases.iter().map(|(text, ..)| &**text).collect();
+    for ((reason, field), (text, expected, path)) in
+        outcomes(&batch_of(&texts.join(","))).iter().zip(&cases)
+    {
+        let head: String = text.chars().take(120).collect();
+        assert_eq!((*reason, &**field), (*expected, *path), "{head}");
+    }
+}
+
 #[test]
 fn bounds_are_inclusive() {
     let event = |bytes: usize| {
@@ -297,6 +448,18 @@ proptest! {
         bytes in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
         prop_assert!(read(&channel, bytes).is_err());
+    }
+
+    #[test]
+    fn batches_cut_and_changed_never_panic(at in 0usize..160, byte in any::<u8>(), cut in any::<bool>()) {
+        let item = r#"{"target":{"type":"users","value":["a"]},"event_type":"e","payload":{"k":[1]},"ttl":5}"#;
+        let mut bytes = batch_of(&format!("{item},{item}")).into_bytes();
+        if cut { bytes.truncate(at) } else if let Some(place) = bytes.get_mut(at) { *place = byte }
+        let (bytes, templates) = (Bytes::from(bytes), Catalog::default());
+        let tenants = Tenants { are_enabled: true, default: "default".into() };
+        if let Ok(Request::Batch { tenant, batch }) = parse(BROADCAST.as_bytes(), &bytes, &tenants, &templates) {
+            batch.send_each(&tenant, SOURCE, &templates, |_index, _trigger| Ok::<_, ()>(()));
+        }
     }
 
     #[test]

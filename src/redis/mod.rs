@@ -14,13 +14,17 @@ pub mod breaker;
 mod connection;
 mod fault;
 pub mod message;
+mod receiver;
+mod rejected;
 mod resp;
 pub mod subscriber;
 pub mod tls;
 
 pub use breaker::BreakerState;
 pub use connection::{check_url, is_tls};
-pub use message::{Rejected, Rejection, Tenants};
+pub use message::{Rejection, Tenants};
+pub use receiver::Sink;
+pub use rejected::Rejected;
 pub use subscriber::{Options, Timing, run, run_with};
 
 /// Where the connection to Redis stands, in the words of `/health`.
@@ -81,9 +85,9 @@ pub struct Snapshot {
     pub total_reconnections: u64,
     /// Messages that arrived, rejected ones included.
     pub messages_received: u64,
-    /// Valid triggers the shards had no room for.
+    /// Triggers, each of a batch by itself, that the shards had no room for or that came during a stop.
     pub not_sent: u64,
-    /// Messages not taken, by reason; every reason is listed.
+    /// Messages, and notifications of batches, not taken, by reason; every reason is listed.
     pub rejected: [(&'static str, u64); Rejected::ALL.len()],
 }
 
@@ -110,14 +114,13 @@ impl Status {
         }
     }
 
-    /// How many messages were not taken for this reason.
+    /// How many messages and notifications of batches were not taken for this reason.
     #[must_use]
     pub fn rejected(&self, reason: Rejected) -> u64 {
         self.rejected_counter(reason).get()
     }
 
-    /// Counts a valid trigger that was not sent.
-    pub fn count_not_sent(&self) {
+    fn count_not_sent(&self) {
         add_one(&self.not_sent);
     }
 

@@ -14,7 +14,6 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use ara_shards::wire::text;
 use tokio::task::yield_now;
 use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
@@ -23,21 +22,16 @@ use super::backoff::Backoff;
 use super::breaker::{Breaker, BreakerState, Permit};
 use super::connection::{Endpoint, Link};
 use super::fault::Fault;
-use super::message::{self, Rejection, Tenants};
+use super::message::Tenants;
+use super::receiver::{Receiver, Sink};
 use super::resp::Frame;
 use super::tls::Tls;
 use super::{State, Status, add_one};
-use crate::intake::Trigger;
 use crate::settings::Redis;
-use crate::telemetry::LogLimiter;
 use crate::templates::TemplateStore;
 
-/// Messages handled before other tasks have their turn: about a tenth of a millisecond of parsing.
-const BURST: u32 = 64;
-/// At most one line about rejected messages in this time.
-const WARN_INTERVAL: Duration = Duration::from_secs(1);
-/// How much of a Redis channel's name a log line shows.
-const SHOWN_BYTES_MAX: usize = 160;
+/// Notifications handled before other tasks have their turn: about a tenth of a millisecond of parsing.
+const BURST: usize = 64;
 
 /// The subscriber's deadlines and intervals. Tests shorten them; operators cannot set them.
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +68,7 @@ pub async fn run(
     tenants: Tenants,
     templates: Rc<TemplateStore>,
     status: Rc<Status>,
-    sink: impl FnMut(Trigger),
+    sink: impl Sink,
 ) -> Infallible {
     run_with(settings, tenants, templates, Options::default(), status, sink).await
 }
@@ -86,10 +80,9 @@ pub async fn run_with(
     templates: Rc<TemplateStore>,
     options: Options,
     status: Rc<Status>,
-    sink: impl FnMut(Trigger),
+    sink: impl Sink,
 ) -> Infallible {
-    let limiter = LogLimiter::new(WARN_INTERVAL);
-    let receiver = Receiver { tenants, templates, status: Rc::clone(&status), limiter, sink };
+    let receiver = Receiver::new(tenants, templates, Rc::clone(&status), sink);
     let mut subscriber = Subscriber {
         endpoint: Endpoint::parse(&settings.url),
         timing: options.timing,
@@ -124,7 +117,7 @@ struct Subscriber<S> {
     receiver: Receiver<S>,
 }
 
-impl<S: FnMut(Trigger)> Subscriber<S> {
+impl<S: Sink> Subscriber<S> {
     /// Connects, subscribes and receives until something ends the connection.
     async fn connect_and_receive(&mut self) -> Fault {
         // Both use the same deadline: an error from within tells more than this timeout, so it
@@ -143,7 +136,10 @@ impl<S: FnMut(Trigger)> Subscriber<S> {
     async fn connect(&mut self, deadline: tokio::time::Instant) -> Result<Link, Fault> {
         let endpoint = self.endpoint.as_ref().map_err(|error| Fault::Url(error.clone()))?;
         let mut link = Link::open(endpoint, &mut self.tls, deadline).await?;
-        link.subscribe(endpoint, &self.tls, |frame| self.receiver.take(frame)).await?;
+        let early = |frame| {
+            self.receiver.take(frame);
+        };
+        link.subscribe(endpoint, &self.tls, early).await?;
         Ok(link)
     }
 
@@ -183,13 +179,15 @@ impl<S: FnMut(Trigger)> Subscriber<S> {
                         Err(fault) => return fault,
                     };
                     health.received(Instant::now());
-                    match frame {
+                    burst += match frame {
                         // A refused ping (an ACL without it) is an answer like any other.
-                        Frame::Pong | Frame::Refused(_) => self.answered(&mut health, start),
+                        Frame::Pong | Frame::Refused(_) => {
+                            self.answered(&mut health, start);
+                            1
+                        }
                         frame => self.receiver.take(frame),
-                    }
-                    burst += 1;
-                    if burst == BURST {
+                    };
+                    if burst >= BURST {
                         burst = 0;
                         yield_now().await;
                     }
@@ -255,49 +253,6 @@ impl<S: FnMut(Trigger)> Subscriber<S> {
         self.status.state.set(state);
         self.status.breaker_state.set(self.breaker.state());
         self.status.breaker_failures.set(self.breaker.failures());
-    }
-}
-
-/// Takes received messages: counts and checks them, and hands them on or logs why not.
-struct Receiver<S> {
-    tenants: Tenants,
-    templates: Rc<TemplateStore>,
-    status: Rc<Status>,
-    limiter: LogLimiter,
-    sink: S,
-}
-
-impl<S: FnMut(Trigger)> Receiver<S> {
-    fn take(&mut self, frame: Frame) {
-        match frame {
-            Frame::Message { channel, payload } => {
-                add_one(&self.status.messages_received);
-                let templates = self.templates.catalog();
-                let parsed = message::parse(&channel, &payload, &self.tenants, &templates);
-                drop(templates);
-                match parsed {
-                    Ok(trigger) => (self.sink)(trigger),
-                    Err(rejection) => self.reject(&rejection, &channel, payload.len()),
-                }
-            }
-            Frame::Oversize => {
-                add_one(&self.status.messages_received);
-                self.reject(&Rejection::TooLarge, b"", message::MESSAGE_BYTES_MAX);
-            }
-            Frame::Subscribed | Frame::Pong | Frame::Okay | Frame::Refused(_) => {}
-        }
-    }
-
-    /// The payload is not logged: it may hold anything, and it is the publisher's.
-    fn reject(&mut self, rejection: &Rejection, channel: &[u8], bytes: usize) {
-        self.status.count_rejected(rejection.reason());
-        if let Some(suppressed) = self.limiter.admit(Instant::now()) {
-            let channel = String::from_utf8_lossy(channel);
-            let channel = text::cut(&channel, SHOWN_BYTES_MAX);
-            let reason = rejection.reason().reason();
-            let problem = rejection.to_string();
-            warn!(reason, problem, ?channel, bytes, suppressed, "rejected a message from Redis");
-        }
     }
 }
 

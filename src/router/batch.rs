@@ -35,17 +35,23 @@ struct Waiting {
 }
 
 impl Router {
-    /// Has `fill` add triggers, and sends all that were taken. Nothing is awaited meanwhile, so the room
+    /// Has `fill` add the triggers of a batch of `count` notifications, and sends all that were taken. Nothing is awaited meanwhile, so the room
     /// that was there for a trigger is there when it is sent.
     ///
     /// # Errors
     ///
     /// The gateway is stopping; then `fill` is not called.
-    pub fn dispatch_batch<T>(&self, fill: impl FnOnce(&mut Batch<'_>) -> T) -> Result<T, Refusal> {
+    pub fn dispatch_batch<T>(
+        &self,
+        count: usize,
+        fill: impl FnOnce(&mut Batch<'_>) -> T,
+    ) -> Result<T, Refusal> {
         let mut state = self.0.borrow_mut();
         if state.phase == Phase::Stopping {
             return Err(state.shutting_down());
         }
+        state.counters.batches += 1;
+        state.counters.batch_notifications += u64::try_from(count).unwrap_or(u64::MAX);
         // Whatever a client was told before the batch came, the router knows now.
         state.take_reports();
         let occurred_at = humantime::format_rfc3339_millis(SystemTime::now()).to_string();

@@ -69,6 +69,10 @@ pub struct Counters {
     pub triggers: u64,
     /// Triggers refused because an inbox was full.
     pub overloaded: u64,
+    /// Batches that were read apart.
+    pub batches: u64,
+    /// Notifications in them, whatever became of each.
+    pub batch_notifications: u64,
     /// Clients refused because the gateway is full.
     pub refused_full: u64,
     /// Clients refused because their tenant has as many connections as it may have.

@@ -9,6 +9,8 @@ from pathlib import Path
 from conftest import need
 from gateway import free_port, wait_until
 
+RECOVERY_S = 10
+
 
 class RedisServer:
     def __init__(self, folder: Path, *arguments: str):
@@ -66,3 +68,12 @@ def trigger(kind: str, target=None, *, payload=None, tenant: str | None = None, 
     if tenant is not None:
         message["tenant_id"] = tenant
     return message
+
+
+async def wait_for_redis(gateway):
+    async def healthy():
+        health = await gateway.health()
+        return health["status"] == "healthy" and health["redis"] == health["redis"] | {
+            "status": "healthy", "connected": True}
+
+    await wait_until(healthy, RECOVERY_S, "redis healthy in /health")

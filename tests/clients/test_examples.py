@@ -204,7 +204,7 @@ async def shown_times(shown, count: int):
     return texts if len(texts) == count else None
 
 
-async def test_the_redis_publisher_reaches_a_user(start_gateway, new_folder, user):
+async def test_the_redis_publishers_reach_a_user(start_gateway, new_folder, user):
     server = RedisServer(new_folder("redis"))
     try:
         await server.start()
@@ -219,6 +219,29 @@ async def test_the_redis_publisher_reaches_a_user(start_gateway, new_folder, use
             process = await asyncio.create_subprocess_exec(*publisher, env=os.environ | {"REDIS_URL": server.url})
             assert await process.wait() == 0
             assert (await client.notification())["payload"] == {"n": 1}
+            def notification(kind: str, name: str, n: int, payload) -> dict:
+                return {"target": {"type": kind, "value": name}, "event_type": f"e{n}", "payload": payload}
+
+            lines = [notification("user", user, n, n) for n in range(250)]
+            lines[7]["event_type"] = ""
+            lines += [lines[-1], *(notification("channel", "nobody", n, "x" * 40_000) for n in range(30))]
+            publisher = (sys.executable, str(EXAMPLES / "redis/publish_batch.py"), "--deduplicate")
+            process = await asyncio.create_subprocess_exec(
+                *publisher, env=os.environ | {"REDIS_URL": server.url}, stdin=asyncio.subprocess.PIPE)
+            await process.communicate("\n".join(map(json.dumps, lines)).encode())
+            assert process.returncode == 0
+            received = [(await client.notification())["payload"] for _ in range(249)]
+            assert received == [n for n in range(250) if n != 7]
+            await client.assert_nothing_waits()
+
+            async def all_taken():
+                stats = await gateway.get_ok("/stats")
+                return stats if stats["messages"]["batch_notifications"] == len(lines) else None
+
+            stats = await wait_until(all_taken, what="all batches taken")
+            # The third is full by its bytes.
+            assert (stats["messages"]["batches"], stats["messages"]["triggers"]) == (4, 1 + 249 + 30)
+            assert {reason: count for reason, count in stats["redis"]["messages_rejected"].items() if count} == {"bad_event_type": 1}
     finally:
         server.kill()
 

@@ -19,7 +19,7 @@ import redis.exceptions
 from clients import EventStream, WebSocket
 from conftest import need
 from gateway import Gateway, free_port, run_cli, wait_until
-from redis_server import RedisServer, trigger
+from redis_server import RECOVERY_S, RedisServer, trigger, wait_for_redis
 
 TIMINGS = {
     "REDIS_CIRCUIT_BREAKER_FAILURE_THRESHOLD": 2,
@@ -28,7 +28,6 @@ TIMINGS = {
     "REDIS_BACKOFF_INITIAL_DELAY_MS": 50,
     "REDIS_BACKOFF_MAX_DELAY_MS": 400,
 }
-RECOVERY_S = 10
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -61,15 +60,6 @@ async def listening(new_folder, shared_redis):
         await gateway.stop()
     finally:
         gateway.kill()
-
-
-async def wait_for_redis(gateway):
-    async def healthy():
-        health = await gateway.health()
-        return health["status"] == "healthy" and health["redis"] == health["redis"] | {
-            "status": "healthy", "connected": True}
-
-    await wait_until(healthy, RECOVERY_S, "redis healthy in /health")
 
 
 async def test_what_comes_through_redis_for_an_absent_user_is_queued(start_gateway, shared_redis, user):

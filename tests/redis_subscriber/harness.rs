@@ -17,7 +17,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use ara_gateway::intake::Trigger;
-use ara_gateway::redis::{Options, Status, Tenants, Timing, run_with};
+use ara_gateway::redis::{Options, Sink, Status, Tenants, Timing, run_with};
+use ara_gateway::refusal::Refusal;
 use ara_gateway::settings::{ClientCertificate, Redis, RedisTls};
 use ara_gateway::supervise::spawn_unsupervised;
 use tokio::task::{JoinHandle, LocalSet};
@@ -157,6 +158,24 @@ impl Drop for Server {
     }
 }
 
+/// Keeps every trigger.
+struct Taken(Rc<RefCell<Vec<Trigger>>>);
+
+impl Sink for Taken {
+    fn send(&mut self, trigger: Trigger) -> Result<(), Refusal> {
+        self.0.borrow_mut().push(trigger);
+        Ok(())
+    }
+
+    fn send_batch<T>(
+        &mut self,
+        _count: usize,
+        fill: impl FnOnce(&mut dyn FnMut(Trigger) -> Result<(), Refusal>) -> T,
+    ) -> Result<T, Refusal> {
+        Ok(fill(&mut |trigger| self.send(trigger)))
+    }
+}
+
 /// A subscriber that runs beside the test.
 pub(crate) struct Subscriber {
     pub(crate) status: Rc<Status>,
@@ -187,8 +206,7 @@ impl Subscriber {
         };
         let status = Rc::new(Status::new());
         let triggers: Rc<RefCell<Vec<Trigger>>> = Rc::default();
-        let taken = Rc::clone(&triggers);
-        let sink = move |trigger| taken.borrow_mut().push(trigger);
+        let sink = Taken(Rc::clone(&triggers));
         let options = Options { timing };
         let tenants = Tenants { are_enabled: true, default: "default".into() };
         let subscriber =
