@@ -3,6 +3,7 @@
 //! Set-up: real links with unstarted shards behind them. Property: a trigger reaches all the shards
 //! it concerns or none, and is encoded once for all of them. Why: callers retry what was refused.
 
+mod batch;
 mod room;
 
 use std::sync::Arc;

@@ -123,3 +123,39 @@ async def test_one_key_for_the_whole_sends_once(gateway, user):
         assert_error(await gateway.post(BATCH, {"notifications": [item("user", user)]}, None, **key), 409, "IDEMPOTENCY_CONFLICT")
         await batch(gateway, [item("user", user, "end")])
         assert [(await socket.notification())["event_type"] for _ in range(2)] == ["once", "end"]
+
+
+async def test_each_may_be_by_a_template_and_what_is_wrong_with_its_variables_is_its_own(gateway, user):
+    template = {"id": f"greeting-{user}", "name": "g", "event_type": "greeting", "payload_template": {"hello": "{{name}}", "n": "{{n}}"},
+                "default_priority": "High"}
+    assert (await gateway.post("/api/v1/templates", template)).status_code == 201
+
+    def by(**variables) -> dict:
+        return {"target": {"type": "user", "value": user}, "template_id": template["id"], "variables": variables}
+
+    async with WebSocket(gateway, user) as socket:
+        items = [by(name="Ann", n=1), by(name="Ben"), by(name={"not": "text"}, n=[2]), item("user", user, "plain", priority="High")]
+        answer = await batch(gateway, items)
+        assert codes(answer) == [None, "MISSING_VARIABLE", None, None]
+        assert answer["results"][1]["error"]["details"]["missing"] == ["n"]
+        received = [await socket.notification() for _ in range(3)]
+        assert [(message["event_type"], message["payload"]) for message in received] == [
+            ("greeting", {"hello": "Ann", "n": 1}), ("greeting", {"hello": {"not": "text"}, "n": [2]}), ("plain", {"n": 1})]
+        assert received[0]["metadata"]["priority"] == "High"
+
+
+async def test_after_kill_9_a_batch_with_a_key_is_answered_as_before_and_sent_once(new_store, user):
+    store = new_store()
+    gateway = await store.start()
+    key = {"Idempotency-Key": f"key-{user}"}
+    body = {"notifications": [item("user", user, "one"), item("user", 7), item("user", user, "two")]}
+    first = await gateway.post(BATCH, body, None, **key)
+    assert codes(first.json()) == [None, "VALIDATION_ERROR", None]
+    gateway = await store.restart("killed")
+    again = await gateway.post(BATCH, body, None, **key)
+    assert again.text == first.text and again.headers["idempotent-replayed"] == "true"
+    ids = [result["notification_id"] for result in first.json()["results"] if result["success"]]
+    async with WebSocket(gateway, user) as socket:
+        received = [await socket.notification() for _ in ids]
+        assert [message["id"] for message in received] == ids and all(message["replayed"] for message in received)
+        await socket.assert_nothing_waits()
