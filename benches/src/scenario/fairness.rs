@@ -7,6 +7,11 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use thread_priority::{
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
+    set_thread_priority_and_policy, thread_native_id,
+};
+
 use super::{LATE, check_no_strays};
 use crate::caller::Api;
 use crate::cli::{Common, FairnessArgs};
@@ -231,6 +236,13 @@ impl Calm<'_> {
     }
 }
 
+/// From now on this thread runs only while no other wants to on its core.
+fn give_way() -> Outcome<()> {
+    let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+    let set = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle);
+    set.map_err(|error| format!("{error:?}")).context("cannot lower a thread's priority")
+}
+
 /// The other tenant, until it is over.
 fn flood(
     gateway: &Gateway,
@@ -239,8 +251,7 @@ fn flood(
     shared: &Shared,
     stop: &Stop,
 ) -> Outcome<()> {
-    // Of this thread alone, as Linux has it.
-    rustix::process::nice(19).context("cannot lower a thread's priority")?;
+    give_way()?;
     let mut swarm = gateway.swarm_of(FLOOD, common, stop)?;
     swarm.connect_all(0, args.flood_connections, common.at_once)?;
     swarm.add_callers(CALLERS)?;
