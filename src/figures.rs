@@ -191,6 +191,10 @@ figures! {
         Shards(|s| s.counters.connections_replaced), "Connections closed in favour of a newer one of their user (4409).";
     connections.slow_consumers: Counter, Count, [ara_slow_consumers_total], {},
         Shards(|s| s.counters.slow_consumers), "Connections closed because their outbox was full or did not move (4429).";
+    connections.expired: Counter, Count, [ara_connections_expired_total], {},
+        Shards(|s| s.counters.tokens_expired), "Connections closed because their token had expired (4401).";
+    connections.refreshed: Counter, Count, [ara_tokens_refreshed_total], {},
+        Shards(|s| s.counters.tokens_refreshed), "Tokens that took the place of a connection's own.";
     connections.timeouts: Counter, Count, [ara_connection_timeouts_total], {},
         Shards(|s| s.counters.timeouts), "Connections closed because a ping was not answered in time (4408).";
     connections.protocol_violations: Counter, Count, [ara_protocol_violations_total], {},

@@ -130,6 +130,8 @@ pub struct Jwt {
     pub audience: Option<String>,
     /// Clock skew allowed on `exp` and `nbf`.
     pub leeway: Duration,
+    /// Whether a connection ends with its token.
+    pub expire_connections: bool,
 }
 
 /// The Redis trigger source.

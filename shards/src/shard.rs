@@ -15,6 +15,7 @@ use crate::base::timer::Wheel;
 use crate::io::connections::Connections;
 use crate::link::inbox::{Inbox, Refused};
 use crate::link::message::{Adoption, Control, Query, Reply, Report};
+use crate::link::tokens::Tokens;
 use crate::protocol::{Event, Protocol};
 use crate::state::{Outgoing, State};
 use crate::store::Recovered;
@@ -80,6 +81,11 @@ impl Shard {
             send_away_from: 0,
             schedule: Schedule::new(now),
         }
+    }
+
+    /// Has this read the tokens that clients show.
+    pub(crate) fn set_tokens(&mut self, tokens: Arc<dyn Tokens>) {
+        self.state.set_tokens(tokens);
     }
 
     /// Takes over what an earlier run has left on disk.
@@ -244,6 +250,7 @@ impl Shard {
             self.state.replace_connection(oldest, &mut self.connections);
         }
         let user = client.user.clone();
+        let expiry = client.expiry.clone();
         let Ok(next) = self.state.handle_connect(key, client, protocol) else {
             self.connections.finish(key, Some(Box::from(&*adoption.refusal)), true);
             self.connections.release(key);
@@ -257,7 +264,9 @@ impl Shard {
             *place = shared;
         }
         self.connections.push_bytes(key, adoption.response_head);
-        let hello = Event::Connected { connection_id: adoption.connection_id, user_id: &user };
+        let expires_at = expiry.as_ref().map(|expiry| &*expiry.shown);
+        let connection_id = adoption.connection_id;
+        let hello = Event::Connected { connection_id, user_id: &user, expires_at };
         let is_told = self.connections.tell(key, &hello);
         assert!(is_told, "a connection that was just taken in has an empty outbox");
         self.arm(key, next);

@@ -28,6 +28,7 @@ use crate::io::connections::{BELL, Connections};
 use crate::journal::{OpenError, Options};
 use crate::link::doorbell::Doorbell;
 use crate::link::inbox::{self, Inbox, ShardLink};
+use crate::link::tokens::Tokens;
 use crate::shard::{NextTurn, Shard};
 use crate::store::Recovered;
 use crate::store::disk::{self, Summary};
@@ -47,6 +48,8 @@ pub struct ShardSetup {
     pub limits: Limits,
     /// What time it is, the same for all shards.
     pub clock: Clock,
+    /// Reads the tokens that clients show.
+    pub tokens: Arc<dyn Tokens>,
 }
 
 /// A shard that has its lanes but no thread yet. `Send`; nothing can be done with it but
@@ -146,6 +149,7 @@ impl Unstarted {
             let connections = Connections::new(self.poll, outbox_bytes_max, self.setup.fair_turns);
             let mut shard =
                 Shard::new(self.setup.limits, clock.now(), connections, self.inbox, core);
+            shard.set_tokens(self.setup.tokens);
             if let Some(recovered) = self.recovered {
                 shard.restore(recovered);
             }

@@ -93,6 +93,7 @@ fn allocations(connections: usize) -> [u64; 2] {
             subscribes_to: InitialSubscriptions::Channels(Box::from(["news".into()])),
             notify_settled: false,
             seen: None,
+            expiry: None,
         };
         let key = ConnectionKey::from_index(number).unwrap();
         let protocol = *Protocol::ALL.get(number % 3).unwrap();

@@ -110,6 +110,7 @@ fn connected_within(limits: Limits) -> State {
             subscribes_to: InitialSubscriptions::Nothing,
             notify_settled: false,
             seen: None,
+            expiry: None,
         };
         state.handle_connect(key(number), member, Protocol::AraWebSocket).unwrap();
     }

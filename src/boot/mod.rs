@@ -31,6 +31,7 @@ use ara_shards::base::pin;
 use ara_shards::base::placement::Placement;
 use ara_shards::journal::Options;
 use ara_shards::link::doorbell::Doorbell;
+use ara_shards::link::tokens::Tokens;
 use ara_shards::store::disk::Summary;
 use ara_shards::worker::{self, ShardSetup, Unstarted};
 use arc_swap::ArcSwap;
@@ -153,7 +154,7 @@ fn start(
     let templates = open_templates(&settings)?;
     let placement = storage.as_ref().map(|storage| storage.placement().clone());
     let placement = placement.unwrap_or_else(|| Placement::new(count));
-    let handshake = Arc::new(make_handshake(&settings, verifier, placement));
+    let handshake = Arc::new(make_handshake(&settings, verifier, placement, clock));
     let (arrivals_in, arrivals) = crossbeam_channel::bounded(ARRIVALS_CAPACITY);
     let (closing, _open) = watch::channel(false);
     let (stop, stop_out) = mpsc::channel(2);
@@ -162,7 +163,7 @@ fn start(
     let times = StopTimes::of(&settings.server);
 
     let (links, mut unstarted) =
-        prepare(&settings, (count, &cores), clock, &bell).map_err(no_thread)?;
+        prepare(&settings, (count, &cores), &handshake, &bell).map_err(no_thread)?;
     if let Some(storage) = &storage {
         recover(&mut unstarted, storage)?;
     }
@@ -211,7 +212,7 @@ struct Door {
 fn prepare(
     settings: &Settings,
     (count, cores): (usize, &[CoreId]),
-    clock: Clock,
+    handshake: &Arc<Handshake>,
     bell: &Arc<Doorbell>,
 ) -> io::Result<(Vec<ShardLink>, Vec<Unstarted>)> {
     let setup = |index: usize| {
@@ -222,7 +223,8 @@ fn prepare(
             inbox_capacity: settings.shards.inbox_capacity,
             fair_turns: settings.tenants_enabled,
             limits: settings.limits.clone(),
-            clock,
+            clock: handshake.clock,
+            tokens: Arc::clone(handshake) as Arc<dyn Tokens>,
         }
     };
     let prepared = (0..count).map(|index| worker::prepare(setup(index), Arc::clone(bell)));
@@ -277,10 +279,16 @@ fn spawn_shard(
     shard.spawn(open_door, on_end)
 }
 
-fn make_handshake(settings: &Settings, verifier: Verifier, placement: Placement) -> Handshake {
+fn make_handshake(
+    settings: &Settings,
+    verifier: Verifier,
+    placement: Placement,
+    clock: Clock,
+) -> Handshake {
     Handshake {
         rules: ArcSwap::from_pointee(Rules::new(settings, verifier)),
         placement,
+        clock,
         blocked: Arc::default(),
         tenants_enabled: settings.tenants_enabled,
         default_tenant: DEFAULT_TENANT.into(),

@@ -226,6 +226,7 @@ impl Resolver<'_> {
             issuer: self.raw.text(&keys::JWT_ISSUER),
             audience: self.raw.text(&keys::JWT_AUDIENCE),
             leeway: Duration::from_secs(self.raw.whole(&keys::JWT_LEEWAY)),
+            expire_connections: self.raw.switch(&keys::JWT_EXPIRE_CONNECTIONS),
         };
         let key = self.raw.text(&keys::JWT_PUBLIC_KEY);
         let resolved = key.map(|value| jwt_key::resolve_pem(&value, self.directory)).transpose();

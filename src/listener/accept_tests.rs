@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ara_shards::Limits;
+use ara_shards::base::clock::Clock;
 use ara_shards::base::placement::Placement;
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, bounded};
@@ -41,12 +42,15 @@ fn gate() -> Handshake {
         issuer: None,
         audience: None,
         leeway: Duration::ZERO,
+        expire_connections: true,
     };
     Handshake {
+        clock: Clock::start(),
         blocked: Arc::default(),
         rules: ArcSwap::from_pointee(Rules {
             proxies: Proxies::default(),
             token_failures: None,
+            expire_connections: true,
             verifier: Verifier::new(&jwt).unwrap(),
             origins: Origins::new(Vec::new(), true),
             limits: Limits::default(),

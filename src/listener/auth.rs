@@ -173,6 +173,11 @@ impl Verifier {
         })
     }
 
+    /// How long a token is taken after its end.
+    pub const fn leeway_seconds(&self) -> u64 {
+        self.leeway_seconds
+    }
+
     /// Verifies a token against the clock of the system.
     ///
     /// # Errors

@@ -47,6 +47,7 @@ fn pem(label: &str, der: &[u8]) -> String {
 
 fn jwt(algorithm: Algorithm) -> Jwt {
     Jwt {
+        expire_connections: true,
         algorithm,
         secret: None,
         public_key_pem: None,

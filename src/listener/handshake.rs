@@ -6,13 +6,16 @@
 //! limits are the router's; logs a query string, which may hold a token.
 
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use ara_shards::Limits;
+use ara_shards::base::clock::Clock;
 use ara_shards::base::id::{NotificationId, parse_id};
 use ara_shards::base::placement::Placement;
 use ara_shards::base::socket::PeerAddress;
 use ara_shards::base::token_bucket::Rate;
 use ara_shards::link::message::{Client, InitialSubscriptions};
+use ara_shards::link::tokens::{Expiry, Renewal, Tokens};
 use ara_shards::protocol::Transport;
 use ara_shards::state::session::is_granted;
 use arc_swap::ArcSwap;
@@ -48,6 +51,8 @@ const LAST_EVENT_ID_QUERY: [&str; 6] = [
     "evs_last_event_id",
 ];
 const TOKEN: &str = "token";
+/// The end of the year 9999: later times have no four digits for their year.
+const LAST_UNIX_SECOND: u64 = 253_402_300_799;
 const CHANNELS: &str = "channels";
 const SETTLED: &str = "settled";
 
@@ -58,6 +63,8 @@ pub struct Handshake {
     pub rules: ArcSwap<Rules>,
     /// Where users live.
     pub placement: Placement,
+    /// What a token's end is in ticks.
+    pub clock: Clock,
     /// Addresses whose tokens are not looked at.
     pub blocked: Arc<BlockedAddresses>,
     /// Whether the `tenant_id` claim counts.
@@ -75,6 +82,8 @@ pub struct Rules {
     pub origins: Origins,
     /// What a connection may have, by its tenant.
     pub limits: Limits,
+    /// Whether a connection ends with its token.
+    pub expire_connections: bool,
     /// Whose word on clients' addresses is taken.
     pub proxies: Proxies,
     /// How many tokens of an address may fail before no further one is looked at.
@@ -91,6 +100,7 @@ impl Rules {
             verifier,
             origins: Origins::new(origins, local),
             limits: settings.limits.clone(),
+            expire_connections: settings.jwt.expire_connections,
             proxies: settings.server.proxies.clone(),
             token_failures: settings.rate_limits.auth_failures,
         }
@@ -254,7 +264,21 @@ impl Handshake {
         Ok(InitialSubscriptions::Channels(names))
     }
 
+    /// When the connection of a token's bearer ends, where it does with the token.
+    fn expiry(&self, identity: &Identity) -> Option<Expiry> {
+        let rules = self.rules.load();
+        let seconds = identity.expires_at_unix_seconds.min(LAST_UNIX_SECOND);
+        let shown = UNIX_EPOCH + Duration::from_secs(seconds);
+        // As for a token that is shown: it is over when the leeway is.
+        let end_ms = seconds.saturating_add(rules.verifier.leeway_seconds()).saturating_mul(1_000);
+        rules.expire_connections.then(|| Expiry {
+            at: self.clock.tick_of(end_ms),
+            shown: humantime::format_rfc3339_seconds(shown).to_string().into(),
+        })
+    }
+
     fn client(&self, identity: Identity, subscribes_to: InitialSubscriptions) -> Client {
+        let expiry = self.expiry(&identity);
         let tenant = match identity.tenant {
             Some(tenant) if self.tenants_enabled => Arc::from(tenant),
             _ => Arc::clone(&self.default_tenant),
@@ -269,7 +293,18 @@ impl Handshake {
             subscribes_to,
             notify_settled: false,
             seen: None,
+            expiry,
         }
+    }
+}
+
+impl Tokens for Handshake {
+    fn read(&self, token: &str) -> Result<Renewal, String> {
+        let verified = self.rules.load().verifier.verify(token);
+        let identity = verified.map_err(|error| error.to_string())?;
+        let client = self.client(identity, InitialSubscriptions::Nothing);
+        let Client { tenant, user, roles, grants, expiry, .. } = client;
+        Ok(Renewal { tenant, user, roles, grants, expiry })
     }
 }
 

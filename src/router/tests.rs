@@ -39,6 +39,7 @@ fn rig(shards: usize) -> (Router, Vec<Unstarted>) {
             fair_turns: false,
             limits: Limits::default(),
             clock: Clock::start(),
+            tokens: Arc::new(()),
         };
         let (link, shard) = worker::prepare(setup, Arc::new(Doorbell::new(|| {}))).unwrap();
         links.push(link);
@@ -187,6 +188,7 @@ fn refused(router: &Router, accept: &str) -> String {
         subscribes_to: InitialSubscriptions::Everything,
         notify_settled: false,
         seen: None,
+        expiry: None,
     };
     let admission = Admission {
         responder: Responder::new(&request.into_parts().0, Transport::Sse, None),

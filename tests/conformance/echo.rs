@@ -60,6 +60,7 @@ async fn serve(port: u16) -> std::io::Result<()> {
         fair_turns: false,
         limits,
         clock: Clock::start(),
+        tokens: Arc::new(()),
     };
     let (link, shard) = worker::prepare(setup, Arc::clone(&bell))?;
     shard.spawn(|| {}, |ending| eprintln!("echo: shard ended: {ending:?}"))?;
@@ -106,6 +107,7 @@ async fn answer_handshake(mut socket: AsyncSocket) -> Option<Adoption> {
         subscribes_to: InitialSubscriptions::Nothing,
         notify_settled: false,
         seen: None,
+        expiry: None,
     };
     Some(Adoption {
         socket: socket.into_detached().ok()?,

@@ -91,6 +91,10 @@ counters! {
     messages_limited,
     /// Connections closed because they went on beyond their rate (1008).
     rate_abuses,
+    /// Connections closed because their token had expired (4401).
+    tokens_expired,
+    /// Tokens that took the place of a connection's own.
+    tokens_refreshed,
 }
 
 /// One shard between two turns.

@@ -5,6 +5,7 @@
 //!
 //! The star: the router is the only sender to shards, and shards report only to the router.
 
+use super::tokens::Expiry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,6 +88,8 @@ pub struct Client {
     pub notify_settled: bool,
     /// The last notification it has seen before (`Last-Event-ID`).
     pub seen: Option<NotificationId>,
+    /// When its connection ends because its token does; `None` = not because of that.
+    pub expiry: Option<Expiry>,
 }
 
 /// The channels a connection hears without having sent `Subscribe`.

@@ -8,6 +8,7 @@ pub mod listing;
 pub mod message;
 pub mod recipient;
 pub mod reply;
+pub mod tokens;
 
 pub(crate) mod inbox;
 mod turns;

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::{ClientMessage, ErrorCode, Event, Incoming, Marks, Protocol};
 use crate::base::id::{NotificationId, parse_id};
-use crate::base::limits::{SSE_RETRY_DISMISSED_MS, SSE_RETRY_MS};
+use crate::base::limits::SSE_RETRY_MS;
 use crate::wire::close::CloseReason;
 use crate::wire::json::{self, Unknown};
 use crate::wire::{sse, websocket};
@@ -43,6 +43,12 @@ struct Channels<'a> {
 }
 
 #[derive(Deserialize)]
+struct Shown<'a> {
+    #[serde(borrow)]
+    token: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
 struct Acknowledged<'a> {
     #[serde(borrow)]
     notification_id: Cow<'a, str>,
@@ -70,13 +76,17 @@ pub fn parse(text: &str) -> Result<ClientMessage<'_>, String> {
         "Subscribe" | "subscribe" => envelope.channels().map(ClientMessage::Subscribe),
         "Unsubscribe" | "unsubscribe" => envelope.channels().map(ClientMessage::Unsubscribe),
         "Ping" | "ping" => Ok(ClientMessage::Ping),
+        "Refresh" | "refresh" => {
+            let read: Shown<'_> = envelope.payload("{\"token\":\"<JWT>\"}")?;
+            Ok(ClientMessage::Refresh(read.token))
+        }
         "Ack" | "ack" => {
             let read: Acknowledged<'_> = envelope.payload("{\"notification_id\":\"<uuid>\"}")?;
             Ok(ClientMessage::Ack(parse_id(&read.notification_id)))
         }
         other => {
             let shown: String = other.chars().take(32).collect();
-            Err(format!("unknown type `{shown}`: use Subscribe, Unsubscribe, Ping or Ack"))
+            Err(format!("unknown type `{shown}`: use Subscribe, Unsubscribe, Ping, Ack or Refresh"))
         }
     }
 }
@@ -145,12 +155,6 @@ pub fn refusing_stream(protocol: Protocol, code: &str, message: &str, retry_ms: 
     }
 }
 
-/// Tells a stream's client why it is sent away, and to stay away for a while: `EventSource` has no close
-/// code, and would come back at once.
-fn dismissal(code: &str, message: &str) -> Box<[u8]> {
-    ServerMessage::Error { code, message }.event_with_retry(SSE_RETRY_DISMISSED_MS)
-}
-
 /// A notification's JSON with its marks: members at the end of the object; the rest keeps its bytes.
 fn marked(json: &[u8], Marks { replayed, attempt }: Marks) -> Cow<'_, [u8]> {
     if !replayed && attempt < 2 {
@@ -181,8 +185,9 @@ impl Framing {
             .reconnect_after_ms
             .and_then(|reconnect_after_ms| encode(&Event::Shutdown { reconnect_after_ms }, self));
         let mut last = shutdown.map(<[u8]>::into_vec).unwrap_or_default();
-        if let (false, Some(code)) = (self == Self::WebSocket, reason.stream_error) {
-            last.extend(self.event(dismissal(code, reason.reason)));
+        if let (false, Some(error)) = (self == Self::WebSocket, reason.stream_error) {
+            let message = ServerMessage::Error { code: error.code, message: reason.reason };
+            last.extend(self.event(message.event_with_retry(error.retry_ms)));
         }
         match self {
             Self::WebSocket => {
@@ -200,24 +205,48 @@ impl Framing {
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum ServerMessage<'a> {
-    Connected { connection_id: String, user_id: &'a str },
-    Subscribed { payload: &'a [Cow<'a, str>] },
-    Unsubscribed { payload: &'a [Cow<'a, str>] },
+    Connected {
+        connection_id: String,
+        user_id: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expires_at: Option<&'a str>,
+    },
+    Refreshed {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expires_at: Option<&'a str>,
+    },
+    Subscribed {
+        payload: &'a [Cow<'a, str>],
+    },
+    Unsubscribed {
+        payload: &'a [Cow<'a, str>],
+    },
     Pong,
     Heartbeat,
-    Error { code: &'a str, message: &'a str },
-    Acked { notification_id: String },
-    Settled { notification_id: String },
-    Shutdown { reason: &'static str, reconnect_after_seconds: f64 },
+    Error {
+        code: &'a str,
+        message: &'a str,
+    },
+    Acked {
+        notification_id: String,
+    },
+    Settled {
+        notification_id: String,
+    },
+    Shutdown {
+        reason: &'static str,
+        reconnect_after_seconds: f64,
+    },
 }
 
 impl<'a> ServerMessage<'a> {
     /// The message that tells an event; `None` = no message tells it.
     fn of(event: &Event<'a>) -> Option<Self> {
         Some(match *event {
-            Event::Connected { connection_id, user_id } => {
-                Self::Connected { connection_id: connection_id.to_string(), user_id }
+            Event::Connected { connection_id, user_id, expires_at } => {
+                Self::Connected { connection_id: connection_id.to_string(), user_id, expires_at }
             }
+            Event::Refreshed { expires_at } => Self::Refreshed { expires_at },
             Event::Subscribed(payload) => Self::Subscribed { payload },
             Event::Unsubscribed(payload) => Self::Unsubscribed { payload },
             Event::Pong => Self::Pong,
@@ -263,6 +292,7 @@ const fn name_of(code: ErrorCode) -> &'static str {
         ErrorCode::SubscriptionLimit => "SUBSCRIPTION_LIMIT",
         ErrorCode::AckUnknown => "ACK_UNKNOWN",
         ErrorCode::RateLimited => "RATE_LIMITED",
+        ErrorCode::Unauthorized => "UNAUTHORIZED",
     }
 }
 

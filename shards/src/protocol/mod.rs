@@ -43,6 +43,13 @@ pub enum Event<'a> {
         connection_id: NotificationId,
         /// Whose connection it is.
         user_id: &'a str,
+        /// When its token ends, where that ends the connection.
+        expires_at: Option<&'a str>,
+    },
+    /// Another token has taken the place of its own.
+    Refreshed {
+        /// When that one ends, where it ends the connection.
+        expires_at: Option<&'a str>,
     },
     /// These channels of its request are subscribed now.
     Subscribed(&'a [Cow<'a, str>]),
@@ -87,6 +94,8 @@ pub enum ErrorCode {
     AckUnknown,
     /// It sends more often than it may.
     RateLimited,
+    /// The token it shows is not valid, or not for it.
+    Unauthorized,
 }
 
 /// What a client asks of the state.
@@ -100,6 +109,8 @@ pub enum ClientMessage<'a> {
     Ping,
     /// This notification was taken; `None` = what the client named cannot be a notification's id.
     Ack(Option<NotificationId>),
+    /// Take this token instead of the one I came with.
+    Refresh(Cow<'a, str>),
 }
 
 /// A whole message as it came from a client.

@@ -65,6 +65,7 @@ fn every_event_has_the_bytes_of_the_contract() {
         (ErrorCode::SubscriptionLimit, "SUBSCRIPTION_LIMIT"),
         (ErrorCode::AckUnknown, "ACK_UNKNOWN"),
         (ErrorCode::RateLimited, "RATE_LIMITED"),
+        (ErrorCode::Unauthorized, "UNAUTHORIZED"),
     ] {
         let json = format!(r#"{{"type":"error","code":"{name}","message":"a\nb"}}"#);
         let event = Event::Error { code, message: "a\nb" };
@@ -76,7 +77,7 @@ fn every_event_has_the_bytes_of_the_contract() {
 #[test]
 fn some_events_do_more_than_tell() {
     let json = format!(r#"{{"type":"connected","connection_id":"{ID_TEXT}","user_id":"ann"}}"#);
-    let event = Event::Connected { connection_id: ID, user_id: "ann" };
+    let event = Event::Connected { connection_id: ID, user_id: "ann", expires_at: None };
     let stream = format!("retry: 3000\nevent: connected\ndata: {json}\n\n");
     check(&event, frame(&json), Some(&stream));
 

@@ -64,6 +64,9 @@ impl Shard {
         if is_frame_received {
             self.state.handle_frame_received(key);
         }
+        if let Some((key, at)) = self.state.take_refreshed() {
+            self.arm(key, at);
+        }
         if let Err(Violation { code, reason }) = result {
             self.state.counters.violations += 1;
             let reason = CloseReason::new(code, reason, true);

@@ -100,6 +100,7 @@ impl Bench {
                 subscribes_to,
                 notify_settled: false,
                 seen: None,
+                expiry: None,
             },
             response_head: RESPONSE_HEAD.into(),
             refusal: Arc::from(&b"NO"[..]),

@@ -1,4 +1,4 @@
-//! Heartbeats and pings, and who has stayed silent although it was asked.
+//! Heartbeats and pings, who has stayed silent although it was asked, and whose token is over.
 //!
 //! **Runs on**: a shard; in tests, virtual time. **Owns**: nothing beyond the call.
 //! **Never**: judges a client that was not pinged, or by time in which the shard did not run.
@@ -16,7 +16,7 @@ impl State {
     pub fn handle_frame_received(&mut self, key: ConnectionKey) {
         let last_frame_at = self.running();
         if let Some(session) = self.directory.session_mut(key) {
-            session.contact = Contact::Received(last_frame_at);
+            session.set_contact(Contact::Received(last_frame_at));
         }
     }
 
@@ -43,11 +43,16 @@ impl State {
         self.running.on_clock(running)
     }
 
-    /// A connection's timer fired: heartbeat, ping, 4408, or nothing yet. Returns when to look
+    /// A connection's timer fired: its token's end, heartbeat, ping, 4408, or nothing yet. Returns when to look
     /// again; `None` if the connection is gone or leaves now.
     pub fn handle_timer(&mut self, key: ConnectionKey, out: &mut impl Outgoing) -> Option<Tick> {
         let running = self.running();
         let session = self.directory.session(key)?;
+        if self.now >= session.expires_at {
+            self.counters.tokens_expired += 1;
+            self.close_connection(key, CloseReason::TOKEN_EXPIRED, out);
+            return None;
+        }
         if self.silent_at(session).is_some_and(|at| running >= at) {
             // A ping that waits behind other bytes has not reached the client. Whether those are
             // taken at all is for the outbox to judge.
@@ -56,7 +61,7 @@ impl State {
                 self.close_connection(key, CloseReason::SILENT, out);
                 return None;
             }
-            self.directory.session_mut(key)?.contact = Contact::Pinged(running);
+            self.directory.session_mut(key)?.set_contact(Contact::Pinged(running));
         }
         let session = self.directory.session(key)?;
         let is_heartbeat_due =
@@ -68,8 +73,8 @@ impl State {
             let taken = out.tell(key, &event);
             let session = self.directory.session_mut(key)?;
             session.heartbeat_at = next_heartbeat_at.unwrap_or(session.heartbeat_at);
-            if let Contact::Received(_) = session.contact {
-                session.contact = Contact::Pinged(running);
+            if let Contact::Received(_) = session.contact() {
+                session.set_contact(Contact::Pinged(running));
             }
             if !taken {
                 self.close_slow_consumer(key, out);
@@ -92,7 +97,7 @@ impl State {
 
     /// When the session counts as silent, in running time.
     fn silent_at(&self, session: &Session) -> Option<Tick> {
-        match session.contact {
+        match session.contact() {
             Contact::Pinged(at) if self.is_judged(session) => {
                 Some(at.after(self.limits.connection_timeout))
             }
@@ -103,7 +108,7 @@ impl State {
     /// When a client that has said nothing is pinged, in running time, unless a heartbeat, which
     /// has a ping with it, comes first: heartbeats may be off, or rarer than the timeout.
     fn probe_at(&self, session: &Session) -> Option<Tick> {
-        match session.contact {
+        match session.contact() {
             Contact::Received(at) if self.is_judged(session) => {
                 Some(at.after(self.limits.connection_timeout))
             }
@@ -118,6 +123,7 @@ impl State {
             session.heartbeat_at
         };
         let contact_at = self.silent_at(session).or_else(|| self.probe_at(session));
-        self.running.on_clock(contact_at.map_or(heartbeat_at, |at| at.min(heartbeat_at)))
+        let peer_at = contact_at.map_or(heartbeat_at, |at| at.min(heartbeat_at));
+        self.running.on_clock(peer_at).min(session.expires_at)
     }
 }

@@ -16,6 +16,7 @@ mod heartbeat;
 mod message_rate;
 mod query;
 mod queueing;
+mod refresh;
 mod running;
 
 use std::borrow::Cow;
@@ -29,6 +30,7 @@ use crate::base::id::{ConnectionKey, NotificationId, Tick, is_channel_name};
 use crate::base::limits::{Limits, PerUserPolicy};
 use crate::encoding::Encoding;
 use crate::link::message::{Client, Drain, InitialSubscriptions, Report};
+use crate::link::tokens::Tokens;
 use crate::outbound::{OutboundMessage, Unsent};
 use crate::protocol::{ClientMessage, ErrorCode, Event, Protocol};
 use crate::queue::Queues;
@@ -90,6 +92,10 @@ pub struct State {
     pub(crate) queues: Queues,
     /// What clients have left of their rate of messages.
     message_budgets: MessageBudgets,
+    /// Reads the tokens that clients show.
+    tokens: Arc<dyn Tokens>,
+    /// Whose token was changed by the last message.
+    refreshed: Option<ConnectionKey>,
     /// How many messages may begin to wait by the current delivery, if there is a limit.
     room: Option<u32>,
     /// Scratch: connections whose outbox refused a frame of the current delivery.
@@ -114,11 +120,18 @@ impl State {
             running: RunningTime::default(),
             random: fastrand::Rng::with_seed(seed),
             message_budgets: MessageBudgets::default(),
+            tokens: Arc::new(()),
+            refreshed: None,
             room: None,
             refused: Vec::new(),
             told: Vec::new(),
             seen: Vec::new(),
         }
+    }
+
+    /// Has this read the tokens that clients show.
+    pub fn set_tokens(&mut self, tokens: Arc<dyn Tokens>) {
+        self.tokens = tokens;
     }
 
     /// The bounds it works within.
@@ -171,6 +184,7 @@ impl State {
         let heartbeat_at = connected_at.after(self.heartbeat_delay());
         let mut session = Session::new(protocol, grants, connected_at, heartbeat_at);
         session.notify_settled = client.notify_settled;
+        session.expires_at = client.expiry.as_ref().map_or(Tick::NEVER, |expiry| expiry.at);
         let next = self.next_check(&session);
         let user = self.directory.insert(key, &client, session);
         match client.subscribes_to {
@@ -252,6 +266,7 @@ impl State {
                 self.tell(key, &Event::Unsubscribed(&names), out);
             }
             Ok(ClientMessage::Ack(id)) => self.handle_ack(key, id, out),
+            Ok(ClientMessage::Refresh(token)) => self.handle_refresh(key, &token, out),
             Err(sentence) => self.refuse(key, ErrorCode::InvalidMessage, &sentence, out),
         }
     }

@@ -17,9 +17,13 @@ pub struct Session {
     /// What its token allows; `None` = no roles and all channels.
     pub grants: Option<Box<Grants>>,
     /// When it was last known to be there, or asked, in running time.
-    pub contact: Contact,
+    contact_at: Tick,
+    /// Whether it was asked then.
+    is_pinged: bool,
     /// When its next heartbeat is due, in running time.
     pub heartbeat_at: Tick,
+    /// When its token ends it, by the clock.
+    pub expires_at: Tick,
     /// Its channels.
     pub subscriptions: Subscriptions,
     /// Whether it is told what the user's other connections have settled.
@@ -117,12 +121,29 @@ impl Session {
         Self {
             protocol,
             grants,
-            contact: Contact::Received(connected_at),
+            contact_at: connected_at,
+            is_pinged: false,
             heartbeat_at,
+            expires_at: Tick::NEVER,
             subscriptions: Subscriptions::default(),
             notify_settled: false,
             places: Places::NOT_ENTERED,
         }
+    }
+
+    /// What is known of whether its client is there.
+    #[must_use]
+    pub const fn contact(&self) -> Contact {
+        let at = self.contact_at;
+        if self.is_pinged { Contact::Pinged(at) } else { Contact::Received(at) }
+    }
+
+    /// Something else is known of that.
+    pub(super) const fn set_contact(&mut self, contact: Contact) {
+        (self.is_pinged, self.contact_at) = match contact {
+            Contact::Received(at) => (false, at),
+            Contact::Pinged(at) => (true, at),
+        };
     }
 
     /// Whether the token allows this channel.

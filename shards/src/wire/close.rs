@@ -3,6 +3,8 @@
 //! **Runs on**: a shard. **Owns**: the codes of the contract. **Never**: writes bytes (the
 //! connection's protocol does), or decides when a connection is closed (that is `state`).
 
+use crate::base::limits::{SSE_RETRY_DISMISSED_MS, SSE_RETRY_MS};
+
 /// The longest reason a close frame has room for, in bytes (RFC 6455 section 5.5).
 pub const REASON_BYTES_MAX: usize = 123;
 
@@ -15,15 +17,37 @@ pub struct CloseReason<'a> {
     pub reason: &'a str,
     /// Whether what waits unwritten is still written first.
     pub flush: bool,
-    /// The code of the `error` event that ends a stream whose client is not to come back by itself for
-    /// a while; `None` = the stream just ends, and the browser comes back soon.
-    pub stream_error: Option<&'static str>,
+    /// What an `error` event says that ends a stream; `None` = the stream just ends, and the browser
+    /// comes back soon.
+    pub stream_error: Option<StreamError>,
     /// When the client is to come back, in milliseconds: it is told `shutdown` last, behind what is
     /// flushed. `None` = it is not told.
     pub reconnect_after_ms: Option<u32>,
 }
 
+/// What the `error` event that ends a stream says, beside the reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamError {
+    /// Its code.
+    pub code: &'static str,
+    /// When the client may come back by itself, in milliseconds.
+    pub retry_ms: u32,
+}
+
+impl StreamError {
+    /// The client is not to come back by itself for a while.
+    const fn dismissed(code: &'static str) -> Self {
+        Self { code, retry_ms: SSE_RETRY_DISMISSED_MS }
+    }
+}
+
 impl CloseReason<'static> {
+    /// Its token has expired. A stream's page makes another one with a fresh token; who comes back with
+    /// the old one is refused.
+    pub const TOKEN_EXPIRED: Self = Self {
+        stream_error: Some(StreamError { code: "TOKEN_EXPIRED", retry_ms: SSE_RETRY_MS }),
+        ..Self::new(4401, "token expired", true)
+    };
     /// The client has shut its side of the connection.
     pub const CLIENT_LEFT: Self = Self::new(1000, "", true);
     /// Its outbox was full, or did not move for the connection timeout.
@@ -32,7 +56,7 @@ impl CloseReason<'static> {
     pub const SILENT: Self = Self::new(4408, "no frame from the client", true);
     /// A newer connection of the user has taken its place.
     pub const REPLACED: Self = Self {
-        stream_error: Some("CONNECTION_REPLACED"),
+        stream_error: Some(StreamError::dismissed("CONNECTION_REPLACED")),
         ..Self::new(4409, "replaced by a newer connection", true)
     };
     /// It went on sending more often than it may.
@@ -60,6 +84,9 @@ impl<'a> CloseReason<'a> {
     /// The operator has disconnected the user, and says why in at most [`REASON_BYTES_MAX`] bytes.
     #[must_use]
     pub const fn disconnected(reason: &'a str) -> Self {
-        Self { stream_error: Some("DISCONNECTED"), ..Self::new(4403, reason, true) }
+        Self {
+            stream_error: Some(StreamError::dismissed("DISCONNECTED")),
+            ..Self::new(4403, reason, true)
+        }
     }
 }

@@ -83,6 +83,7 @@ impl Rig {
             fair_turns,
             limits,
             clock: Clock::start(),
+            tokens: Arc::new(()),
         };
         let (link, unstarted) = worker::prepare(setup, Arc::clone(&bell)).unwrap();
         Self { link, bell, unstarted: Some(unstarted), thread: None, ended: None }
@@ -194,6 +195,7 @@ impl Rig {
             subscribes_to,
             notify_settled: false,
             seen: None,
+            expiry: None,
         };
         let adoption = Adoption {
             socket: Socket::new(stream, peer),

@@ -79,7 +79,7 @@ fn everything_else_is_answered_with_a_sentence_that_helps() {
         (r#"{"type":"Ping"}{"type":"Ping"}"#, "expected a JSON object with a `type`"),
         (r#"{"type":"Ping","type":"Ping"}"#, "expected a JSON object with a `type`"),
         (r#"{"type":"PING"}"#, "unknown type `PING`"),
-        (r#"{"type":"Refresh","payload":{"token":"x"}}"#, "unknown type `Refresh`"),
+        (r#"{"type":"Renew","payload":{"token":"x"}}"#, "unknown type `Renew`"),
         (r#"{"type":"subscribe"}"#, "`subscribe` needs a payload"),
         (r#"{"type":"Subscribe","payload":null}"#, "`Subscribe` needs a payload"),
         (r#"{"type":"Subscribe","payload":["a"]}"#, "`Subscribe` needs a payload"),
@@ -87,6 +87,8 @@ fn everything_else_is_answered_with_a_sentence_that_helps() {
         (r#"{"type":"Subscribe","payload":{"channels":"a"}}"#, "`Subscribe` needs a payload"),
         (r#"{"type":"Subscribe","payload":{"channels":[1]}}"#, "`Subscribe` needs a payload"),
         (r#"{"type":"Unsubscribe","payload":{}}"#, "`Unsubscribe` needs a payload"),
+        (r#"{"type":"Refresh"}"#, "`Refresh` needs a payload"),
+        (r#"{"type":"Refresh","payload":{"token":5}}"#, "`Refresh` needs a payload"),
         (r#"{"type":"Ack"}"#, "`Ack` needs a payload"),
         (r#"{"type":"Ack","payload":["x"]}"#, "`Ack` needs a payload"),
         (r#"{"type":"Ack","payload":{"notification_id":5}}"#, "`Ack` needs a payload"),
@@ -137,7 +139,11 @@ fn server_messages_have_the_shapes_of_the_contract() {
     let names = channels(&["a", "news.eu"]);
     let cases = [
         (
-            ServerMessage::Connected { connection_id: "c-1".to_owned(), user_id: "ann\"ü" },
+            ServerMessage::Connected {
+                connection_id: "c-1".to_owned(),
+                user_id: "ann\"ü",
+                expires_at: None,
+            },
             "connected",
             r#"{"type":"connected","connection_id":"c-1","user_id":"ann\"ü"}"#,
         ),

@@ -191,6 +191,7 @@ fn two_messages_may_have_one_id() {
             subscribes_to: InitialSubscriptions::Nothing,
             notify_settled: false,
             seen: None,
+            expiry: None,
         };
         sockets.open(0, 0, Transport::WebSocket);
         sockets.stall(0);

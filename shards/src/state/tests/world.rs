@@ -116,6 +116,7 @@ impl World {
             subscribes_to,
             notify_settled: false,
             seen: None,
+            expiry: None,
         };
         let taken = self.reference.connect(key, who, self.now);
         let protocol = protocol(who.transport, key);

@@ -146,6 +146,7 @@ impl Office {
             subscribes_to: InitialSubscriptions::Nothing,
             notify_settled: who.notify_settled,
             seen,
+            expiry: None,
         };
         let key = ConnectionKey(key);
         self.state.handle_connect(key, member, protocol).unwrap();
