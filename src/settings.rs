@@ -122,6 +122,8 @@ pub struct Jwt {
     pub algorithm: jsonwebtoken::Algorithm,
     /// The HMAC secret, for HS256/384/512.
     pub secret: Option<String>,
+    /// The HMAC secret of before, whose tokens are still taken.
+    pub previous_secret: Option<String>,
     /// The public key in PEM form, for RS/PS/ES/EdDSA.
     pub public_key_pem: Option<String>,
     /// The `iss` a token must carry, if configured.

@@ -171,6 +171,8 @@ keys! {
 
     JWT_SECRET: "jwt.secret", "JWT_SECRET", "", Form::Text, Secret, Live,
         "the secret of HS256, HS384 and HS512; production needs 32 bytes, development makes one up";
+    JWT_PREVIOUS_SECRET: "jwt.previous_secret", "JWT_PREVIOUS_SECRET", "", Form::Text, Secret, Live,
+        "the secret of before: while it is set, tokens signed with it are taken too, so that a change of jwt.secret cuts nobody off";
     JWT_ALGORITHM: "jwt.algorithm", "JWT_ALGORITHM", "\"HS256\"",
         Form::Choice(&["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "ES256",
             "ES384", "EdDSA"]), Open, Live,

@@ -222,6 +222,7 @@ impl Resolver<'_> {
         let mut jwt = Jwt {
             algorithm: algorithm.unwrap_or(Algorithm::HS256),
             secret: self.raw.text(&keys::JWT_SECRET),
+            previous_secret: self.raw.text(&keys::JWT_PREVIOUS_SECRET),
             public_key_pem: None,
             issuer: self.raw.text(&keys::JWT_ISSUER),
             audience: self.raw.text(&keys::JWT_AUDIENCE),
@@ -244,6 +245,7 @@ impl Resolver<'_> {
         }
         if jwt.is_hmac() {
             self.hmac_secret(&mut jwt);
+            self.previous_secret(&jwt);
         } else if pem_is_readable {
             self.public_key(&jwt);
         }
@@ -255,15 +257,7 @@ impl Resolver<'_> {
         let fix = "set JWT_SECRET to at least 32 random bytes, as from: openssl rand -hex 32";
         match &jwt.secret {
             Some(secret) => {
-                if secret.len() < JWT_SECRET_BYTES_MIN {
-                    let problem = format!("it is shorter than {JWT_SECRET_BYTES_MIN} bytes");
-                    if self.is_production() {
-                        self.refuse(&keys::JWT_SECRET, &problem, fix);
-                    } else {
-                        let what = format!("jwt.secret: {problem}; production would refuse it");
-                        self.warnings.push(what);
-                    }
-                }
+                self.check_secret_length(&keys::JWT_SECRET, secret, fix);
                 if jwt.public_key_pem.is_some() {
                     self.warnings.push(format!("jwt.public_key is not used with {name}"));
                 }
@@ -284,9 +278,35 @@ impl Resolver<'_> {
         }
     }
 
+    fn previous_secret(&mut self, jwt: &Jwt) {
+        let Some(previous) = &jwt.previous_secret else { return };
+        let fix = "set JWT_PREVIOUS_SECRET to what JWT_SECRET was, or leave it out";
+        self.check_secret_length(&keys::JWT_PREVIOUS_SECRET, previous, fix);
+        if jwt.secret.as_ref() == Some(previous) {
+            self.warnings.push("jwt.previous_secret is jwt.secret: it has no effect".to_owned());
+        }
+    }
+
+    fn check_secret_length(&mut self, key: &Key, secret: &str, fix: &str) {
+        if secret.len() >= JWT_SECRET_BYTES_MIN {
+            return;
+        }
+        let problem = format!("it is shorter than {JWT_SECRET_BYTES_MIN} bytes");
+        if self.is_production() {
+            self.refuse(key, &problem, fix);
+        } else {
+            let name = key.name;
+            self.warnings.push(format!("{name}: {problem}; production would refuse it"));
+        }
+    }
+
     fn public_key(&mut self, jwt: &Jwt) {
-        if jwt.secret.is_some() {
-            self.warnings.push(format!("jwt.secret is not used with {:?}", jwt.algorithm));
+        for (key, secret) in
+            [(&keys::JWT_SECRET, &jwt.secret), (&keys::JWT_PREVIOUS_SECRET, &jwt.previous_secret)]
+        {
+            if secret.is_some() {
+                self.warnings.push(format!("{} is not used with {:?}", key.name, jwt.algorithm));
+            }
         }
         if let Err(fault) = jwt_key::decoding_key(jwt) {
             self.refuse(&keys::JWT_PUBLIC_KEY, &fault.problem, fault.fix);

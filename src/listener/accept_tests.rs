@@ -43,6 +43,7 @@ fn gate() -> Handshake {
         audience: None,
         leeway: Duration::ZERO,
         expire_connections: true,
+        previous_secret: None,
     };
     Handshake {
         clock: Clock::start(),

@@ -114,10 +114,12 @@ impl fmt::Display for TokenError {
 
 impl std::error::Error for TokenError {}
 
-/// Verifies client tokens by the one configured algorithm and key.
+/// Verifies client tokens by the one configured algorithm and key, or the key of before.
 #[derive(Clone)]
 pub struct Verifier {
     key: DecodingKey,
+    /// The key of before, while its tokens are still taken.
+    previous_key: Option<DecodingKey>,
     algorithm: Algorithm,
     issuer: Option<Box<str>>,
     audience: Option<Box<str>>,
@@ -164,8 +166,11 @@ impl Verifier {
     /// A fault of the configuration, where the key is missing or does not fit the algorithm.
     pub fn new(jwt: &Jwt) -> Result<Self, Fault> {
         let key = jwt_key::decoding_key(jwt)?;
+        let previous = jwt.previous_secret.as_ref().filter(|_secret| jwt.is_hmac());
+        let previous_key = previous.map(|secret| DecodingKey::from_secret(secret.as_bytes()));
         Ok(Self {
             key,
+            previous_key,
             algorithm: jwt.algorithm,
             issuer: jwt.issuer.as_deref().map(Box::from),
             audience: jwt.audience.as_deref().map(Box::from),
@@ -210,12 +215,24 @@ impl Verifier {
         }
         let (message, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
         let (_, payload) = message.split_once('.').ok_or(TokenError::Malformed)?;
-        let verdict =
-            jsonwebtoken::crypto::verify(signature, message.as_bytes(), &self.key, self.algorithm);
+        let verdict = self.verify_signature(signature, message.as_bytes());
         match verdict.as_ref().map_err(|error| error.kind()) {
             Ok(true) => self.check(claims(payload)?, now_unix_seconds),
             Err(ErrorKind::Base64(_)) => Err(TokenError::Malformed),
             Ok(false) | Err(_) => Err(TokenError::BadSignature),
+        }
+    }
+
+    /// Whether the signature is one of the keys'.
+    fn verify_signature(
+        &self,
+        signature: &str,
+        message: &[u8],
+    ) -> jsonwebtoken::errors::Result<bool> {
+        let verify = |key| jsonwebtoken::crypto::verify(signature, message, key, self.algorithm);
+        match (verify(&self.key), &self.previous_key) {
+            (Ok(false), Some(previous)) => verify(previous),
+            (verdict, _) => verdict,
         }
     }
 

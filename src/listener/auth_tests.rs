@@ -48,6 +48,7 @@ fn pem(label: &str, der: &[u8]) -> String {
 fn jwt(algorithm: Algorithm) -> Jwt {
     Jwt {
         expire_connections: true,
+        previous_secret: None,
         algorithm,
         secret: None,
         public_key_pem: None,
@@ -495,4 +496,22 @@ fn a_refusal_tells_the_class_and_nothing_of_the_token() {
     assert!(!told.contains("private") && !told.contains(&token[..10]), "{told}");
     assert_eq!(format!("{:?}", hs256()), "Verifier { redacted }");
     assert!(!format!("{:?}", hmac(Algorithm::HS256)).contains(SECRET));
+}
+
+#[test]
+fn tokens_of_the_secret_before_are_taken_while_it_is_configured() {
+    const BEFORE: &str = "the-secret-of-before-0123456789-abcdef";
+    let rotated = Jwt { previous_secret: Some(BEFORE.to_owned()), ..hmac(Algorithm::HS256) };
+    let claims = json!({ "sub": "ann", "exp": 2_000 });
+    let signed = |secret: &str| {
+        sign(Algorithm::HS256, &EncodingKey::from_secret(secret.as_bytes()), &claims)
+    };
+    let verifier = Verifier::new(&rotated).unwrap();
+    for secret in [SECRET, BEFORE] {
+        assert!(verifier.verify_at(&signed(secret), 1_000).is_ok(), "{secret}");
+    }
+    let stranger = signed("a-third-secret-0123456789-0123456789");
+    assert_eq!(verifier.verify_at(&stranger, 1_000), Err(TokenError::BadSignature));
+    assert_eq!(verifier.verify_at(&signed(BEFORE), 9_000), Err(TokenError::Expired));
+    assert_eq!(hs256().verify_at(&signed(BEFORE), 1_000), Err(TokenError::BadSignature));
 }

@@ -11,6 +11,7 @@ import time
 from datetime import datetime
 
 import pytest
+import websockets
 
 from clients import EventStream, WebSocket
 from conftest import gateway_module_fixture
@@ -132,6 +133,30 @@ async def test_by_configuration_a_connection_outlives_its_token(start_gateway, u
         await refresh(socket, user, exp=soon(1))
         await socket.expect("refreshed")
         await closed_at(socket)
+
+
+async def test_a_change_of_the_secret_cuts_nobody_off(start_gateway, user):
+    before, after = "the-secret-of-before-0123456789-abcdef", "the-secret-of-now-0123456789-abcdef-xyz"
+    keys = entry("all", "a-key-0123456789abcdef", "read")
+    gateway = await start_gateway(**FROM_FILE, JWT_SECRET=None,
+                                  files={"config.toml": keys + f'[jwt]\nsecret = "{before}"\n'})
+
+    def signed(secret: str, name: str) -> dict:
+        return {"user": name, "token": make_token(name, secret=secret)}
+
+    async with WebSocket(gateway, **signed(before, user)) as old:
+        outcome = await reload(gateway, keys + f'[jwt]\nsecret = "{after}"\nprevious_secret = "{before}"\n')
+        assert sorted(outcome["keys"].split(", ")) == ["jwt.previous_secret", "jwt.secret"]
+        for secret in (before, after):
+            async with WebSocket(gateway, **signed(secret, user)) as socket:
+                await socket.send({"type": "Refresh", "payload": {"token": make_token(user, secret=after)}})
+                await socket.expect("refreshed")
+        await reload(gateway, keys + f'[jwt]\nsecret = "{after}"\n')
+        with pytest.raises(websockets.InvalidStatus):
+            await WebSocket(gateway, **signed(before, user)).__aenter__()
+        async with WebSocket(gateway, **signed(after, user)):
+            await old.assert_nothing_waits()
+    assert before not in gateway.log() and after not in gateway.log()
 
 
 async def test_many_connections_end_at_the_same_moment(gateway, user):
