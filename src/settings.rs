@@ -134,6 +134,8 @@ pub struct Jwt {
     pub leeway: Duration,
     /// Whether a connection ends with its token.
     pub expire_connections: bool,
+    /// The cookie that may hold a token.
+    pub cookie: Option<String>,
 }
 
 /// The Redis trigger source.

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use http::HeaderName;
+
 use toml::de::DeValue;
 
 use super::address::{origin, parse_address, parse_host, parse_network};
@@ -49,6 +51,8 @@ pub enum Form {
     Line,
     /// Visible ASCII, so that it fits into a header.
     HeaderText,
+    /// The name of a cookie.
+    CookieName,
     /// A PEM block, or the path of a file that holds one.
     Pem,
     /// The path of a PEM file.
@@ -272,6 +276,9 @@ impl Form {
             Self::HeaderText if !text.bytes().all(|byte| byte.is_ascii_graphic()) => {
                 return refuse("holds a character that is not visible ASCII");
             }
+            Self::CookieName if HeaderName::from_bytes(text.as_bytes()).is_err() => {
+                return refuse("is not the name of a cookie");
+            }
             Self::RedisUrl => {
                 let scheme_fits = text.starts_with("redis://") || text.starts_with("rediss://");
                 if !scheme_fits {
@@ -328,6 +335,7 @@ impl Form {
             Self::Text => "text".to_owned(),
             Self::Line => "text without control characters".to_owned(),
             Self::HeaderText => "visible ASCII without spaces".to_owned(),
+            Self::CookieName => "letters, digits and any of !#$%&'*+-.^_`|~".to_owned(),
             Self::Pem => {
                 "PEM text (-----BEGIN PUBLIC KEY-----; \\n may stand for a line's end), or \
                           the path of a PEM file, relative to the working directory"

@@ -185,6 +185,8 @@ keys! {
         "the aud every token must carry; without it aud is not looked at";
     JWT_LEEWAY: "jwt.leeway_seconds", "JWT_LEEWAY_SECONDS", "5", whole(0, 3600), Open, Live,
         "clock skew allowed on exp and nbf";
+    JWT_COOKIE: "jwt.cookie", "JWT_COOKIE", "", Form::CookieName, Open, Live,
+        "the cookie that may hold a client's token, for pages of listed origins; without it no cookie is looked at";
     JWT_EXPIRE_CONNECTIONS: "jwt.expire_connections", "JWT_EXPIRE_CONNECTIONS", "true", Form::Switch, Open, Live,
         "whether a connection is closed (4401) when its token has expired and no Refresh has brought another";
 

@@ -227,6 +227,7 @@ impl Resolver<'_> {
             issuer: self.raw.text(&keys::JWT_ISSUER),
             audience: self.raw.text(&keys::JWT_AUDIENCE),
             leeway: Duration::from_secs(self.raw.whole(&keys::JWT_LEEWAY)),
+            cookie: self.raw.text(&keys::JWT_COOKIE),
             expire_connections: self.raw.switch(&keys::JWT_EXPIRE_CONNECTIONS),
         };
         let key = self.raw.text(&keys::JWT_PUBLIC_KEY);

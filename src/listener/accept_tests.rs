@@ -43,6 +43,7 @@ fn gate() -> Handshake {
         audience: None,
         leeway: Duration::ZERO,
         expire_connections: true,
+        cookie: None,
         previous_secret: None,
     };
     Handshake {
@@ -51,6 +52,7 @@ fn gate() -> Handshake {
         rules: ArcSwap::from_pointee(Rules {
             proxies: Proxies::default(),
             token_failures: None,
+            cookie: None,
             expire_connections: true,
             verifier: Verifier::new(&jwt).unwrap(),
             origins: Origins::new(Vec::new(), true),

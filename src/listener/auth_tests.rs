@@ -48,6 +48,7 @@ fn pem(label: &str, der: &[u8]) -> String {
 fn jwt(algorithm: Algorithm) -> Jwt {
     Jwt {
         expire_connections: true,
+        cookie: None,
         previous_secret: None,
         algorithm,
         secret: None,

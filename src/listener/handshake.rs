@@ -82,6 +82,8 @@ pub struct Rules {
     pub origins: Origins,
     /// What a connection may have, by its tenant.
     pub limits: Limits,
+    /// The cookie that may hold a token.
+    pub cookie: Option<Box<str>>,
     /// Whether a connection ends with its token.
     pub expire_connections: bool,
     /// Whose word on clients' addresses is taken.
@@ -100,6 +102,7 @@ impl Rules {
             verifier,
             origins: Origins::new(origins, local),
             limits: settings.limits.clone(),
+            cookie: settings.jwt.cookie.as_deref().map(Box::from),
             expire_connections: settings.jwt.expire_connections,
             proxies: settings.server.proxies.clone(),
             token_failures: settings.rate_limits.auth_failures,
@@ -150,12 +153,14 @@ impl Handshake {
         let cors_origin = self.check_origin(&parts.headers)?;
         let responder = Responder::new(parts, transport, cors_origin);
         let query = client_query(&parts.uri, transport)?;
-        let token = token_of(&query, &parts.headers, transport);
+        let cookie = self.rules.load().cookie.clone();
+        let token = token_of(&query, &parts.headers, transport, cookie.as_deref());
+        self.check_page(token.as_ref(), &parts.headers, responder.cors_origin.as_deref())?;
         let response_head = match transport {
             Transport::WebSocket => upgrade(parts)?,
             Transport::Sse => responder.stream_head().into_bytes().into(),
         };
-        let identity = self.verify(token, peer)?;
+        let identity = self.verify(token.map(Token::text), peer)?;
         let subscribes_to = match transport {
             Transport::WebSocket => InitialSubscriptions::Nothing,
             Transport::Sse => self.subscribes_to(&query, &identity)?,
@@ -178,8 +183,11 @@ impl Handshake {
     /// There is no valid token, or something else in the query; see [`Self::examine`].
     pub fn user(&self, parts: &Parts, peer: PeerAddress) -> Result<Client, Refusal> {
         let query = Query::parse(&parts.uri, &[TOKEN], &[])?;
-        let token = token_of(&query, &parts.headers, Transport::Sse);
-        let identity = self.verify(token, peer)?;
+        let cookie = self.rules.load().cookie.clone();
+        let token = token_of(&query, &parts.headers, Transport::Sse, cookie.as_deref());
+        let allowed = self.cors_origin(&parts.headers);
+        self.check_page(token.as_ref(), &parts.headers, allowed.as_deref())?;
+        let identity = self.verify(token.map(Token::text), peer)?;
         Ok(self.client(identity, InitialSubscriptions::Nothing))
     }
 
@@ -227,6 +235,26 @@ impl Handshake {
             return Err(Refusal::new(Code::Forbidden, sentence));
         }
         Ok(allowed)
+    }
+
+    /// A browser sends a cookie for whatever page asks, so the page must be one that may: of a listed origin,
+    /// or the gateway's own. A `GET` of those has no `Origin`, but says that it is from here (W3C Fetch
+    /// Metadata, section 2.3).
+    fn check_page(
+        &self,
+        token: Option<&Token<'_>>,
+        headers: &HeaderMap,
+        allowed: Option<&str>,
+    ) -> Result<(), Refusal> {
+        let site = headers.get("sec-fetch-site").and_then(|site| site.to_str().ok());
+        let is_own = !headers.contains_key(header::ORIGIN) && site == Some("same-origin");
+        let is_listed = allowed.is_some_and(|origin| origin != "*");
+        if matches!(token, Some(Token::Cookie(_))) && !is_own && !is_listed {
+            let sentence = "a token in a cookie is taken from pages of a listed origin only \
+                            (server.cors_origins): send the header Origin, or show the token";
+            return Err(Refusal::new(Code::Forbidden, sentence));
+        }
+        Ok(())
     }
 
     /// What an SSE client hears: `?channels=a,b`, or everything. It cannot be told later what it
@@ -329,8 +357,46 @@ fn client_query(uri: &Uri, transport: Transport) -> Result<Query<'_>, Refusal> {
     Ok(query)
 }
 
-/// Finds the token a request carries.
+/// A token, and how it came.
+#[derive(Debug, Clone, Copy)]
+enum Token<'a> {
+    /// Its sender has put it there.
+    Shown(&'a str),
+    /// A browser sends it by itself, whatever page asks.
+    Cookie(&'a str),
+}
+
+impl<'a> Token<'a> {
+    const fn text(self) -> &'a str {
+        match self {
+            Self::Shown(text) | Self::Cookie(text) => text,
+        }
+    }
+}
+
+/// Finds the token a request carries: one that is shown, or else that of the cookie of this name.
 fn token_of<'a>(
+    query: &'a Query<'_>,
+    headers: &'a HeaderMap,
+    transport: Transport,
+    cookie: Option<&str>,
+) -> Option<Token<'a>> {
+    let shown = shown_token(query, headers, transport).map(Token::Shown);
+    shown.or_else(|| cookie.and_then(|name| cookie_of(headers, name)).map(Token::Cookie))
+}
+
+/// The value of a cookie (RFC 6265 section 4.2.1); the first one where there are several, whose path is
+/// the longest.
+fn cookie_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(found, _)| found.trim() == name)?;
+    let value = value.trim();
+    let quoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    Some(quoted.unwrap_or(value)).filter(|value| !value.is_empty())
+}
+
+fn shown_token<'a>(
     query: &'a Query<'_>,
     headers: &'a HeaderMap,
     transport: Transport,
