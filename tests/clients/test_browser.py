@@ -14,11 +14,14 @@ from gateway import API_KEY, make_token
 START_S = 40
 
 
-def browser(gateway, origin: str, user: str, channel: str):
+def browser(gateway, origin: str, user: str, channel: str, cookie: str | None = None):
+    """`cookie`: the name of the cookie that holds the token, which is nowhere else then."""
     need("node")
     token = make_token(user)
-    settings = {"socket": gateway.ws_url(), "protocols": ["ara.v1", f"bearer.{token}"],
-                "stream": gateway.sse_url(token), "api": gateway.url, "key": API_KEY, "channel": channel}
+    shown = {"protocols": ["ara.v1", f"bearer.{token}"], "stream": gateway.sse_url(token)}
+    if cookie:
+        shown = {"protocols": [], "stream": gateway.sse_url(), "cookie": f"{cookie}={token}"}
+    settings = {"socket": gateway.ws_url(), "api": gateway.url, "key": API_KEY, "channel": channel} | shown
     return node("browser.mjs", need("chromium"), f"{origin}/page.html#{quote(json.dumps(settings))}")
 
 
@@ -68,6 +71,28 @@ async def test_a_page_of_an_allowed_origin_receives_and_sends(start_gateway, pag
         assert (await collect(page, "ws-close"))["ws-close"]["code"] == 1001
         await page.command_line(quit=True)
         await collect(page, "quit")
+
+
+async def test_a_page_of_a_listed_origin_connects_with_its_cookie(start_gateway, pages):
+    origin = f"http://127.0.0.1:{pages}"
+    gateway = await start_gateway(CORS_ORIGINS=origin, JWT_COOKIE="ara_token")
+    async with browser(gateway, origin, "visitor", "news", cookie="ara_token") as page:
+        await collect(page, "ws-open", "ws-message", "sse-connected", "loaded")
+        assert (await gateway.send("visitor", payload=1))["delivered_to"] == 2
+        seen = await collect(page, "sse-notification")
+        assert json.loads(seen["sse-notification"]["text"])["payload"] == 1
+        await page.command_line(quit=True)
+        await collect(page, "quit")
+
+
+async def test_a_page_of_another_origin_has_no_use_of_the_cookie(start_gateway, pages):
+    gateway = await start_gateway(CORS_ORIGINS="https://app.example", JWT_COOKIE="ara_token")
+    async with browser(gateway, f"http://127.0.0.1:{pages}", "visitor", "news", cookie="ara_token") as page:
+        seen = await collect(page, "ws-close", "sse-broken", "loaded")
+        assert seen["ws-close"]["code"] == 1006
+        await page.command_line(quit=True)
+        await collect(page, "quit")
+    await gateway.wait_for_connections(0)
 
 
 async def test_a_page_of_another_origin_is_refused(start_gateway, pages):
