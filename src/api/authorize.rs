@@ -45,10 +45,7 @@ impl Authorizer {
     ///
     /// It carries none; or too many of its address were not valid, and this one is not looked at.
     pub(super) fn caller(&self, headers: &HeaderMap, peer: PeerAddress) -> Result<Caller, Refusal> {
-        let Some(shown) = headers.get("x-api-key") else {
-            let sentence = "this path needs the header X-API-Key";
-            return Err(Refusal::new(Code::KeyRequired, sentence));
-        };
+        let Some(shown) = headers.get("x-api-key") else { return Err(no_key()) };
         self.rates.check_keys_of(peer)?;
         match self.keyring.borrow().find(shown.as_bytes(), SystemTime::now()) {
             Ok(key) => Ok(Caller { key, peer }),
@@ -162,6 +159,11 @@ impl Authorizer {
             }
         }
     }
+}
+
+/// No key was shown.
+pub(super) fn no_key() -> Refusal {
+    Refusal::new(Code::KeyRequired, "this path needs the header X-API-Key")
 }
 
 #[cfg(test)]

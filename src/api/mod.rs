@@ -48,7 +48,7 @@ use crate::refusal::{Code, NO_STORE, Refusal};
 use crate::router::Router;
 use crate::settings::{self, Settings};
 use crate::templates::TemplateStore;
-use authorize::Authorizer;
+use authorize::{Authorizer, no_key};
 use call::Call;
 use routes::{Found, Handler};
 use watch::Watch;
@@ -141,7 +141,12 @@ impl Api {
         let mut body = Some(body);
         let peer = self.handshake.client_address(way.peer, &parts.headers);
         let way = Way { peer, ..way };
-        let shown = self.authorizer.caller(&parts.headers, way.peer);
+        let shown = if way.is_client_side {
+            // Where the API is not, whether a key is valid must not show either.
+            Err(no_key())
+        } else {
+            self.authorizer.caller(&parts.headers, way.peer)
+        };
         let charged = self.charge(&parts, &shown, way.peer);
         let mut reply = match &charged {
             Err(refusal) => refuse(refusal),

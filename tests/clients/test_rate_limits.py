@@ -16,7 +16,7 @@ import websockets
 
 from clients import WebSocket
 from conftest import gateway_module_fixture
-from gateway import ALLOWED_ORIGIN, Gateway, assert_error, make_token, wait_until
+from gateway import ALLOWED_ORIGIN, Gateway, assert_error, free_port, make_token, wait_until
 from keys import FROM_FILE, entry, reload
 
 BURST, CONNECTIONS, FAILURES, MESSAGES = 40, 12, 6, 10
@@ -316,3 +316,19 @@ async def test_with_limits_off_nothing_is_counted_or_said(start_gateway, address
     async with caller(gateway, address, "no-such-key-0123456789") as http:
         answers = await asyncio.gather(*(http.get("/stats") for _ in range(100)))
         assert {answer.status_code for answer in answers} == {401}
+
+
+async def test_where_the_api_is_not_a_valid_key_is_as_good_as_none(start_gateway, address):
+    """Or its own bucket would show that it is valid, and failures there would lock it out elsewhere."""
+    port = free_port()
+    gateway = await start_gateway(**FROM_FILE, API_LISTEN=f"127.0.0.1:{port}", files={"config.toml": ENTRIES + LIMITS})
+    watch = Stopwatch(1)
+    async with caller(gateway, address) as http:
+        lefts = []
+        for key in ("one", "a-wrong-key-0123456789", "one", *["a-wrong-key-0123456789"] * (2 * FAILURES)):
+            answer = await http.get("/api/v1/channels", headers={"X-API-Key": KEYS.get(key, key)})
+            assert answer.status_code == 404
+            lefts.append(int(answer.headers["x-ratelimit-remaining"]))
+        assert BURST - len(lefts) <= lefts[-1] <= watch.most(BURST) - len(lefts), "all are of one address"
+        here = await http.get(f"http://127.0.0.1:{port}/api/v1/channels", headers={"X-API-Key": KEYS["one"]})
+        assert here.status_code == 200 and limit_headers(here)[1] == BURST - 1
