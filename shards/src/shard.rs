@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::base::id::{ConnectionKey, Tick};
 use crate::base::limits::{
-    BATCHED_PER_TURN, CONTROLS_PER_TURN, DELIVERIES_PER_TURN, FRAMES_PER_TURN, LINGER, Limits,
-    POLLER_EVENTS, READ_BUFFER_BYTES, READS_PER_TURN, TIMERS_PER_TURN,
+    BATCHED_PER_TURN, CONTROLS_PER_TURN, DELIVERIES_PER_TURN, FRAMES_PER_TURN, GOODBYES_PER_TURN,
+    LINGER, Limits, POLLER_EVENTS, READ_BUFFER_BYTES, READS_PER_TURN, TIMERS_PER_TURN,
 };
 use crate::base::side_table::SideTable;
 use crate::base::timer::Wheel;
@@ -303,6 +303,8 @@ impl Shard {
         let now = self.state.now();
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.expire(self.state.running(), &mut fired);
+        // To close a connection costs many times what a heartbeat does, and tokens may all end at once.
+        let mut goodbyes = 0;
         for (key, due) in fired.drain(..fired.len().min(TIMERS_PER_TURN)) {
             if !self.connections.is_timer_current(key, due) {
                 continue;
@@ -313,6 +315,8 @@ impl Shard {
                     // It had its time to answer and go.
                     _ => self.remove_connection(key),
                 }
+            } else if goodbyes == GOODBYES_PER_TURN {
+                self.arm(key, now);
             } else if self.connections.has_input(key) {
                 // What it has sent decides whether it is silent: look again when that is read.
                 self.arm(key, now);
@@ -320,6 +324,8 @@ impl Shard {
                 self.state.close_slow_consumer(key, &mut self.connections);
             } else if let Some(next) = self.state.handle_timer(key, &mut self.connections) {
                 self.arm(key, next);
+            } else {
+                goodbyes += 1;
             }
         }
         self.fired = fired;

@@ -153,7 +153,7 @@ pub const FAN_OUT_FLUSHES_PER_TURN: usize = 512;
 /// The same where tenants take turns, about 0.4 ms: so long another tenant's notification may wait for
 /// it. The turns that come of it cost a wide fan-out some 2 %.
 pub const FAN_OUT_FLUSHES_PER_FAIR_TURN: usize = 64;
-/// Clients told to leave in one turn.
+/// Clients sent away in one turn, by a drain or because of the time.
 pub const GOODBYES_PER_TURN: usize = 512;
 
 /// A delivery that touches more connections than this is a wide fan-out.
