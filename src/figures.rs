@@ -192,8 +192,8 @@ figures! {
     connections.slow_consumers: Counter, Count, [ara_slow_consumers_total], {},
         Shards(|s| s.counters.slow_consumers), "Connections closed because their outbox was full or did not move (4429).";
     connections.expired: Counter, Count, [ara_connections_expired_total], {},
-        Shards(|s| s.counters.tokens_expired), "Connections closed because their token had expired (4401).";
-    connections.refreshed: Counter, Count, [ara_tokens_refreshed_total], {},
+        Shards(|s| s.counters.connections_expired), "Connections closed because their token had expired (4401).";
+    connections.tokens_refreshed: Counter, Count, [ara_tokens_refreshed_total], {},
         Shards(|s| s.counters.tokens_refreshed), "Tokens that took the place of a connection's own.";
     connections.timeouts: Counter, Count, [ara_connection_timeouts_total], {},
         Shards(|s| s.counters.timeouts), "Connections closed because a ping was not answered in time (4408).";
@@ -307,7 +307,7 @@ figures! {
     ratelimit.messages_allowed: Counter, Count, [ara_ratelimit_messages_allowed_total], {},
         Shards(|s| s.counters.messages_allowed), "Messages of clients within their rate.";
     ratelimit.messages_denied: Counter, Count, [ara_ratelimit_messages_denied_total], {},
-        Shards(|s| s.counters.messages_limited), "Messages of clients refused for their rate.";
+        Shards(|s| s.counters.messages_denied), "Messages of clients refused for their rate.";
     ratelimit.failed_tokens_allowed: Counter, Count, [ara_ratelimit_failed_tokens_allowed_total], {},
         Router(|r| r.rate_limits.failed_tokens.allowed), "Tokens that were not valid, within the rate of their address.";
     ratelimit.failed_tokens_denied: Counter, Count, [ara_ratelimit_failed_tokens_denied_total], {},

@@ -15,8 +15,9 @@ pub(crate) mod unicast;
 use std::time::Duration;
 
 use crate::fault::{Outcome, failed};
-use crate::procfs;
+use crate::figures::{Figure, join};
 use crate::swarm::Swarm;
+use crate::{procfs, progress};
 
 /// The channel of every scenario without an option for it.
 const CHANNEL: &str = "bench";
@@ -25,6 +26,16 @@ const CHANNEL: &str = "bench";
 const QUIET: Duration = Duration::from_millis(20);
 /// How long to wait after the last publish: a second copy of a message would arrive within it.
 const LATE: Duration = Duration::from_millis(300);
+
+/// Repeats a round so often, and joins what its figures were.
+fn repeat(rounds: u32, mut round: impl FnMut() -> Outcome<Vec<Figure>>) -> Outcome<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for number in 1..=rounds {
+        progress(&format!("round {number} of {rounds}"));
+        figures.push(round()?);
+    }
+    Ok(join(figures))
+}
 
 /// CPU time of the server, read once it is idle.
 fn quiet_cpu_ns(swarm: &mut Swarm, pid: u32) -> Outcome<u64> {

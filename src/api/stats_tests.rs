@@ -101,7 +101,7 @@ fn every_figure_is_in_its_place_with_its_value() {
         concat!(
             r#"{"uptime_seconds":77,"#,
             r#""connections":{"total":84,"websocket":80,"sse":4,"max":74,"opened":1002,"#,
-            r#""closed":1004,"refused_full":73,"refused_per_user":1006,"refused_per_tenant":74,"replaced":1062,"slow_consumers":1022,"expired":1070,"refreshed":1072,"#,
+            r#""closed":1004,"refused_full":73,"refused_per_user":1006,"refused_per_tenant":74,"replaced":1062,"slow_consumers":1022,"expired":1070,"tokens_refreshed":1072,"#,
             r#""timeouts":1024,"protocol_violations":1026,"rate_abuses":1068},"#,
             r#""users":{"connected":86},"#,
             r#""channels":{"active_on_shards":88,"subscriptions":90},"#,

@@ -35,7 +35,8 @@ struct Waiting {
 }
 
 impl Router {
-    /// Has `fill` add the triggers of a batch of `count` notifications, and sends all that were taken. Nothing is awaited meanwhile, so the room
+    /// Has `fill` add the triggers of a batch of `count` notifications, and sends all that were taken.
+    /// Nothing is awaited meanwhile, so the room
     /// that was there for a trigger is there when it is sent.
     ///
     /// # Errors

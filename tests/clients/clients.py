@@ -116,6 +116,19 @@ class WebSocket:
         return self.socket.close_code
 
 
+async def open_all(sockets: list[WebSocket]) -> tuple[list[WebSocket], list]:
+    """Connects all at once. Those that were taken, and the answers to the others."""
+    async def attempt(socket: WebSocket):
+        try:
+            return await socket.__aenter__()
+        except InvalidStatus as refused:
+            return refused.response
+
+    outcomes = await asyncio.gather(*map(attempt, sockets))
+    taken = [one for one in outcomes if isinstance(one, WebSocket)]
+    return taken, [one for one in outcomes if not isinstance(one, WebSocket)]
+
+
 class EventStream:
     """One SSE stream. Use as `async with EventStream(gateway, "user") as stream`."""
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import websockets
 
-from clients import WebSocket
+from clients import WebSocket, open_all
 from conftest import gateway_module_fixture
 from gateway import ALLOWED_ORIGIN, Gateway, assert_error, free_port, make_token, wait_until
 from keys import FROM_FILE, entry, reload
@@ -123,15 +123,7 @@ async def test_without_a_key_an_address_may_ask_so_often(gateway, address):
 
 async def connect_many(gateway: Gateway, address: str, count: int, **options):
     """So many WebSockets at once, each of a user of its own. Those that were taken, and the refusals."""
-    async def attempt(number):
-        socket = socket_from(gateway, address, f"user-{number}", **options)
-        try:
-            return await socket.__aenter__()
-        except websockets.InvalidStatus as error:
-            return error.response
-    outcomes = await asyncio.gather(*(attempt(number) for number in range(count)))
-    taken = [one for one in outcomes if isinstance(one, WebSocket)]
-    return taken, [one for one in outcomes if not isinstance(one, WebSocket)]
+    return await open_all([socket_from(gateway, address, f"user-{number}", **options) for number in range(count)])
 
 
 async def test_an_address_may_connect_so_often_over_both_transports(gateway, address):

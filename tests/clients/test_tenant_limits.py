@@ -11,7 +11,7 @@ import httpx
 import pytest
 import websockets
 
-from clients import EventStream, WebSocket
+from clients import EventStream, WebSocket, open_all
 from conftest import gateway_module_fixture
 from gateway import Gateway, assert_error, make_token, wait_until
 from keys import FROM_FILE, entry, reload
@@ -52,15 +52,7 @@ async def http():
 
 async def try_many(gateway: Gateway, tenant: str, count: int):
     """Opens so many connections of different users at once; returns those that were taken, and the refusals."""
-    async def attempt(number):
-        socket = WebSocket(gateway, f"user-{number}", claims=of(tenant))
-        try:
-            return await socket.__aenter__()
-        except websockets.InvalidStatus as error:
-            return error.response
-    outcomes = await asyncio.gather(*(attempt(number) for number in range(count)))
-    taken = [one for one in outcomes if isinstance(one, WebSocket)]
-    return taken, [one for one in outcomes if not isinstance(one, WebSocket)]
+    return await open_all([WebSocket(gateway, f"user-{number}", claims=of(tenant)) for number in range(count)])
 
 
 async def test_of_many_at_once_exactly_so_many_are_taken(gateway, http):

@@ -84,7 +84,7 @@ async def test_a_refresh_keeps_the_connection_and_a_second_one_may_end_it_sooner
         await second.expect("refreshed")
         assert await closed_at(second) <= end + 3
         await socket.assert_nothing_waits()
-    assert (await gateway.get_ok("/stats"))["connections"]["refreshed"] >= 2
+    assert (await gateway.get_ok("/stats"))["connections"]["tokens_refreshed"] >= 2
 
 
 async def test_what_the_new_token_forbids_is_unsubscribed(gateway, user):

@@ -1,21 +1,16 @@
 //! `batch`: notifications to single users, each in a request of its own and many in one, in turn on one
 //! gateway: CPU for each notification, and the ratio.
 
-use std::time::Duration;
-
-use super::unicast::{Drive, WARM_UP};
-use super::{LATE, check_no_strays, quiet_cpu_ns, us_each};
+use super::unicast::Drive;
+use super::{LATE, check_no_strays, repeat};
 use crate::cli::BatchArgs;
 use crate::fault::{Outcome, failed};
-use crate::figures::{Figure, join};
+use crate::figures::Figure;
 use crate::gateway::Gateway;
+use crate::limits;
 use crate::report::{Group, Report};
 use crate::stop::Stop;
 use crate::subscriber::Transport;
-use crate::{limits, progress};
-
-/// How often a round has each kind.
-const TURNS: usize = 2;
 
 /// What a notification in a batch may cost, beside one alone.
 const RATIO_TARGET: f64 = 0.2;
@@ -25,18 +20,14 @@ pub(crate) fn run(args: &BatchArgs, stop: &Stop) -> Outcome<Report> {
     if args.common.stand_in {
         return failed("the stand-in takes no batches".to_owned());
     }
-    let mut rounds = Vec::new();
-    for round in 1..=args.rounds {
-        progress(&format!("round {round} of {}", args.rounds));
-        rounds.push(self::round(args, stop)?);
-    }
+    let figures = repeat(args.rounds, || round(args, stop))?;
     Ok(Report {
         scenario: "batch",
         title: format!(
             "Batches: {} users, {} callers, {} notifications in a batch, payload {} B, alone and together in turn",
             args.connections, args.callers, args.batch_size, args.payload_bytes,
         ),
-        groups: vec![Group { name: "batch".to_owned(), figures: join(rounds) }],
+        groups: vec![Group { name: "batch".to_owned(), figures }],
         notes: vec![
             "Every notification arrived exactly once. The ratio is taken within a round. Each connection \
              that gets something is written to once, so what a batch can save depends on how many of \
@@ -44,13 +35,6 @@ pub(crate) fn run(args: &BatchArgs, stop: &Stop) -> Outcome<Report> {
                 .to_owned(),
         ],
     })
-}
-
-/// CPU and notifications of one kind so far.
-#[derive(Default)]
-struct Sum {
-    cpu_ns: u64,
-    notifications: u64,
 }
 
 fn round(args: &BatchArgs, stop: &Stop) -> Outcome<Vec<Figure>> {
@@ -69,26 +53,13 @@ fn round(args: &BatchArgs, stop: &Stop) -> Outcome<Vec<Figure>> {
         replies: false,
         next_seq: 0,
     };
-    let mut sums = [Sum::default(), Sum::default()];
-    for turn in 0..=TURNS {
-        for (sum, batch_size) in sums.iter_mut().zip([1, args.batch_size]) {
-            drive.batch_size = batch_size;
-            if turn == 0 {
-                drive.publish(WARM_UP)?;
-                continue;
-            }
-            let before = quiet_cpu_ns(drive.swarm, gateway.pid())?;
-            let stretch = drive.publish(Duration::from_secs(args.seconds))?;
-            let after = quiet_cpu_ns(drive.swarm, gateway.pid())?;
-            sum.cpu_ns += after.saturating_sub(before);
-            sum.notifications += stretch.publishes;
-        }
-    }
+    let kinds =
+        [1, args.batch_size].map(|size| move |drive: &mut Drive<'_>| drive.batch_size = size);
+    let [alone, together] = drive.compare(gateway.pid(), args.seconds, kinds)?;
     swarm.run_for(LATE)?;
     check_no_strays(&mut swarm)?;
     drop(swarm);
     gateway.end()?;
-    let [alone, together] = sums.map(|sum| us_each(sum.cpu_ns, sum.notifications));
     let ratio = Figure::one("ratio", "In a batch beside alone", "×", together / alone);
     Ok(vec![
         Figure::one("us_alone", "Gateway, CPU per notification alone", "µs", alone),

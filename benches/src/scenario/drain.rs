@@ -2,14 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use super::repeat;
 use crate::cli::DrainArgs;
 use crate::fault::{Outcome, failed};
-use crate::figures::{Figure, join};
+use crate::figures::Figure;
 use crate::gateway::Gateway;
 use crate::report::{Group, Report};
 use crate::stop::Stop;
 use crate::subscriber::Transport;
-use crate::{http, limits, progress};
+use crate::{http, limits};
 
 /// What a second of the drain may differ from its rate, in percent.
 const DEVIATION_TARGET: f64 = 10.0;
@@ -19,15 +20,11 @@ pub(crate) fn run(args: &DrainArgs, stop: &Stop) -> Outcome<Report> {
     if args.common.stand_in {
         return failed("the stand-in cannot be drained".to_owned());
     }
-    let mut rounds = Vec::new();
-    for round in 1..=args.rounds {
-        progress(&format!("round {round} of {}", args.rounds));
-        rounds.push(self::round(args, stop)?);
-    }
+    let figures = repeat(args.rounds, || round(args, stop))?;
     Ok(Report {
         scenario: "drain",
         title: format!("Drain: {} clients at {} a second", args.connections, args.rate),
-        groups: vec![Group { name: "drain".to_owned(), figures: join(rounds) }],
+        groups: vec![Group { name: "drain".to_owned(), figures }],
         notes: vec![
             "Every client was told to leave exactly once. A second counts from the drain's request on; \
              the last one counts if it is a whole one."

@@ -12,16 +12,16 @@ use thread_priority::{
     set_thread_priority_and_policy, thread_native_id,
 };
 
-use super::{LATE, check_no_strays};
+use super::{LATE, check_no_strays, repeat};
 use crate::caller::Api;
 use crate::cli::{Common, FairnessArgs};
 use crate::fault::{Context, Outcome, failed};
-use crate::figures::{Figure, join, percentile_us};
+use crate::figures::{Figure, percentile_us};
 use crate::gateway::Gateway;
+use crate::limits;
 use crate::report::{Group, Report};
 use crate::stop::Stop;
 use crate::swarm::Swarm;
-use crate::{limits, progress};
 
 /// Whose time is taken.
 const CALM: &str = "calm";
@@ -79,18 +79,14 @@ pub(crate) fn run(args: &FairnessArgs, stop: &Stop) -> Outcome<Report> {
     if args.common.stand_in {
         return failed("the stand-in has no tenants".to_owned());
     }
-    let mut rounds = Vec::new();
-    for round in 1..=args.rounds {
-        progress(&format!("round {round} of {}", args.rounds));
-        rounds.push(self::round(args, stop)?);
-    }
+    let figures = repeat(args.rounds, || round(args, stop))?;
     Ok(Report {
         scenario: "fairness",
         title: format!(
             "Fairness: a tenant with {} users and {} sends a second, another with {} connections that gets {} times as many frames",
             args.connections, args.rate, args.flood_connections, args.factor,
         ),
-        groups: vec![Group { name: "fairness".to_owned(), figures: join(rounds) }],
+        groups: vec![Group { name: "fairness".to_owned(), figures }],
         notes: vec![
             "Every notification of the measured tenant arrived exactly once. Its times, from writing \
              the request to reading the frame, hold what the flood's thread of this tool takes from \

@@ -1,22 +1,17 @@
 //! `templates`: publishes to single users, by a template and with a payload of as many bytes, in turn on
 //! one gateway: CPU per publish of each, and their ratio.
 
-use std::time::Duration;
-
-use super::unicast::{Drive, WARM_UP};
-use super::{LATE, check_no_strays, quiet_cpu_ns, us_each};
+use super::unicast::Drive;
+use super::{LATE, check_no_strays, repeat};
 use crate::caller::{PAYLOAD_BYTES_MIN, Template, VARIABLE_BYTES};
 use crate::cli::TemplatesArgs;
 use crate::fault::{Outcome, failed};
-use crate::figures::{Figure, join};
+use crate::figures::Figure;
 use crate::gateway::Gateway;
 use crate::report::{Group, Report};
 use crate::stop::Stop;
 use crate::subscriber::Transport;
-use crate::{http, limits, progress};
-
-/// How often a round has each kind.
-const TURNS: usize = 2;
+use crate::{http, limits};
 
 pub(crate) fn run(args: &TemplatesArgs, stop: &Stop) -> Outcome<Report> {
     limits::check(args.connections)?;
@@ -26,31 +21,20 @@ pub(crate) fn run(args: &TemplatesArgs, stop: &Stop) -> Outcome<Report> {
     if PAYLOAD_BYTES_MIN + args.variables as usize * VARIABLE_BYTES > args.payload_bytes as usize {
         return failed("--payload-bytes has no room for so many --variables".to_owned());
     }
-    let mut rounds = Vec::new();
-    for round in 1..=args.rounds {
-        progress(&format!("round {round} of {}", args.rounds));
-        rounds.push(self::round(args, stop)?);
-    }
+    let figures = repeat(args.rounds, || round(args, stop))?;
     Ok(Report {
         scenario: "templates",
         title: format!(
             "Templates: {} users, {} callers, {} variables, payload {} B, plain and by a template in turn",
             args.connections, args.callers, args.variables + 1, args.payload_bytes,
         ),
-        groups: vec![Group { name: "templates".to_owned(), figures: join(rounds) }],
+        groups: vec![Group { name: "templates".to_owned(), figures }],
         notes: vec![
             "Every notification arrived exactly once. The ratio is taken within a round; a request by \
              the template is shorter than a plain one where its text is longer than its variables."
                 .to_owned(),
         ],
     })
-}
-
-/// CPU and publishes of one kind so far.
-#[derive(Default)]
-struct Sum {
-    cpu_ns: u64,
-    publishes: u64,
 }
 
 fn round(args: &TemplatesArgs, stop: &Stop) -> Outcome<Vec<Figure>> {
@@ -78,26 +62,13 @@ fn round(args: &TemplatesArgs, stop: &Stop) -> Outcome<Vec<Figure>> {
         replies: false,
         next_seq: 0,
     };
-    let mut sums = [Sum::default(), Sum::default()];
-    for turn in 0..=TURNS {
-        for (sum, template) in sums.iter_mut().zip([None, Some(&template)]) {
-            drive.template = template.cloned();
-            if turn == 0 {
-                drive.publish(WARM_UP)?;
-                continue;
-            }
-            let before = quiet_cpu_ns(drive.swarm, gateway.pid())?;
-            let stretch = drive.publish(Duration::from_secs(args.seconds))?;
-            let after = quiet_cpu_ns(drive.swarm, gateway.pid())?;
-            sum.cpu_ns += after.saturating_sub(before);
-            sum.publishes += stretch.publishes;
-        }
-    }
+    let kinds = [None, Some(template)]
+        .map(|template| move |drive: &mut Drive<'_>| drive.template.clone_from(&template));
+    let [plain, rendered] = drive.compare(gateway.pid(), args.seconds, kinds)?;
     swarm.run_for(LATE)?;
     check_no_strays(&mut swarm)?;
     drop(swarm);
     gateway.end()?;
-    let [plain, rendered] = sums.map(|sum| us_each(sum.cpu_ns, sum.publishes));
     let [plain_bytes, rendered_bytes] = request_bytes.map(|bytes| bytes as f64);
     Ok(vec![
         Figure::one("us_per_plain", "Gateway, CPU per plain publish", "µs", plain),

@@ -3,17 +3,17 @@
 
 use std::time::{Duration, Instant};
 
-use super::{LATE, check_no_strays, quiet_cpu_ns, us_each};
+use super::{LATE, check_no_strays, quiet_cpu_ns, repeat, us_each};
 use crate::caller::{Answer, Api, Template};
 use crate::cli::{Common, UnicastArgs, UnicastLoad};
 use crate::fault::{Outcome, failed};
-use crate::figures::{Figure, join, percentile_us};
+use crate::figures::{Figure, percentile_us};
 use crate::gateway::Gateway;
+use crate::limits;
 use crate::report::{Group, Report};
 use crate::stop::{LOOK_EVERY, Stop};
 use crate::subscriber::{Reply, Transport};
 use crate::swarm::Swarm;
-use crate::{limits, progress};
 
 pub(super) const WARM_UP: Duration = Duration::from_millis(500);
 
@@ -42,19 +42,15 @@ pub(super) struct Stretch {
 
 pub(crate) fn run(args: &UnicastArgs, stop: &Stop) -> Outcome<Report> {
     limits::check(args.load.connections)?;
-    let mut rounds = Vec::new();
-    for round in 1..=args.rounds {
-        progress(&format!("round {round} of {}", args.rounds));
-        rounds.push(self::round(&args.common, &args.load, args.common.shards, stop)?);
-    }
     let load = &args.load;
+    let figures = repeat(args.rounds, || round(&args.common, load, args.common.shards, stop))?;
     Ok(Report {
         scenario: "unicast",
         title: format!(
             "Unicast: {} users, {} callers, {} s, payload {} B",
             load.connections, load.callers, load.seconds, load.payload_bytes,
         ),
-        groups: vec![Group { name: "unicast".to_owned(), figures: join(rounds) }],
+        groups: vec![Group { name: "unicast".to_owned(), figures }],
         notes: vec![
             "Every notification arrived exactly once. With one generator process the rate may be \
              the generator's; latency holds the time spent waiting in it."
@@ -113,7 +109,42 @@ pub(crate) fn round(
     ])
 }
 
+/// How often a comparison has each kind.
+const TURNS: usize = 2;
+
 impl Drive<'_> {
+    /// Publishes what two kinds are in turn, each so long and so often, after a warm-up. Microseconds of
+    /// the gateway's CPU for each notification of each.
+    pub(super) fn compare(
+        &mut self,
+        gateway: u32,
+        seconds: u64,
+        kinds: [impl Fn(&mut Self); 2],
+    ) -> Outcome<[f64; 2]> {
+        /// CPU and notifications of one kind so far.
+        #[derive(Clone, Copy, Default)]
+        struct Sum {
+            cpu_ns: u64,
+            notifications: u64,
+        }
+        let mut sums = [Sum::default(); 2];
+        for turn in 0..=TURNS {
+            for (sum, choose) in sums.iter_mut().zip(&kinds) {
+                choose(self);
+                if turn == 0 {
+                    self.publish(WARM_UP)?;
+                    continue;
+                }
+                let before = quiet_cpu_ns(self.swarm, gateway)?;
+                let stretch = self.publish(Duration::from_secs(seconds))?;
+                let after = quiet_cpu_ns(self.swarm, gateway)?;
+                sum.cpu_ns += after.saturating_sub(before);
+                sum.notifications += stretch.publishes;
+            }
+        }
+        Ok(sums.map(|sum| us_each(sum.cpu_ns, sum.notifications)))
+    }
+
     /// Keeps every caller busy for `time`, then waits until all has been answered and has arrived.
     pub(super) fn publish(&mut self, time: Duration) -> Outcome<Stretch> {
         let (base, start) = (self.next_seq, Instant::now());

@@ -88,11 +88,11 @@ counters! {
     /// Messages of clients within their rate; none is counted without a limit.
     messages_allowed,
     /// Messages of clients beyond their rate.
-    messages_limited,
+    messages_denied,
     /// Connections closed because they went on beyond their rate (1008).
     rate_abuses,
     /// Connections closed because their token had expired (4401).
-    tokens_expired,
+    connections_expired,
     /// Tokens that took the place of a connection's own.
     tokens_refreshed,
 }

@@ -49,7 +49,7 @@ impl State {
         let running = self.running();
         let session = self.directory.session(key)?;
         if self.now >= session.expires_at {
-            self.counters.tokens_expired += 1;
+            self.counters.connections_expired += 1;
             self.close_connection(key, CloseReason::TOKEN_EXPIRED, out);
             return None;
         }

@@ -71,13 +71,13 @@ impl State {
                 return true;
             }
             Verdict::Refused => {
-                self.counters.messages_limited += 1;
+                self.counters.messages_denied += 1;
                 let sentence =
                     "you send more messages than you may: wait a second, and go on slower";
                 self.refuse(key, ErrorCode::RateLimited, sentence, out);
             }
             Verdict::Abuse => {
-                self.counters.messages_limited += 1;
+                self.counters.messages_denied += 1;
                 self.counters.rate_abuses += 1;
                 self.close_connection(key, CloseReason::RATE_LIMITED, out);
             }

@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(told.1, None);
         state.begin_turn(Tick(100));
         assert_eq!(state.handle_timer(KEY, &mut told), None);
-        assert_eq!((told.1, state.counters.tokens_expired), (Some(4401), 1));
+        assert_eq!((told.1, state.counters.connections_expired), (Some(4401), 1));
     }
 
     #[test]
