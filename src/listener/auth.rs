@@ -99,7 +99,7 @@ impl fmt::Display for TokenError {
             Self::Malformed => "the token is malformed",
             Self::BadSignature => "the token's signature is not valid",
             Self::WrongAlgorithm => "the token's algorithm is not accepted",
-            Self::Expired => "the token has expired",
+            Self::Expired => "the token has expired: get a fresh one where this one came from",
             Self::NotYetValid => "the token is not valid yet",
             Self::WrongIssuer => "the token's issuer is not accepted",
             Self::WrongAudience => "the token's audience is not accepted",
